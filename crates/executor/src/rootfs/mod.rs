@@ -1,0 +1,1 @@
+//! Root file systems of snapshots: applying layers, writing them, copying between them.

@@ -1,0 +1,2 @@
+//! Placeholder docs, replaced with the crate.
+#![forbid(unsafe_code)]
