@@ -1,0 +1,565 @@
+//! What happened in a build: the facts that every rendering is made from.
+//!
+//! Events are the only thing a renderer sees. They carry facts and times, never words of a log: those belong to the
+//! renderers, since they differ by dialect. An event stream is serialisable (JSON lines) and lossless, so that a
+//! recorded build can be shown again in any format.
+
+use serde::{Deserialize, Serialize};
+
+/// Whose behaviour and words are reproduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Dialect {
+    /// Which of Docker's two builders.
+    pub builder: Builder,
+    /// Which Docker release.
+    pub version: Version,
+}
+
+/// One of Docker's two builders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Builder {
+    /// The classic builder (`DOCKER_BUILDKIT=0`).
+    Legacy,
+    /// BuildKit.
+    Buildkit,
+}
+
+/// The Docker release whose log and behaviour are reproduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Version {
+    /// Docker 20.10.24.
+    #[serde(rename = "20")]
+    V20,
+    /// Docker 28.5.2 with buildx 0.29.
+    #[serde(rename = "28")]
+    V28,
+}
+
+/// Names a step of one build; unique in its event stream, in order of declaration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StepId(pub u32);
+
+/// First and last line of a piece of the Dockerfile, counted from 1, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lines {
+    /// First line.
+    pub start: u32,
+    /// Last line.
+    pub end: u32,
+}
+
+/// A fact and when it happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Nanoseconds since the build began.
+    pub at: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Fact {
+    /// The first event: a build began.
+    BuildStarted {
+        /// Version of this event format.
+        format: u32,
+        /// The dialect whose semantics are in force.
+        dialect: Dialect,
+        /// Wall clock of the start, nanoseconds since the Unix epoch.
+        unix_ns: u64,
+        /// `-q`: only the image id is shown.
+        quiet: bool,
+    },
+    /// The Dockerfile was read: its name as Docker shows it, and its bytes (for excerpts around errors).
+    Dockerfile {
+        /// As given by `-f`, relative to the context, `Dockerfile` by default; `-` never.
+        name: String,
+        /// Its text, lossily decoded.
+        text: String,
+    },
+    /// The build context was measured.
+    Context {
+        /// Size of the tar that Docker's legacy client would send, in bytes; for a context on stdin, the bytes read.
+        tar_bytes: u64,
+    },
+    /// A step is known from now on.
+    StepDeclared(Step),
+    /// A step began.
+    StepStarted {
+        /// Which.
+        step: StepId,
+    },
+    /// Something measurable within a step moved on.
+    Progress {
+        /// In which step.
+        step: StepId,
+        /// What.
+        item: Item,
+        /// Bytes (or units) done.
+        current: u64,
+        /// Bytes in all where known.
+        total: Option<u64>,
+        /// Whether this item began at an earlier event's time (first event of an item starts it).
+        done: bool,
+    },
+    /// A RUN wrote something.
+    Output {
+        /// In which step.
+        step: StepId,
+        /// Where to.
+        stream: Stream,
+        /// The bytes, exactly.
+        #[serde(with = "crate::bytes")]
+        data: Vec<u8>,
+    },
+    /// Legacy: a container of the step was made (`Running in`) or removed.
+    Container {
+        /// For which step.
+        step: StepId,
+        /// 64 hexadecimal digits.
+        id: String,
+        /// False when it was made, true when it was removed.
+        removed: bool,
+    },
+    /// Legacy: the triggers of a base image run now, within the step of FROM.
+    Triggers {
+        /// Within which step.
+        step: StepId,
+        /// How many.
+        count: u32,
+    },
+    /// Something in the base image pull of a step (legacy shows these lines; BuildKit shows `Progress`).
+    Pull {
+        /// In which step.
+        step: StepId,
+        /// What happened.
+        fact: PullFact,
+    },
+    /// A step ended well.
+    StepDone {
+        /// Which.
+        step: StepId,
+        /// It was taken from the cache.
+        cached: bool,
+        /// Legacy: the image that the step made, `sha256:…`.
+        image: Option<String>,
+    },
+    /// A step ended badly.
+    StepFailed {
+        /// Which.
+        step: StepId,
+        /// Why; `None` when it was cancelled because another failed.
+        failure: Option<Failure>,
+    },
+    /// Something is odd, in Docker's eyes, about the Dockerfile or the request.
+    Warning(Warning),
+    /// Something rbuild itself wants to say; never part of a log that imitates Docker.
+    Note {
+        /// The text, no final period.
+        text: String,
+    },
+    /// The last event: the build ended.
+    BuildEnded {
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// A stream of a RUN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One thing a build does that has lines of its own in a log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its name in this stream.
+    pub id: StepId,
+    /// What it is.
+    pub kind: StepKind,
+    /// What must end before it can begin.
+    pub inputs: Vec<StepId>,
+}
+
+/// What a step is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StepKind {
+    /// BuildKit: `[internal] load build definition from NAME`.
+    LoadDefinition {
+        /// Name of the Dockerfile.
+        name: String,
+    },
+    /// BuildKit: the frontend named by `# syntax=` is looked up.
+    ResolveFrontend {
+        /// The image named, as written.
+        reference: String,
+    },
+    /// BuildKit: the frontend named by `# syntax=` is loaded.
+    LoadFrontend {
+        /// Canonical reference with digest.
+        reference: String,
+    },
+    /// BuildKit: `[internal] load metadata for REFERENCE`.
+    LoadMetadata {
+        /// Canonical reference.
+        reference: String,
+    },
+    /// BuildKit: credentials are asked for, `[auth] …`.
+    Auth {
+        /// Repository and scope as Docker shows them.
+        scope: String,
+        /// Registry host.
+        host: String,
+    },
+    /// BuildKit: `[internal] load .dockerignore`.
+    LoadIgnore,
+    /// BuildKit: `[internal] load build context`, or that of a named context.
+    LoadContext {
+        /// The named context, if it is not the main one.
+        name: Option<String>,
+    },
+    /// An instruction of the Dockerfile (or a trigger of a base image).
+    Instruction(InstructionStep),
+    /// A base or source image that is no stage of its own: `FROM REFERENCE`.
+    Image {
+        /// Canonical reference with digest.
+        reference: String,
+    },
+    /// A remote file or repository that ADD takes.
+    Source {
+        /// The URL, as Docker shows it.
+        url: String,
+    },
+    /// The result is written: `exporting to image` and the like.
+    Export {
+        /// To what.
+        target: ExportTarget,
+    },
+}
+
+/// Where a result goes, as far as the log shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExportTarget {
+    /// The image store.
+    Image,
+    /// An OCI archive or directory.
+    Oci,
+    /// A docker-archive.
+    Docker,
+    /// A tar of the root file system.
+    Tar,
+    /// A directory with the root file system.
+    Local,
+}
+
+/// An instruction as a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstructionStep {
+    /// Its name in capitals.
+    pub instruction: String,
+    /// Legacy: its number in the whole Dockerfile, counted from 1; 0 for a trigger of a base image.
+    pub number: u32,
+    /// Legacy: how many steps the Dockerfile has.
+    pub total: u32,
+    /// Legacy: the text after `Step n/m : `.
+    pub text: String,
+    /// BuildKit: the text after `[stage n/m] `, with variables substituted as BuildKit shows them.
+    pub title: String,
+    /// BuildKit: name of the stage in brackets; `None` where the only stage has no name.
+    pub stage: Option<String>,
+    /// BuildKit: position in its stage, counted from 1; 0 where it has none.
+    pub position: u32,
+    /// BuildKit: how many positions its stage has.
+    pub positions: u32,
+    /// Where it stands in the Dockerfile.
+    pub lines: Option<Lines>,
+}
+
+/// Something measurable within a step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "item", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Item {
+    /// `transferring dockerfile:`.
+    TransferDockerfile,
+    /// `transferring context:`.
+    TransferContext,
+    /// `resolve REFERENCE`.
+    Resolve {
+        /// Canonical reference with digest.
+        reference: String,
+    },
+    /// A blob is downloaded: `sha256:… 1.07MB / 1.07MB`.
+    Download {
+        /// Its digest.
+        digest: String,
+    },
+    /// A layer is unpacked: `extracting sha256:…`.
+    Extract {
+        /// Its digest.
+        digest: String,
+    },
+    /// `exporting layers`.
+    ExportLayers,
+    /// `exporting manifest sha256:…`.
+    ExportManifest {
+        /// Its digest.
+        digest: String,
+    },
+    /// `exporting config sha256:…`.
+    ExportConfig {
+        /// Its digest.
+        digest: String,
+    },
+    /// `writing image sha256:…`.
+    WriteImage {
+        /// Image id.
+        id: String,
+    },
+    /// `naming to NAME`.
+    Name {
+        /// Canonical name.
+        name: String,
+    },
+    /// `sending tarball`.
+    SendTarball,
+    /// `copying files`.
+    CopyFiles,
+    /// `pushing layers`.
+    PushLayers,
+    /// `pushing manifest for NAME@DIGEST`.
+    PushManifest {
+        /// Canonical name with digest.
+        name: String,
+    },
+}
+
+/// Something that happens in a pull.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "pull", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PullFact {
+    /// `TAG: Pulling from REPOSITORY`.
+    Started {
+        /// Tag, or digest.
+        tag: String,
+        /// Repository as Docker shows it here (`library/busybox`).
+        repository: String,
+    },
+    /// The state of one layer changed.
+    Layer {
+        /// Digest of the layer's blob.
+        digest: String,
+        /// Its new state.
+        state: LayerState,
+    },
+    /// `Digest:` and `Status:`.
+    Finished {
+        /// Digest of the manifest or index.
+        digest: String,
+        /// Familiar name.
+        name: String,
+        /// Whether anything new came.
+        newer: bool,
+    },
+}
+
+/// States of a layer in a pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerState {
+    /// `Already exists`.
+    Exists,
+    /// `Pulling fs layer`.
+    Pulling,
+    /// `Waiting`.
+    Waiting,
+    /// `Verifying Checksum`.
+    Verifying,
+    /// `Download complete`.
+    Downloaded,
+    /// `Pull complete`.
+    Complete,
+}
+
+/// A warning of Docker's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "warning", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Warning {
+    /// A build check of BuildKit's found something.
+    Lint {
+        /// Name of the rule, as `JSONArgsRecommended`.
+        rule: String,
+        /// What it says of this place.
+        message: String,
+        /// What the rule is about.
+        description: String,
+        /// Where to read more.
+        url: String,
+        /// Where.
+        lines: Option<Lines>,
+    },
+    /// `[Warning] One or more build-args [A B] were not consumed`.
+    UnusedBuildArgs {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// Any other `[Warning]` of the legacy builder.
+    Legacy {
+        /// Text after `[Warning] `.
+        text: String,
+        /// In which step, if within one.
+        step: Option<StepId>,
+    },
+}
+
+/// How a build ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// An image was built.
+    Success {
+        /// Its id (`sha256:…`).
+        image: String,
+        /// Names given to it, familiar form.
+        tags: Vec<String>,
+    },
+    /// It failed.
+    Failure {
+        /// Why.
+        failure: Failure,
+        /// In which step, if in one.
+        step: Option<StepId>,
+        /// Where in the Dockerfile, if known.
+        lines: Option<Lines>,
+    },
+    /// It was cancelled from outside.
+    Cancelled,
+}
+
+/// Why a build or a step failed, as facts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "failure", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Failure {
+    /// The Dockerfile is wrong: Docker's text of the parse error, without prefixes of the client or the builder.
+    Parse {
+        /// Docker's text.
+        message: String,
+    },
+    /// The request is wrong (unknown target, bad reference, missing Dockerfile …): Docker's text without prefixes.
+    Request {
+        /// Docker's text.
+        message: String,
+        /// Who says it: this decides the prefix.
+        by: Speaker,
+    },
+    /// A command ended with a code other than 0.
+    Run {
+        /// The command.
+        argv: Vec<String>,
+        /// Exit code, 1 to 255; 128 + n for signal n.
+        code: i32,
+    },
+    /// A command could not be started: the runtime's text.
+    Start {
+        /// The command.
+        argv: Vec<String>,
+        /// The runtime's text.
+        message: String,
+        /// Exit code that Docker gives to the client.
+        code: i32,
+    },
+    /// The user of a RUN is unknown, and the like: text without prefix.
+    Setup {
+        /// The command, if the step has one.
+        argv: Vec<String>,
+        /// The text.
+        message: String,
+    },
+    /// COPY or ADD failed.
+    Copy {
+        /// `COPY` or `ADD`.
+        instruction: String,
+        /// Docker's text after `COPY failed: ` (legacy) or the cause as BuildKit has it.
+        message: String,
+        /// BuildKit: the source is missing, found while computing the cache key.
+        missing: Option<String>,
+    },
+    /// An instruction failed for another reason: Docker's text.
+    Instruction {
+        /// Docker's text.
+        message: String,
+    },
+    /// An image cannot be had.
+    Pull {
+        /// As the user wrote it, normalised.
+        reference: String,
+        /// Why.
+        cause: PullFailure,
+    },
+    /// Nothing to do with Docker: our own words (no space, no permission …).
+    Own {
+        /// What happened, with its causes.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+/// Who in Docker notices that a request is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speaker {
+    /// The command-line client, before anything is sent.
+    Client,
+    /// The daemon, before the first line of the log (`Error response from daemon: `).
+    Daemon,
+    /// The builder, in its stream.
+    Builder,
+}
+
+/// Why an image cannot be had.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PullFailure {
+    /// No such tag or digest.
+    NotFound,
+    /// The registry refuses, or the repository does not exist.
+    Denied {
+        /// The registry's code and message, as `denied: requested access to the resource is denied`.
+        detail: String,
+    },
+    /// No manifest for this platform.
+    NoPlatform {
+        /// The platform asked for.
+        platform: String,
+    },
+    /// Rate limit.
+    TooManyRequests {
+        /// The registry's code and message.
+        detail: String,
+    },
+    /// Anything else the registry or the network said.
+    Other {
+        /// HTTP status, if there was an answer.
+        status: Option<u16>,
+        /// The text.
+        detail: String,
+    },
+}
