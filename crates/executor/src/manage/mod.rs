@@ -1,0 +1,1 @@
+//! Operations on a store other than building: images, tags, archives, registries, pruning.
