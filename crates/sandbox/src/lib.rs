@@ -1,1 +1,4 @@
-//! Placeholder docs, replaced with the crate.
+//! Runs one command in one root file system without privileges.
+#![deny(unsafe_code)]
+
+pub mod root;

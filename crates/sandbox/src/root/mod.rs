@@ -1,0 +1,1 @@
+//! Safe resolution of paths inside a root directory.
