@@ -119,14 +119,14 @@ impl Dir {
             return Ok(());
         }
         let place = self.record_place(name, metadata.kind);
-        record::show(shared.ownership, place, metadata, shared.use_proc).map_err(|error| {
-            match error {
+        record::show(shared.ownership, place, metadata, shared.use_proc).map_err(
+            |error| match error {
                 ShowError::Errno(errno) => self.error("read the ownership record of", name, errno),
                 ShowError::Malformed => RootError::BadRecord {
                     path: self.0.path.join(name),
                 },
-            }
-        })
+            },
+        )
     }
 
     /// The target of a symbolic link, as it is stored.
@@ -202,11 +202,8 @@ impl Dir {
     /// Fails if the file does not exist, is a symbolic link, or may not be read.
     pub fn open_file(&self, name: impl AsRef<OsStr>) -> Result<File> {
         let name = name.as_ref();
-        let flags = OFlags::RDONLY
-            | OFlags::NOFOLLOW
-            | OFlags::NONBLOCK
-            | OFlags::NOCTTY
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         rustix::fs::openat(&self.0.fd, name, flags, Mode::empty())
             .map(File::from)
             .map_err(|errno| self.error("open", name, errno))
@@ -251,7 +248,11 @@ impl Dir {
     ///
     /// # Errors
     /// Fails if the name exists or the link cannot be created.
-    pub fn create_symlink(&self, name: impl AsRef<OsStr>, target: impl AsRef<Path>) -> Result<Node> {
+    pub fn create_symlink(
+        &self,
+        name: impl AsRef<OsStr>,
+        target: impl AsRef<Path>,
+    ) -> Result<Node> {
         let name = name.as_ref();
         rustix::fs::symlinkat(target.as_ref(), &self.0.fd, name)
             .map_err(|errno| self.error("create the symbolic link", name, errno))?;
@@ -495,10 +496,10 @@ impl Dir {
 
     /// Whether a file just made here has the ids of the process, so that giving it these again can be left out.
     pub(super) fn new_files_have_own_ids(&self, node: &Node) -> bool {
-        *self.0.inherits_ids.get_or_init(|| {
-            node.raw_ids()
-                .is_some_and(|ids| ids == self.0.shared.ids)
-        })
+        *self
+            .0
+            .inherits_ids
+            .get_or_init(|| node.raw_ids().is_some_and(|ids| ids == self.0.shared.ids))
     }
 }
 

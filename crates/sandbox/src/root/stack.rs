@@ -45,11 +45,12 @@ impl DirStack {
             Some((_, None)) => {}
         }
         let mut dir = self.start.clone();
-        for (name, _) in &self.levels {
+        let keep_from = self.levels.len().saturating_sub(OPEN_LEVELS / 2);
+        for (depth, (name, handle)) in self.levels.iter_mut().enumerate() {
             dir = dir.open_dir(name)?;
-        }
-        if let Some((_, handle)) = self.levels.last_mut() {
-            *handle = Some(dir.clone());
+            if depth >= keep_from {
+                *handle = Some(dir.clone());
+            }
         }
         Ok(dir)
     }

@@ -101,9 +101,7 @@ impl Access<'_> {
 }
 
 /// Reads into a small buffer first: most lists and values are short, and one call is enough.
-fn read_growing(
-    mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
-) -> Result<Vec<u8>, Errno> {
+fn read_growing(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
     let mut small = [0_u8; 256];
     match read(&mut small) {
         Ok(length) => return Ok(small.get(..length).unwrap_or_default().to_vec()),
