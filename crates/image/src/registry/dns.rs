@@ -40,11 +40,24 @@ impl SystemResolver {
 fn build() -> Result<(TokioResolver, Vec<String>), NetError> {
     let provider = TokioRuntimeProvider::default();
     let (config, options) = read_system_conf().unwrap_or_else(|_| {
-        let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let servers = local.into_iter().map(NameServerConfig::udp_and_tcp).collect();
-        (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
+        let local = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        let servers = local
+            .into_iter()
+            .map(NameServerConfig::udp_and_tcp)
+            .collect();
+        (
+            ResolverConfig::from_name_servers(servers),
+            ResolverOpts::default(),
+        )
     });
-    let servers = config.name_servers().iter().map(|server| SocketAddr::new(server.ip, 53).to_string()).collect();
+    let servers = config
+        .name_servers()
+        .iter()
+        .map(|server| SocketAddr::new(server.ip, 53).to_string())
+        .collect();
     let mut builder = TokioResolver::builder_with_config(config, provider);
     *builder.options_mut() = options;
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
@@ -57,7 +70,10 @@ impl Resolve for SystemResolver {
         Box::pin(async move {
             let host = name.as_str().trim_end_matches('.').to_ascii_lowercase();
             if host == "localhost" || host.ends_with(".localhost") {
-                let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                let local = [
+                    IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    IpAddr::V6(Ipv6Addr::LOCALHOST),
+                ];
                 return Ok(Box::new(local.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs);
             }
             let failed = |servers: &[String], error: NetError| {
@@ -66,11 +82,19 @@ impl Resolve for SystemResolver {
                     error if error.is_no_records_found() => ResolveProblem::NoSuchHost,
                     error => ResolveProblem::Failed(error.to_string()),
                 };
-                LookupError { host: host.clone(), servers: servers.to_vec(), problem }
+                LookupError {
+                    host: host.clone(),
+                    servers: servers.to_vec(),
+                    problem,
+                }
             };
             let (inner, servers) = resolver.get().map_err(|error| failed(&[], error))?;
-            let found = inner.lookup_ip(name.as_str()).await.map_err(|error| failed(servers, error))?;
-            let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            let found = inner
+                .lookup_ip(name.as_str())
+                .await
+                .map_err(|error| failed(servers, error))?;
+            let addresses: Vec<SocketAddr> =
+                found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }

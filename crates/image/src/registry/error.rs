@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use reqwest::{StatusCode, Url};
 use serde_json::Value;
 
+use crate::config::ConfigError;
 use crate::digest::{Digest, DigestError};
+use crate::manifest::ManifestError;
 use crate::platform::Platform;
 
 use super::credentials::CredentialError;
@@ -147,15 +149,21 @@ pub enum RegistryError {
         #[source]
         problem: DigestError,
     },
-    /// The manifest is not JSON, or lacks what it must have.
-    #[error("{url}: invalid {what}: {problem}")]
+    /// The manifest or index cannot be read.
+    #[error("{url}: {source}")]
     Manifest {
         /// The address it came from.
         url: String,
-        /// `manifest`, `index` or `config`.
-        what: &'static str,
         /// What is wrong.
-        problem: String,
+        source: ManifestError,
+    },
+    /// The image's configuration cannot be read.
+    #[error("{url}: {source}")]
+    Config {
+        /// The address it came from.
+        url: String,
+        /// What is wrong.
+        source: ConfigError,
     },
     /// The registry has the image only in the old schema 1, which Docker 28 no longer reads.
     #[error("{url}: manifest schema 1 ({media_type}) is not supported")]
@@ -336,7 +344,9 @@ impl fmt::Display for TlsProblem {
         match self {
             TlsProblem::PlainHttp => f.write_str("server gave HTTP response to HTTPS client"),
             TlsProblem::UnknownAuthority => f.write_str("certificate signed by unknown authority"),
-            TlsProblem::WrongName(words) | TlsProblem::Expired(words) | TlsProblem::Other(words) => {
+            TlsProblem::WrongName(words)
+            | TlsProblem::Expired(words)
+            | TlsProblem::Other(words) => {
                 write!(f, "tls: {words}")
             }
         }
@@ -421,7 +431,10 @@ impl RegistryError {
             RegistryError::Tls { .. } => K::Tls,
             RegistryError::Timeout { .. } => K::Timeout,
             RegistryError::Broken { .. } => K::Broken,
-            RegistryError::Protocol { .. } | RegistryError::TooLong { .. } | RegistryError::Manifest { .. } => K::Protocol,
+            RegistryError::Protocol { .. }
+            | RegistryError::TooLong { .. }
+            | RegistryError::Manifest { .. }
+            | RegistryError::Config { .. } => K::Protocol,
             RegistryError::Content { .. } => K::Content,
             RegistryError::SchemaOne { .. } => K::SchemaOne,
             RegistryError::UnknownMediaType { .. } => K::UnknownMediaType,
@@ -449,7 +462,9 @@ impl RegistryError {
     /// name servers. A refused connection, an unknown host or a bad certificate is final, as it is for BuildKit.
     pub fn is_transient(&self) -> bool {
         match self {
-            RegistryError::Refused(refusal) => matches!(refusal.status, 408 | 429 | 500..=599) && refusal.status != 501,
+            RegistryError::Refused(refusal) => {
+                matches!(refusal.status, 408 | 429 | 500..=599) && refusal.status != 501
+            }
             RegistryError::Timeout { .. } | RegistryError::Broken { .. } => true,
             RegistryError::Resolve { problem, .. } => *problem != ResolveProblem::NoSuchHost,
             RegistryError::Connect { source, .. } => {
@@ -475,7 +490,11 @@ impl Refusal {
         match self.status {
             404 if has("NAME_UNKNOWN") => K::NameUnknown,
             404 => K::NotFound,
-            401 if has("DENIED") || self.challenge_error.as_deref() == Some("insufficient_scope") => K::Denied,
+            401 if has("DENIED")
+                || self.challenge_error.as_deref() == Some("insufficient_scope") =>
+            {
+                K::Denied
+            }
             401 => K::Unauthorized,
             403 => K::Denied,
             429 => K::TooManyRequests,
@@ -488,7 +507,10 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.method, self.url, self.status)?;
-        if let Some(reason) = StatusCode::from_u16(self.status).ok().and_then(|s| s.canonical_reason()) {
+        if let Some(reason) = StatusCode::from_u16(self.status)
+            .ok()
+            .and_then(|s| s.canonical_reason())
+        {
             write!(f, " {reason}")?;
         }
         for (i, error) in self.errors.iter().enumerate() {
@@ -501,7 +523,12 @@ impl fmt::Display for Refusal {
         }
         if self.errors.is_empty() {
             let text = String::from_utf8_lossy(&self.body);
-            let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+            let line: String = text
+                .trim()
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .take(200)
+                .collect();
             if !line.is_empty() {
                 write!(f, ": {line}")?;
             }
@@ -515,22 +542,43 @@ impl std::error::Error for Refusal {}
 /// Reads the `errors` of an answer, and the two other forms that token servers use (`details`, `message`).
 pub(super) fn parse_api_errors(body: &[u8]) -> Vec<ApiError> {
     const MOST: usize = 32;
-    let Ok(Value::Object(answer)) = serde_json::from_slice::<Value>(body) else { return Vec::new() };
+    let Ok(Value::Object(answer)) = serde_json::from_slice::<Value>(body) else {
+        return Vec::new();
+    };
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     if let Some(Value::Array(errors)) = answer.get("errors") {
-        let known = errors.iter().filter_map(Value::as_object).take(MOST).map(|entry| ApiError {
-            code: text(entry.get("code")),
-            message: text(entry.get("message")),
-            detail: entry.get("detail").filter(|d| !d.is_null()).map(Value::to_string),
-        });
+        let known = errors
+            .iter()
+            .filter_map(Value::as_object)
+            .take(MOST)
+            .map(|entry| ApiError {
+                code: text(entry.get("code")),
+                message: text(entry.get("message")),
+                detail: entry
+                    .get("detail")
+                    .filter(|d| !d.is_null())
+                    .map(Value::to_string),
+            });
         return known.collect();
     }
-    let single = [answer.get("details"), answer.get("message"), answer.get("error_description")];
+    let single = [
+        answer.get("details"),
+        answer.get("message"),
+        answer.get("error_description"),
+    ];
     let message = single.into_iter().flatten().find_map(Value::as_str);
     let code = text(answer.get("error"));
     match message {
-        Some(message) => vec![ApiError { code, message: message.to_owned(), detail: None }],
-        None if !code.is_empty() => vec![ApiError { code, message: String::new(), detail: None }],
+        Some(message) => vec![ApiError {
+            code,
+            message: message.to_owned(),
+            detail: None,
+        }],
+        None if !code.is_empty() => vec![ApiError {
+            code,
+            message: String::new(),
+            detail: None,
+        }],
         None => Vec::new(),
     }
 }
@@ -538,7 +586,18 @@ pub(super) fn parse_api_errors(body: &[u8]) -> Vec<ApiError> {
 /// The address without user, password and secret query values.
 pub(super) fn redact(url: &Url) -> String {
     const SHOWN: [&str; 12] = [
-        "scope", "service", "digest", "mount", "from", "n", "last", "ns", "client_id", "offline_token", "account", "access_type",
+        "scope",
+        "service",
+        "digest",
+        "mount",
+        "from",
+        "n",
+        "last",
+        "ns",
+        "client_id",
+        "offline_token",
+        "account",
+        "access_type",
     ];
     let mut shown = url.clone();
     // Fails only for addresses that cannot have a user, which are then clean already.
@@ -548,7 +607,11 @@ pub(super) fn redact(url: &Url) -> String {
         let pairs: Vec<(String, String)> = url
             .query_pairs()
             .map(|(key, value)| {
-                let value = if SHOWN.contains(&key.as_ref()) { value.into_owned() } else { "REDACTED".to_owned() };
+                let value = if SHOWN.contains(&key.as_ref()) {
+                    value.into_owned()
+                } else {
+                    "REDACTED".to_owned()
+                };
                 (key.into_owned(), value)
             })
             .collect();
@@ -563,10 +626,18 @@ mod tests {
 
     #[test]
     fn addresses_lose_their_secrets() {
-        let url = Url::parse("https://me:pw@h.example/v2/a/blobs/x?X-Amz-Signature=abc&digest=sha256:1").unwrap();
+        let url =
+            Url::parse("https://me:pw@h.example/v2/a/blobs/x?X-Amz-Signature=abc&digest=sha256:1")
+                .unwrap();
         let shown = redact(&url);
-        assert!(!shown.contains("pw") && !shown.contains("abc") && !shown.contains("me"), "{shown}");
-        assert!(shown.ends_with("?X-Amz-Signature=REDACTED&digest=sha256%3A1"), "{shown}");
+        assert!(
+            !shown.contains("pw") && !shown.contains("abc") && !shown.contains("me"),
+            "{shown}"
+        );
+        assert!(
+            shown.ends_with("?X-Amz-Signature=REDACTED&digest=sha256%3A1"),
+            "{shown}"
+        );
     }
 
     #[test]
@@ -575,9 +646,21 @@ mod tests {
         let errors = parse_api_errors(two);
         assert_eq!((errors.len(), errors[0].code.as_str()), (2, "DENIED"));
         assert_eq!(errors[0].detail.as_deref(), Some(r#"{"a":1}"#));
-        assert_eq!(parse_api_errors(br#"{"details":"incorrect username or password"}"#)[0].message, "incorrect username or password");
-        assert_eq!(parse_api_errors(br#"{"error":"invalid_grant"}"#)[0].code, "invalid_grant");
-        for junk in [&b""[..], b"<html>", b"[]", br#"{"errors":7}"#, br#"{"errors":[7]}"#] {
+        assert_eq!(
+            parse_api_errors(br#"{"details":"incorrect username or password"}"#)[0].message,
+            "incorrect username or password"
+        );
+        assert_eq!(
+            parse_api_errors(br#"{"error":"invalid_grant"}"#)[0].code,
+            "invalid_grant"
+        );
+        for junk in [
+            &b""[..],
+            b"<html>",
+            b"[]",
+            br#"{"errors":7}"#,
+            br#"{"errors":[7]}"#,
+        ] {
             assert!(parse_api_errors(junk).is_empty());
         }
     }
