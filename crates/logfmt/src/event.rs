@@ -89,7 +89,14 @@ pub enum Fact {
     },
     /// A step is known from now on.
     StepDeclared(Step),
-    /// A step began.
+    /// BuildKit: the digest that names a step (its vertex), where it is known; without it one is made from its title.
+    VertexDigest {
+        /// Of which step.
+        step: StepId,
+        /// `sha256:…`.
+        digest: String,
+    },
+    /// A step began. BuildKit: it may begin again after it ended; the times add up.
     StepStarted {
         /// Which.
         step: StepId,
@@ -104,7 +111,7 @@ pub enum Fact {
         current: u64,
         /// Bytes in all where known.
         total: Option<u64>,
-        /// Whether this item began at an earlier event's time (first event of an item starts it).
+        /// It is complete. The first event of an item starts it: one event alone with `done` took no time.
         done: bool,
     },
     /// A RUN wrote something.
@@ -149,7 +156,7 @@ pub enum Fact {
         /// Legacy: the image that the step made, `sha256:…`.
         image: Option<String>,
     },
-    /// A step ended badly.
+    /// A step ended badly. One that had ended well before (a base image, not yet needed) may still be cancelled.
     StepFailed {
         /// Which.
         step: StepId,
@@ -200,6 +207,25 @@ pub enum StepKind {
     LoadDefinition {
         /// Name of the Dockerfile.
         name: String,
+    },
+    /// BuildKit: `[context NAME] load metadata for REFERENCE`, for a named context that is an image.
+    LoadContextMetadata {
+        /// Name of the context.
+        context: String,
+        /// The reference, as the user wrote it.
+        reference: String,
+    },
+    /// BuildKit: `[context NAME] load .dockerignore`, for a named context that is a directory.
+    LoadContextIgnore {
+        /// Name of the context.
+        context: String,
+    },
+    /// BuildKit: `[context NAME] REFERENCE`, the image of a named context.
+    ContextImage {
+        /// Name of the context.
+        context: String,
+        /// The reference, as the user wrote it.
+        reference: String,
     },
     /// BuildKit: the frontend named by `# syntax=` is looked up.
     ResolveFrontend {
@@ -295,7 +321,7 @@ pub struct InstructionStep {
 pub enum Item {
     /// `transferring dockerfile:`.
     TransferDockerfile,
-    /// `transferring context:`.
+    /// `transferring context:`, or `transferring NAME:` in a step of a named context.
     TransferContext,
     /// `resolve REFERENCE`.
     Resolve {
@@ -418,6 +444,11 @@ pub enum Warning {
         /// Their names.
         names: Vec<String>,
     },
+    /// Legacy: instructions with an empty line inside a continuation, before the first step.
+    EmptyContinuations {
+        /// Their texts, as in [`InstructionStep::text`].
+        instructions: Vec<String>,
+    },
     /// Any other `[Warning]` of the legacy builder.
     Legacy {
         /// Text after `[Warning] `.
@@ -475,13 +506,14 @@ pub enum Failure {
         /// Exit code, 1 to 255; 128 + n for signal n.
         code: i32,
     },
-    /// A command could not be started: the runtime's text.
+    /// A command could not be started.
     Start {
         /// The command.
         argv: Vec<String>,
-        /// The runtime's text.
+        /// The runtime's text from `exec: ` on, as `exec: "x": executable file not found in $PATH`; what stands before
+        /// it differs by dialect.
         message: String,
-        /// Exit code that Docker gives to the client.
+        /// Exit code that BuildKit names in its text: 1.
         code: i32,
     },
     /// The user of a RUN is unknown, and the like: text without prefix.
@@ -497,7 +529,8 @@ pub enum Failure {
         instruction: String,
         /// Docker's text after `COPY failed: ` (legacy) or the cause as BuildKit has it.
         message: String,
-        /// BuildKit: the source is missing, found while computing the cache key.
+        /// BuildKit: the source is missing, found while computing the cache key: its absolute path inside the source
+        /// (`/not-here.txt`). BuildKit's text is made from it, unless `message` already has that text.
         missing: Option<String>,
     },
     /// An instruction failed for another reason: Docker's text.
@@ -507,14 +540,14 @@ pub enum Failure {
     },
     /// An image cannot be had.
     Pull {
-        /// As the user wrote it, normalised.
+        /// As the user wrote it, after expansion of variables; Docker shows it in several normal forms.
         reference: String,
         /// Why.
         cause: PullFailure,
     },
     /// Nothing to do with Docker: our own words (no space, no permission …).
     Own {
-        /// What happened, with its causes.
+        /// What happened; each further line is a cause of the line before.
         message: String,
         /// What to do.
         hint: Option<String>,
@@ -527,9 +560,10 @@ pub enum Failure {
 pub enum Speaker {
     /// The command-line client, before anything is sent.
     Client,
-    /// The daemon, before the first line of the log (`Error response from daemon: `).
+    /// Legacy: the daemon, before the first line of the log (`Error response from daemon: `). BuildKit: the frontend
+    /// before it understood the Dockerfile (as `failed to read dockerfile: …`).
     Daemon,
-    /// The builder, in its stream.
+    /// The builder, in its stream. BuildKit: the frontend while it reads the Dockerfile.
     Builder,
 }
 

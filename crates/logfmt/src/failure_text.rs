@@ -1,0 +1,328 @@
+//! What Docker says of failures, by builder and release.
+//!
+//! Texts were taken from runs of Docker 20.10.24 and 28.5.2.
+
+use crate::event::{Failure, PullFailure, Speaker, StepKind, Version};
+use crate::go_quote::quote;
+use crate::reference::{canonical, familiar, familiar_name};
+use crate::report::report;
+
+/// The legacy client's last words on standard error, without the line feed. `None` for our own failures.
+pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
+    Some(match failure {
+        Failure::Parse { message }
+        | Failure::Request {
+            message,
+            by: Speaker::Daemon,
+        } => {
+            format!("Error response from daemon: {message}")
+        }
+        Failure::Request { message, .. }
+        | Failure::Setup { message, .. }
+        | Failure::Instruction { message } => message.clone(),
+        Failure::Run { argv, code } => {
+            format!(
+                "The command '{}' returned a non-zero code: {code}",
+                argv.join(" ")
+            )
+        }
+        Failure::Start { message, .. } => match version {
+            Version::V20 => format!(
+                "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container \
+                 process: {message}: unknown"
+            ),
+            Version::V28 => format!(
+                "failed to create task for container: failed to create shim task: OCI runtime create failed: runc \
+                 create failed: unable to start container process: error during container init: {message}"
+            ),
+        },
+        Failure::Copy {
+            instruction,
+            message,
+            ..
+        } => format!("{instruction} failed: {message}"),
+        Failure::Pull { reference, cause } => match cause {
+            PullFailure::NotFound => {
+                format!(
+                    "manifest for {} not found: manifest unknown: manifest unknown",
+                    with_tag(&familiar(reference))
+                )
+            }
+            PullFailure::Denied { detail } => format!(
+                "pull access denied for {}, repository does not exist or may require 'docker login': {detail}",
+                familiar_name(reference)
+            ),
+            PullFailure::NoPlatform { platform } => {
+                format!("no matching manifest for {platform} in the manifest list entries")
+            }
+            PullFailure::TooManyRequests { detail } | PullFailure::Other { detail, .. } => {
+                detail.clone()
+            }
+        },
+        Failure::Own { .. } => return None,
+    })
+}
+
+/// A familiar name with the tag that it has in any case.
+fn with_tag(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains([':', '@']) {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
+}
+
+/// What BuildKit says at the step, after `ERROR: `. `vertex` is the digest of the step.
+pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> String {
+    match failure {
+        Failure::Run { argv, code } | Failure::Start { argv, code, .. } => {
+            process(argv, &format!("exit code: {code}"), version)
+        }
+        Failure::Setup { argv, message } if !argv.is_empty() => process(argv, message, version),
+        Failure::Parse { message }
+        | Failure::Request { message, .. }
+        | Failure::Setup { message, .. }
+        | Failure::Instruction { message } => message.clone(),
+        Failure::Copy {
+            message,
+            missing: None,
+            ..
+        } => message.clone(),
+        Failure::Copy {
+            message,
+            missing: Some(path),
+            ..
+        } => match version {
+            Version::V20 => format!("{} not found: not found", quote(path)),
+            Version::V28 if message.starts_with("failed to calculate checksum of ref ") => {
+                message.clone()
+            }
+            Version::V28 => {
+                format!(
+                    "failed to calculate checksum of ref {}: {}: not found",
+                    source_ref(vertex),
+                    quote(path)
+                )
+            }
+        },
+        Failure::Pull { reference, cause } => pull(reference, cause),
+        Failure::Own { message, .. } => message.lines().next().unwrap_or_default().to_owned(),
+    }
+}
+
+fn process(argv: &[String], what: &str, version: Version) -> String {
+    let command = argv.join(" ");
+    match version {
+        Version::V20 => format!("executor failed running [{command}]: {what}"),
+        Version::V28 => format!(
+            "process {} did not complete successfully: {what}",
+            quote(&command)
+        ),
+    }
+}
+
+/// BuildKit names the snapshot of the source by ids drawn at random; here they come from the step, so that a log
+/// repeats.
+fn source_ref(vertex: &str) -> String {
+    let digest = vertex.rsplit(':').next().unwrap_or_default();
+    let hex: String = digest
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .chain("0".repeat(64).chars())
+        .take(57)
+        .collect();
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    format!(
+        "{}-{}-{}-{}-{}::{}",
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32),
+        part(32, 57)
+    )
+}
+
+fn pull(reference: &str, cause: &PullFailure) -> String {
+    match cause {
+        PullFailure::NotFound => format!("{}: not found", canonical(reference)),
+        PullFailure::Denied { detail } => {
+            // The registry's own text, unless it is the API's: BuildKit shows what the token challenge said.
+            let said = match detail.strip_prefix("insufficient_scope") {
+                Some(_) => detail.as_str(),
+                None => "insufficient_scope: authorization failed",
+            };
+            format!(
+                "pull access denied, repository does not exist or may require authorization: server message: {said}"
+            )
+        }
+        PullFailure::NoPlatform { .. } => "no match for platform in manifest: not found".to_owned(),
+        PullFailure::TooManyRequests { detail } => {
+            format!("unexpected status: 429 Too Many Requests - Server message: {detail}")
+        }
+        PullFailure::Other { detail, .. } => detail.clone(),
+    }
+}
+
+/// BuildKit's client's last words on standard error, with the line feed; `step` is the step that failed, and its digest.
+pub(crate) fn buildkit(
+    failure: &Failure,
+    version: Version,
+    step: Option<(&StepKind, &str)>,
+) -> String {
+    if let Failure::Own { message, hint } = failure {
+        return report(message, hint.as_deref());
+    }
+    if let Failure::Request {
+        message,
+        by: Speaker::Client,
+    } = failure
+    {
+        return match version {
+            Version::V20 => format!("{message}\n"),
+            Version::V28 => format!("ERROR: failed to build: {message}\n"),
+        };
+    }
+    let text = vertex(failure, version, step.map_or("", |(_, digest)| digest));
+    match version {
+        Version::V20 => {
+            let frontend = "failed to solve with frontend dockerfile.v0: ";
+            let converting =
+                "failed to solve with frontend dockerfile.v0: failed to create LLB definition: ";
+            let prefix = match (failure, step.map(|(kind, _)| kind)) {
+                (
+                    Failure::Request {
+                        by: Speaker::Daemon,
+                        ..
+                    },
+                    _,
+                ) => frontend,
+                (
+                    Failure::Copy {
+                        missing: Some(_), ..
+                    },
+                    _,
+                ) => "failed to compute cache key: ",
+                (
+                    Failure::Pull { .. },
+                    Some(StepKind::ResolveFrontend { .. } | StepKind::LoadFrontend { .. }),
+                ) => {
+                    "failed to solve with frontend dockerfile.v0: failed to solve with frontend gateway.v0: "
+                }
+                (Failure::Parse { .. } | Failure::Request { .. }, _) => converting,
+                (
+                    _,
+                    None
+                    | Some(StepKind::LoadMetadata { .. } | StepKind::LoadContextMetadata { .. }),
+                ) => converting,
+                _ => "",
+            };
+            format!("{prefix}{text}\n")
+        }
+        Version::V28 => {
+            let prefix = match (failure, step.map(|(kind, _)| kind)) {
+                (
+                    Failure::Copy {
+                        missing: Some(_), ..
+                    },
+                    _,
+                ) => "failed to compute cache key: ".to_owned(),
+                (Failure::Pull { reference, .. }, Some(StepKind::ResolveFrontend { .. })) => {
+                    format!(
+                        "failed to resolve source metadata for {}: ",
+                        canonical(reference)
+                    )
+                }
+                (Failure::Pull { reference, .. }, None | Some(StepKind::LoadMetadata { .. })) => {
+                    format!(
+                        "{reference}: failed to resolve source metadata for {}: ",
+                        canonical(reference)
+                    )
+                }
+                _ => String::new(),
+            };
+            format!("ERROR: failed to build: failed to solve: {prefix}{text}\n")
+        }
+    }
+}
+
+/// BuildKit's client's last words when the build was interrupted, with the line feed.
+pub(crate) fn buildkit_cancelled(version: Version) -> &'static str {
+    match version {
+        Version::V20 => "context canceled\n",
+        Version::V28 => "ERROR: failed to build: failed to solve: Canceled: context canceled\n",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starting_a_missing_program() {
+        let failure = Failure::Start {
+            argv: vec!["nosuchbinary".into(), "x".into()],
+            message: "exec: \"nosuchbinary\": executable file not found in $PATH".into(),
+            code: 1,
+        };
+        assert_eq!(
+            legacy(&failure, Version::V20).unwrap(),
+            "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container \
+             process: exec: \"nosuchbinary\": executable file not found in $PATH: unknown"
+        );
+        assert_eq!(
+            legacy(&failure, Version::V28).unwrap(),
+            "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
+             failed: unable to start container process: error during container init: exec: \"nosuchbinary\": \
+             executable file not found in $PATH"
+        );
+        assert_eq!(
+            buildkit(&failure, Version::V28, None),
+            "ERROR: failed to build: failed to solve: process \"nosuchbinary x\" did not complete successfully: exit \
+             code: 1\n"
+        );
+    }
+
+    #[test]
+    fn the_registry_says_no() {
+        let denied = Failure::Pull {
+            reference: "nosuchrepo/img".into(),
+            cause: PullFailure::Denied {
+                detail: "denied: requested access to the resource is denied".into(),
+            },
+        };
+        assert_eq!(
+            legacy(&denied, Version::V28).unwrap(),
+            "pull access denied for nosuchrepo/img, repository does not exist or may require 'docker login': denied: \
+             requested access to the resource is denied"
+        );
+        let missing = Failure::Pull {
+            reference: "nosuchrepo/img".into(),
+            cause: PullFailure::NotFound,
+        };
+        let step = StepKind::LoadMetadata {
+            reference: "docker.io/nosuchrepo/img:latest".into(),
+        };
+        assert_eq!(
+            buildkit(&missing, Version::V28, Some((&step, ""))),
+            "ERROR: failed to build: failed to solve: nosuchrepo/img: failed to resolve source metadata for \
+             docker.io/nosuchrepo/img:latest: docker.io/nosuchrepo/img:latest: not found\n"
+        );
+        assert_eq!(
+            legacy(&missing, Version::V28).unwrap(),
+            "manifest for nosuchrepo/img:latest not found: manifest unknown: manifest unknown"
+        );
+    }
+
+    #[test]
+    fn a_missing_source_has_a_ref_of_the_usual_form() {
+        let text =
+            source_ref("sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
+        assert_eq!(
+            text,
+            "01234567-89ab-cdef-0123-456789abcdef::0123456789abcdef012345678"
+        );
+        assert_eq!(source_ref("").len(), 36 + 2 + 25);
+    }
+}

@@ -1,0 +1,275 @@
+//! The log of `DOCKER_BUILDKIT=0 docker build`, as its client shows it when not on a terminal.
+//!
+//! The stream of the builder goes to standard output; errors and notices of the client go to standard error. Source:
+//! runs of Docker 20.10.24 and 28.5.2.
+
+use std::collections::BTreeMap;
+
+use crate::event::{
+    Dialect, Fact, LayerState, Outcome, PullFact, Step, StepId, StepKind, Stream, Version, Warning,
+};
+use crate::renderer::{OutputStream, Renderer, Sink};
+use crate::report::report;
+use crate::units::human_size;
+use crate::{Event, failure_text};
+
+/// What the 28.5 client says before every build without BuildKit.
+const DEPRECATED: &str = "\
+DEPRECATED: The legacy builder is deprecated and will be removed in a future release.
+            BuildKit is currently disabled; enable it by removing the DOCKER_BUILDKIT=0
+            environment-variable.
+
+";
+
+/// What the log needs to know of a step after it was declared.
+#[derive(Debug)]
+struct Known {
+    /// A trigger of a base image has no line of its own and shows no image.
+    trigger: bool,
+    /// A base image is never called cached.
+    from: bool,
+    title: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Legacy {
+    version: Version,
+    quiet: bool,
+    /// With `-q`, what would have gone to standard output; shown on standard error if the build fails.
+    held: Vec<u8>,
+    steps: BTreeMap<StepId, Known>,
+}
+
+impl Legacy {
+    pub(crate) fn new() -> Self {
+        Self {
+            version: Version::V28,
+            quiet: false,
+            held: Vec::new(),
+            steps: BTreeMap::new(),
+        }
+    }
+
+    /// A piece of the builder's stream.
+    fn log(&mut self, text: impl AsRef<[u8]>, out: &mut dyn Sink) {
+        if self.quiet {
+            self.held.extend_from_slice(text.as_ref());
+        } else {
+            out.write(OutputStream::Stdout, text.as_ref());
+        }
+    }
+
+    /// What the builder wrote to its standard error, in one piece: red.
+    fn log_red(&mut self, text: &[u8], out: &mut dyn Sink) {
+        self.log([b"\x1b[91m", text, b"\x1b[0m"].concat(), out);
+    }
+
+    fn declare(&mut self, step: &Step) {
+        let StepKind::Instruction(instruction) = &step.kind else {
+            return;
+        };
+        let title = format!(
+            "Step {}/{} : {}\n",
+            instruction.number, instruction.total, instruction.text
+        );
+        let trigger = instruction.number == 0;
+        let known = Known {
+            trigger,
+            from: instruction.instruction == "FROM",
+            title: (!trigger).then_some(title),
+        };
+        self.steps.insert(step.id, known);
+    }
+
+    /// The line of a step is due when it begins; a cached step may end without having begun.
+    fn show_title(&mut self, step: StepId, out: &mut dyn Sink) {
+        if let Some(title) = self
+            .steps
+            .get_mut(&step)
+            .and_then(|known| known.title.take())
+        {
+            self.log(title, out);
+        }
+    }
+
+    fn pull(&mut self, fact: &PullFact, out: &mut dyn Sink) {
+        let text = match fact {
+            PullFact::Started { tag, repository } => format!("{tag}: Pulling from {repository}\n"),
+            PullFact::Layer { digest, state } => {
+                let state = match state {
+                    LayerState::Exists => "Already exists",
+                    LayerState::Pulling => "Pulling fs layer",
+                    LayerState::Waiting => "Waiting",
+                    LayerState::Verifying => "Verifying Checksum",
+                    LayerState::Downloaded => "Download complete",
+                    LayerState::Complete => "Pull complete",
+                };
+                format!("{}: {state}\n", short(digest))
+            }
+            PullFact::Finished {
+                digest,
+                name,
+                newer,
+            } => {
+                let status = if *newer {
+                    "Downloaded newer image for"
+                } else {
+                    "Image is up to date for"
+                };
+                format!("Digest: {digest}\nStatus: {status} {name}\n")
+            }
+        };
+        self.log(text, out);
+    }
+
+    fn done(&mut self, step: StepId, cached: bool, image: Option<&str>, out: &mut dyn Sink) {
+        self.show_title(step, out);
+        let Some(&Known { trigger, from, .. }) = self.steps.get(&step) else {
+            return;
+        };
+        if cached && !from {
+            self.log(" ---> Using cache\n", out);
+        }
+        if let (Some(image), false) = (image, trigger) {
+            self.log(format!(" ---> {}\n", short(image)), out);
+        }
+    }
+
+    fn warn(&mut self, warning: &Warning, out: &mut dyn Sink) {
+        match warning {
+            Warning::EmptyContinuations { instructions } => {
+                for text in instructions {
+                    self.log_red(
+                        format!("[WARNING]: Empty continuation line found in: {text}\n").as_bytes(),
+                        out,
+                    );
+                }
+                if !instructions.is_empty() {
+                    let last = b"[WARNING]: Empty continuation lines will become errors in a future release.\n";
+                    self.log_red(last, out);
+                }
+            }
+            Warning::UnusedBuildArgs { names } => {
+                let names = names.join(" ");
+                self.log(
+                    format!("[Warning] One or more build-args [{names}] were not consumed\n"),
+                    out,
+                );
+            }
+            Warning::Legacy { text, step: None } => self.log(format!("[Warning] {text}\n"), out),
+            Warning::Legacy {
+                text,
+                step: Some(_),
+            } => self.log(format!(" ---> [Warning] {text}\n"), out),
+            Warning::Lint { .. } => {}
+        }
+    }
+
+    fn end(&mut self, outcome: &Outcome, out: &mut dyn Sink) {
+        match outcome {
+            Outcome::Success { image, .. } if self.quiet => {
+                out.write(OutputStream::Stdout, format!("{image}\n").as_bytes());
+            }
+            Outcome::Success { image, tags } => {
+                let mut text = format!("Successfully built {}\n", short(image));
+                for tag in tags {
+                    text.push_str(&format!("Successfully tagged {tag}\n"));
+                }
+                out.write(OutputStream::Stdout, text.as_bytes());
+            }
+            Outcome::Failure { failure, .. } => {
+                out.write(OutputStream::Stderr, &std::mem::take(&mut self.held));
+                let text = match (failure_text::legacy(failure, self.version), failure) {
+                    (Some(text), _) => format!("{text}\n"),
+                    (None, crate::event::Failure::Own { message, hint }) => {
+                        report(message, hint.as_deref())
+                    }
+                    (None, _) => return,
+                };
+                out.write(OutputStream::Stderr, text.as_bytes());
+            }
+            Outcome::Cancelled => {}
+        }
+        self.held.clear();
+    }
+}
+
+/// The twelve digits that stand for an id.
+fn short(id: &str) -> &str {
+    let digits = id.split_once(':').map_or(id, |(_, digits)| digits);
+    digits
+        .char_indices()
+        .nth(12)
+        .and_then(|(end, _)| digits.get(..end))
+        .unwrap_or(digits)
+}
+
+impl Renderer for Legacy {
+    fn event(&mut self, event: &Event, out: &mut dyn Sink) {
+        match &event.fact {
+            Fact::BuildStarted {
+                dialect: Dialect { version, .. },
+                quiet,
+                ..
+            } => {
+                (self.version, self.quiet) = (*version, *quiet);
+                if *version == Version::V28 {
+                    out.write(OutputStream::Stderr, DEPRECATED.as_bytes());
+                }
+            }
+            Fact::Context { tar_bytes } => {
+                // The client ends its progress line with a carriage return for each of two updates.
+                self.log(
+                    format!(
+                        "Sending build context to Docker daemon  {}\r\r\n",
+                        human_size(*tar_bytes)
+                    ),
+                    out,
+                );
+            }
+            Fact::StepDeclared(step) => self.declare(step),
+            Fact::StepStarted { step } => self.show_title(*step, out),
+            Fact::Output {
+                stream: Stream::Stdout,
+                data,
+                ..
+            } => self.log(data, out),
+            Fact::Output {
+                stream: Stream::Stderr,
+                data,
+                ..
+            } => self.log_red(data, out),
+            Fact::Container {
+                id, removed: false, ..
+            } => self.log(format!(" ---> Running in {}\n", short(id)), out),
+            Fact::Container {
+                id, removed: true, ..
+            } => {
+                let words = match self.version {
+                    Version::V20 => "Removing intermediate container",
+                    Version::V28 => " ---> Removed intermediate container",
+                };
+                self.log(format!("{words} {}\n", short(id)), out);
+            }
+            Fact::Triggers { count, .. } => {
+                let plural = if *count == 1 { "" } else { "s" };
+                self.log(format!("# Executing {count} build trigger{plural}\n"), out);
+            }
+            Fact::Pull { fact, .. } => self.pull(fact, out),
+            Fact::StepDone {
+                step,
+                cached,
+                image,
+            } => self.done(*step, *cached, image.as_deref(), out),
+            Fact::StepFailed { step, .. } => self.show_title(*step, out),
+            Fact::Warning(warning) => self.warn(warning, out),
+            Fact::BuildEnded { outcome } => self.end(outcome, out),
+            Fact::Dockerfile { .. }
+            | Fact::VertexDigest { .. }
+            | Fact::Progress { .. }
+            | Fact::Note { .. } => {}
+        }
+    }
+
+    fn finish(&mut self, _out: &mut dyn Sink) {}
+}

@@ -1,0 +1,359 @@
+//! Events as BuildKit's status messages: what its plain log and its `rawjson` are both made from.
+
+mod clip;
+mod json;
+mod names;
+
+use std::collections::{BTreeMap, HashMap};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::event::{
+    Dialect, Fact, Failure, Item, Lines, Outcome, Step, StepId, StepKind, Stream, Version, Warning,
+};
+use crate::{Event, failure_text};
+use clip::Clip;
+
+/// What a step that was cancelled, since another failed, has for an error.
+pub(crate) const CANCELLED: &str = "context canceled";
+
+/// The state of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vertex {
+    pub(crate) step: StepId,
+    pub(crate) digest: String,
+    pub(crate) inputs: Vec<String>,
+    pub(crate) name: String,
+    /// Nanoseconds since the build began, as all times here.
+    pub(crate) started: Option<u64>,
+    pub(crate) completed: Option<u64>,
+    pub(crate) cached: bool,
+    pub(crate) error: String,
+}
+
+/// The state of something measurable within a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VertexStatus {
+    pub(crate) step: StepId,
+    pub(crate) vertex: String,
+    pub(crate) id: String,
+    /// BuildKit's word for the action, if it has one.
+    pub(crate) name: &'static str,
+    pub(crate) current: u64,
+    pub(crate) total: u64,
+    pub(crate) timestamp: u64,
+    pub(crate) started: u64,
+    pub(crate) completed: Option<u64>,
+}
+
+/// A piece of what a step wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VertexLog {
+    pub(crate) step: StepId,
+    pub(crate) vertex: String,
+    pub(crate) stream: Stream,
+    pub(crate) data: Vec<u8>,
+    pub(crate) timestamp: u64,
+}
+
+/// A finding of a build check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VertexWarning {
+    /// The step that read the Dockerfile, if one did.
+    pub(crate) vertex: Option<(StepId, String)>,
+    pub(crate) short: String,
+    pub(crate) detail: String,
+    pub(crate) url: String,
+    pub(crate) lines: Option<Lines>,
+}
+
+/// One message: what changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SolveStatus {
+    pub(crate) vertexes: Vec<Vertex>,
+    pub(crate) statuses: Vec<VertexStatus>,
+    pub(crate) logs: Vec<VertexLog>,
+    pub(crate) warnings: Vec<VertexWarning>,
+}
+
+impl SolveStatus {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.vertexes.is_empty()
+            && self.statuses.is_empty()
+            && self.logs.is_empty()
+            && self.warnings.is_empty()
+    }
+}
+
+#[derive(Debug)]
+struct StepState {
+    kind: StepKind,
+    vertex: Vertex,
+    /// Items that began, and when.
+    items: HashMap<Item, u64>,
+    stdout: Clip,
+    stderr: Clip,
+}
+
+/// Turns events into status messages, and knows what they do not say.
+#[derive(Debug)]
+pub(crate) struct Translator {
+    pub(crate) version: Version,
+    pub(crate) quiet: bool,
+    pub(crate) unix_ns: u64,
+    dockerfile: Option<(String, String)>,
+    definition: Option<StepId>,
+    steps: BTreeMap<StepId, StepState>,
+    /// The time of the newest event: times never go back.
+    pub(crate) now: u64,
+}
+
+impl Translator {
+    pub(crate) fn new() -> Self {
+        Self {
+            version: Version::V28,
+            quiet: false,
+            unix_ns: 0,
+            dockerfile: None,
+            definition: None,
+            steps: BTreeMap::new(),
+            now: 0,
+        }
+    }
+
+    /// Takes an event; gives what changed in BuildKit's eyes, which may be nothing.
+    pub(crate) fn apply(&mut self, event: &Event) -> SolveStatus {
+        self.now = self.now.max(event.at);
+        let now = self.now;
+        let mut status = SolveStatus::default();
+        match &event.fact {
+            Fact::BuildStarted {
+                dialect: Dialect { version, .. },
+                unix_ns,
+                quiet,
+                ..
+            } => {
+                (self.version, self.unix_ns, self.quiet) = (*version, *unix_ns, *quiet);
+            }
+            Fact::Dockerfile { name, text } => self.dockerfile = Some((name.clone(), text.clone())),
+            Fact::StepDeclared(step) => status.vertexes.push(self.declare(step)),
+            Fact::VertexDigest { step, digest } => {
+                if let Some(state) = self.steps.get_mut(step) {
+                    state.vertex.digest.clone_from(digest);
+                }
+            }
+            Fact::StepStarted { step } => {
+                if let Some(state) = self.steps.get_mut(step) {
+                    let vertex = &mut state.vertex;
+                    (vertex.started, vertex.completed, vertex.cached) = (Some(now), None, false);
+                    vertex.error.clear();
+                    (state.stdout, state.stderr) = (Clip::new(now), Clip::new(now));
+                    status.vertexes.push(state.vertex.clone());
+                }
+            }
+            Fact::Progress {
+                step,
+                item,
+                current,
+                total,
+                done,
+            } => {
+                if let Some(state) = self.steps.get_mut(step) {
+                    status
+                        .statuses
+                        .push(state.progress(item, *current, *total, *done, now));
+                }
+            }
+            Fact::Output { step, stream, data } => {
+                if let Some(state) = self.steps.get_mut(step) {
+                    let clip = match stream {
+                        Stream::Stdout => &mut state.stdout,
+                        Stream::Stderr => &mut state.stderr,
+                    };
+                    let data = clip.pass(data, now);
+                    status.logs.extend(state.log(*stream, data, now));
+                }
+            }
+            Fact::StepDone { step, cached, .. } => {
+                if let Some(state) = self.steps.get_mut(step) {
+                    state.complete(*cached, String::new(), now);
+                    status.vertexes.push(state.vertex.clone());
+                }
+            }
+            Fact::StepFailed { step, failure } => {
+                if let Some(state) = self.steps.get_mut(step) {
+                    if let Some(Failure::Start { message, .. }) = failure {
+                        // The runtime complains in the step's own log.
+                        let init = if self.version == Version::V28 {
+                            "error during container init: "
+                        } else {
+                            ""
+                        };
+                        let text = format!(
+                            "runc run failed: unable to start container process: {init}{message}\n"
+                        );
+                        let data = state.stderr.pass(text.as_bytes(), now);
+                        status.logs.extend(state.log(Stream::Stderr, data, now));
+                    }
+                    for stream in [Stream::Stdout, Stream::Stderr] {
+                        let clip = match stream {
+                            Stream::Stdout => &mut state.stdout,
+                            Stream::Stderr => &mut state.stderr,
+                        };
+                        let held = clip.flush();
+                        status.logs.extend(state.log(stream, held, now));
+                    }
+                    let error = match failure {
+                        Some(failure) => {
+                            failure_text::vertex(failure, self.version, &state.vertex.digest)
+                        }
+                        None => CANCELLED.to_owned(),
+                    };
+                    state.complete(false, error, now);
+                    status.vertexes.push(state.vertex.clone());
+                }
+            }
+            Fact::Warning(Warning::Lint {
+                rule,
+                message,
+                description,
+                url,
+                lines,
+            }) => {
+                let line =
+                    lines.map_or_else(String::new, |lines| format!(" (line {})", lines.start));
+                let vertex = self
+                    .definition
+                    .and_then(|id| Some((id, self.steps.get(&id)?.vertex.digest.clone())));
+                status.warnings.push(VertexWarning {
+                    vertex,
+                    short: format!("{rule}: {message}{line}"),
+                    detail: description.clone(),
+                    url: url.clone(),
+                    lines: *lines,
+                });
+            }
+            Fact::Warning(_)
+            | Fact::Context { .. }
+            | Fact::Container { .. }
+            | Fact::Triggers { .. }
+            | Fact::Pull { .. }
+            | Fact::Note { .. }
+            | Fact::BuildEnded { .. } => {}
+        }
+        status
+    }
+
+    fn declare(&mut self, step: &Step) -> Vertex {
+        if matches!(step.kind, StepKind::LoadDefinition { .. }) && self.definition.is_none() {
+            self.definition = Some(step.id);
+        }
+        let name = names::step(&step.kind, self.version);
+        let inputs: Vec<String> = step
+            .inputs
+            .iter()
+            .filter_map(|id| Some(self.steps.get(id)?.vertex.digest.clone()))
+            .collect();
+        // BuildKit's own rule for the export; other digests depend on things that no event tells, so that any will do.
+        let mut hash = Sha256::new();
+        hash.update(&name);
+        if !matches!(step.kind, StepKind::Export { .. }) {
+            hash.update(step.id.0.to_be_bytes());
+            inputs.iter().for_each(|input| hash.update(input));
+        }
+        let vertex = Vertex {
+            step: step.id,
+            digest: format!("sha256:{}", hex(&hash.finalize())),
+            inputs,
+            name,
+            started: None,
+            completed: None,
+            cached: false,
+            error: String::new(),
+        };
+        let state = StepState {
+            kind: step.kind.clone(),
+            vertex: vertex.clone(),
+            items: HashMap::new(),
+            stdout: Clip::new(self.now),
+            stderr: Clip::new(self.now),
+        };
+        self.steps.insert(step.id, state);
+        vertex
+    }
+
+    /// The excerpt of the Dockerfile around some lines.
+    pub(crate) fn excerpt(&self, lines: Lines) -> Option<String> {
+        let (name, text) = self.dockerfile.as_ref()?;
+        crate::excerpt::excerpt(name, text, lines)
+    }
+
+    /// What BuildKit's client writes to standard error at the very end.
+    pub(crate) fn last_words(&self, outcome: &Outcome) -> String {
+        match outcome {
+            Outcome::Success { .. } => String::new(),
+            Outcome::Failure {
+                failure,
+                step,
+                lines,
+            } => {
+                let step = step.and_then(|id| self.steps.get(&id));
+                let mut text = String::new();
+                if let (Version::V28, Some(lines)) = (self.version, lines) {
+                    text.push_str(&self.excerpt(*lines).unwrap_or_default());
+                }
+                let step = step.map(|state| (&state.kind, state.vertex.digest.as_str()));
+                text.push_str(&failure_text::buildkit(failure, self.version, step));
+                text
+            }
+            Outcome::Cancelled => failure_text::buildkit_cancelled(self.version).to_owned(),
+        }
+    }
+}
+
+impl StepState {
+    fn progress(
+        &mut self,
+        item: &Item,
+        current: u64,
+        total: Option<u64>,
+        done: bool,
+        now: u64,
+    ) -> VertexStatus {
+        let started = *self.items.entry(item.clone()).or_insert(now);
+        if done {
+            self.items.remove(item);
+        }
+        VertexStatus {
+            step: self.vertex.step,
+            vertex: self.vertex.digest.clone(),
+            id: names::item(item, &self.kind),
+            name: names::action(item, done),
+            current,
+            total: total.unwrap_or(0),
+            timestamp: now,
+            started,
+            completed: done.then_some(now),
+        }
+    }
+
+    fn log(&self, stream: Stream, data: Vec<u8>, now: u64) -> Option<VertexLog> {
+        let (step, vertex) = (self.vertex.step, self.vertex.digest.clone());
+        (!data.is_empty()).then_some(VertexLog {
+            step,
+            vertex,
+            stream,
+            data,
+            timestamp: now,
+        })
+    }
+
+    fn complete(&mut self, cached: bool, error: String, now: u64) {
+        self.vertex.started.get_or_insert(now);
+        (self.vertex.completed, self.vertex.cached, self.vertex.error) = (Some(now), cached, error);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
