@@ -23,14 +23,19 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod args;
 mod ast;
 mod csv;
 mod directive;
 mod duration;
 mod error;
 mod flags;
+pub mod glob;
+mod go_regex;
+pub mod ignore;
 mod instruction;
 mod json;
+pub mod legacy;
 pub mod mount;
 mod node;
 mod options;
@@ -54,5 +59,5 @@ pub use instruction::{
 pub use options::{ParseOptions, Version};
 pub use parse::{parse, parse_with};
 pub use source::{LineRange, Span};
-pub use text::go_quote;
+pub use text::{go_quote, lossy};
 pub use typed::{KEYWORDS, parse_trigger};

@@ -77,7 +77,7 @@ mod tests {
                 "{word}"
             );
         }
-        assert_eq!(nearest("chwon", &["chmod", "chown"]), Some("chown"));
+        assert_eq!(nearest("chow", &["chmod", "chown"]), Some("chown"));
         assert_eq!(nearest("a", &["abcdef"]), None);
     }
 }

@@ -1,7 +1,8 @@
 //! Bytes as Go's strings see them: decoding, blanks and quoting.
 
 /// Decodes UTF-8 as Go does: each byte that is not part of a character becomes U+FFFD.
-pub(crate) fn lossy(bytes: &[u8]) -> String {
+#[must_use]
+pub fn lossy(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         out.push_str(chunk.valid());

@@ -255,10 +255,11 @@ impl Lexer {
         self
     }
 
-    /// The lexer for the bodies of here-documents: quotes and escapes stay.
+    /// The lexer for the bodies of here-documents that COPY and ADD expand: its escape character is
+    /// a backslash whatever the file says, and quotes are ordinary.
     #[must_use]
-    pub fn for_heredoc(self) -> Self {
-        self.raw_quotes().raw_escapes().skip_quotes()
+    pub fn for_heredoc() -> Self {
+        Self::new('\\').skip_quotes()
     }
 
     /// Expands a word to one word.
