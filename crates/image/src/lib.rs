@@ -12,9 +12,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod compression;
 pub mod config;
 pub mod digest;
 pub mod json;
+pub mod layer;
 pub mod manifest;
 pub mod platform;
 pub mod reference;
