@@ -293,7 +293,7 @@ impl Dir {
     /// Creates a named pipe, device or socket, with no permissions until it is given some.
     ///
     /// Where the kernel refuses a device (mknod(2): it needs `CAP_MKNOD` outside of user namespaces), an empty regular
-    /// file is created that every look through a root shows as the device.
+    /// file is created that every look through a root shows as the device. The device 0:0 is never made so.
     ///
     /// # Errors
     /// Fails if the name exists, the node cannot be created, or `kind` is none of these.
@@ -311,7 +311,8 @@ impl Dir {
         let number = rustix::fs::makedev(device.0, device.1);
         match rustix::fs::mknodat(&self.0.fd, name, kind.raw(), Mode::empty(), number) {
             Ok(()) => Ok(Node::new(self.clone(), name, kind, kind, None).created()),
-            Err(Errno::PERM) if is_device => {
+            // 0:0 is overlayfs's whiteout: on an overlay it is refused for good, and a placeholder would be taken for one.
+            Err(Errno::PERM) if is_device && number != 0 => {
                 let file = self.create_file(name)?;
                 let target = Target::Name(self.as_fd(), name);
                 record::write_device(target, kind, device, self.0.shared.use_proc)

@@ -110,6 +110,16 @@ impl Root {
         }
     }
 
+    /// A directory of this root as a root of its own, that links cannot lead out of. Links in `path` are followed.
+    ///
+    /// # Errors
+    /// Fails if there is no such directory.
+    pub fn subtree(&self, path: impl AsRef<Path>) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let fd = self.open_raw("open the directory", &relative(path.as_ref()), flags)?;
+        Ok(Self::from_fd(fd, self.ownership()))
+    }
+
     /// How owners are kept in this tree.
     #[must_use]
     pub fn ownership(&self) -> Ownership {
@@ -171,6 +181,32 @@ impl Root {
         let dir = Dir::new(fd, path.clone(), Arc::clone(self.dir.shared()));
         self.keep(path, dir.clone());
         Ok(dir)
+    }
+
+    /// Opens a directory as [`Root::open_dir`] does, but a path on which `..` would lead above the root, as written or by
+    /// a relative link, is an error (`EXDEV`) and not held back. Absolute links start at the root.
+    ///
+    /// # Errors
+    /// Fails if there is no such directory, or the path leads out.
+    pub fn open_dir_beneath(&self, path: impl AsRef<Path>) -> Result<Dir> {
+        let path = relative(path.as_ref());
+        // What the kernel finds without any step above the root is right; all else is looked at in detail.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+        if !path.as_os_str().is_empty() {
+            let opened = rustix::fs::openat2(&self.dir, &path, flags, Mode::empty(), resolve);
+            match opened {
+                Ok(fd) => return Ok(Dir::new(fd, path, Arc::clone(self.dir.shared()))),
+                Err(Errno::NOENT) => {
+                    return Err(RootError::io("open the directory", &path, Errno::NOENT));
+                }
+                Err(_) => {}
+            }
+            if self.resolve_steps(&path, true)?.escaped() {
+                return Err(RootError::io("open the directory", &path, Errno::XDEV));
+            }
+        }
+        self.open_dir(path)
     }
 
     /// The directory that holds the last component of `path`, and that component. Links on the way are followed.

@@ -20,6 +20,8 @@ pub(super) struct Resolved {
     last: Option<OsString>,
     /// Components that do not exist.
     missing: Vec<OsString>,
+    /// Whether `..` was met at the root before an absolute link had led there.
+    escaped: bool,
 }
 
 impl Resolved {
@@ -31,6 +33,11 @@ impl Resolved {
             .chain(self.last.as_deref())
             .chain(self.missing.iter().map(OsString::as_os_str))
             .collect()
+    }
+
+    /// Whether the path would lead out of a root that does not hold `..` back.
+    pub(super) fn escaped(&self) -> bool {
+        self.escaped
     }
 
     /// Whether every component exists.
@@ -59,13 +66,16 @@ pub(super) fn resolve_steps(
         dirs: Vec::new(),
         last: None,
         missing: Vec::new(),
+        escaped: false,
     };
+    let mut absolute = false;
     let mut pending = VecDeque::new();
     push_front(&mut pending, path);
     let mut links = 0;
     while let Some(name) = pending.pop_front() {
         if name == ".." {
-            resolved.dirs.pop();
+            let at_root = resolved.dirs.pop().is_none();
+            resolved.escaped |= at_root && !absolute;
             continue;
         }
         let current = resolved.dirs.last().map_or(root, |(_, fd)| fd.as_fd());
@@ -97,6 +107,7 @@ pub(super) fn resolve_steps(
                 let target = rustix::fs::readlinkat(&fd, "", Vec::new())?;
                 let target = Path::new(OsStr::from_bytes(target.as_bytes()));
                 if target.is_absolute() {
+                    absolute = true;
                     resolved.dirs.clear();
                 }
                 push_front(&mut pending, target);
