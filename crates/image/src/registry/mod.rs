@@ -11,7 +11,7 @@
 //! It builds on the same `reqwest`, but keeps it to itself: a caller sees neither the status and `Retry-After` of a failed
 //! token request (the request then goes out unauthorised), nor the error entries in the registry's own words; documents are
 //! read without bound; redirections, the certificate store and name resolution cannot be set; an identity token cannot be
-//! exchanged. Each of these is needed for every request here, so `reqwest` is used directly, in [`transport`] alone.
+//! exchanged. Each of these is needed for every request here, so `reqwest` is used directly, in the module `transport` alone.
 //!
 //! ```no_run
 //! use std::sync::atomic::AtomicBool;

@@ -383,14 +383,22 @@ impl Registry {
         };
         let endpoints = self.session.endpoints.for_pull(reference)?;
         let path = format!("{}/blobs/{}", reference.path(), descriptor.digest);
-        let at_registry = self.session.at_endpoints(&endpoints, |endpoint, attempts| {
-            self.keep_trying(attempts, &mut download, on_event, cancel, |range| {
-                self.get(endpoint, reference, &path, Subject::Blob, range, cancel)
+        // A spoilt sink ends it all: the inner result is final, whatever other places there are.
+        let mut result = self
+            .session
+            .at_endpoints(&endpoints, |endpoint, attempts| {
+                let result = self.keep_trying(attempts, &mut download, on_event, cancel, |range| {
+                    self.get(endpoint, reference, &path, Subject::Blob, range, cancel)
+                });
+                match result {
+                    Err(error) if !download.spoilt => Err(error),
+                    result => Ok(result),
+                }
             })
-        });
-        let mut result = at_registry;
+            .and_then(|result| result);
         for text in &descriptor.urls {
-            let missing = matches!(&result, Err(error) if matches!(error.kind(), RegistryErrorKind::NotFound));
+            let missing =
+                matches!(&result, Err(error) if error.kind() == RegistryErrorKind::NotFound);
             if !missing {
                 break;
             }
@@ -467,10 +475,6 @@ impl Download<'_> {
         cancel: &AtomicBool,
     ) -> Result<(), RegistryError> {
         let total = self.descriptor.size;
-        if self.spoilt {
-            // Another place cannot help; the error that said so was returned already.
-            return Err(self.mismatch("", self.received, false));
-        }
         let range = format!("bytes={}-", self.received);
         let identity = (ACCEPT_ENCODING, "identity");
         let resuming = self.received > 0 && self.received < total && !self.whole_only;

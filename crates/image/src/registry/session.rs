@@ -263,6 +263,17 @@ impl Session {
             },
             cancel,
         )?;
+        if ours && answer.status == StatusCode::UNAUTHORIZED {
+            // The body is gone; but the caller, who can make it anew, will find a fresh token.
+            self.answer_challenge(
+                endpoint,
+                base,
+                scopes,
+                &answer.headers,
+                known.as_ref(),
+                cancel,
+            )?;
+        }
         let by = if ours {
             Refuser::Registry
         } else {
