@@ -100,7 +100,8 @@ impl Mover {
                 Err(Errno::NXIO) => break,
                 Err(_) => position,
             };
-            let end = rustix::fs::seek(source, RawSeek::Hole(data)).map_or(size, |end| end.min(size));
+            let end =
+                rustix::fs::seek(source, RawSeek::Hole(data)).map_or(size, |end| end.min(size));
             source.seek(SeekFrom::Start(data))?;
             target.seek(SeekFrom::Start(data))?;
             let wanted = end.saturating_sub(data);
@@ -117,7 +118,9 @@ impl Mover {
     fn copy_part(&mut self, mut source: &File, mut target: &File, size: u64) -> io::Result<u64> {
         let mut copied = 0;
         while copied < size && self.copy_range.load(Ordering::Relaxed) {
-            let wanted = usize::try_from(size - copied).unwrap_or(usize::MAX).min(1 << 30);
+            let wanted = usize::try_from(size - copied)
+                .unwrap_or(usize::MAX)
+                .min(1 << 30);
             match rustix::fs::copy_file_range(source, None, target, None, wanted) {
                 Ok(0) => return Ok(copied),
                 Ok(length) => copied += length as u64,
@@ -128,7 +131,9 @@ impl Mover {
             }
         }
         while copied < size {
-            let room = usize::try_from(size - copied).unwrap_or(usize::MAX).min(self.buffer.len());
+            let room = usize::try_from(size - copied)
+                .unwrap_or(usize::MAX)
+                .min(self.buffer.len());
             let chunk = self.buffer.get_mut(..room).unwrap_or_default();
             let length = fill(&mut source, chunk)?;
             target.write_all(chunk.get(..length).unwrap_or_default())?;

@@ -69,7 +69,7 @@ fn matches(
 ) -> Result<Vec<PathBuf>> {
     let pattern = pattern.as_os_str().as_bytes();
     let mut found = Vec::new();
-    let mut walk = source.walk(base)?;
+    let mut walk = source.walk(base, None)?;
     while let Some(visit) = walk.next()? {
         if let Visit::Enter(entry) = visit
             && go_match(pattern, entry.path.as_os_str().as_bytes()) == Some(true)

@@ -16,6 +16,17 @@ pub enum Shown {
     Inside,
 }
 
+impl Shown {
+    /// What is left if both have a say.
+    fn and(self, other: Shown) -> Shown {
+        match (self, other) {
+            (Shown::No, _) | (_, Shown::No) => Shown::No,
+            (Shown::Inside, _) | (_, Shown::Inside) => Shown::Inside,
+            (Shown::Yes, Shown::Yes) => Shown::Yes,
+        }
+    }
+}
+
 /// Tells what of a path is seen; the path is relative, without a leading slash.
 pub type Filter<'a> = dyn Fn(&Path) -> Shown + Sync + 'a;
 
@@ -98,8 +109,17 @@ impl<'a> Source<'a> {
     }
 
     /// Walks what is seen below a directory given by its canonical path.
-    pub(super) fn walk(&self, path: &Path) -> Result<SourceWalk<'a>> {
+    /// A further filter goes by the path from there.
+    pub(super) fn walk<'w>(
+        &self,
+        path: &Path,
+        filter: Option<&'w Filter<'w>>,
+    ) -> Result<SourceWalk<'w>>
+    where
+        'a: 'w,
+    {
         Ok(SourceWalk {
+            filter,
             source: *self,
             base: path.to_path_buf(),
             walk: self.root.walk(path)?,
@@ -112,6 +132,7 @@ impl<'a> Source<'a> {
 /// A walk over what is seen. Directories that are not seen themselves come when something in them does.
 pub(super) struct SourceWalk<'a> {
     source: Source<'a>,
+    filter: Option<&'a Filter<'a>>,
     base: PathBuf,
     walk: Walk,
     /// Entered directories that are there only for what may be in them.
@@ -137,7 +158,9 @@ impl SourceWalk<'_> {
                 Visit::Enter(mut found) => {
                     let is_dir = found.metadata.is_dir();
                     found.metadata = self.source.seen(found.metadata);
-                    match self.source.shown(&self.base.join(&found.path)) {
+                    let shown = self.source.shown(&self.base.join(&found.path));
+                    let wanted = self.filter.map_or(Shown::Yes, |filter| filter(&found.path));
+                    match shown.and(wanted) {
                         Shown::Yes => {
                             self.queue.extend(self.pending.drain(..).map(Visit::Enter));
                             if self.queue.is_empty() {

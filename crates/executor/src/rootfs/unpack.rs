@@ -162,9 +162,9 @@ impl<'a> Unpacker<'a> {
         }
         match &entry.kind {
             Kind::Dir => {
-                let node = match self.create(&path, &dir, &name, true, |dir, name| {
-                    dir.create_dir(name)
-                })? {
+                let node = match self
+                    .create(&path, &dir, &name, true, |dir, name| dir.create_dir(name))?
+                {
                     Some(node) => node,
                     None => dir.node(&name)?,
                 };
@@ -175,7 +175,8 @@ impl<'a> Unpacker<'a> {
                 }
             }
             Kind::File { .. } => {
-                let node = self.create_file(&path, &dir, &name, |dir, name| dir.create_file(name))?;
+                let node =
+                    self.create_file(&path, &dir, &name, |dir, name| dir.create_file(name))?;
                 let written = match node.file() {
                     Some(file) => self
                         .mover
@@ -193,7 +194,9 @@ impl<'a> Unpacker<'a> {
                 })?;
                 attributes.give(&node)?;
             }
-            Kind::Hardlink { target } => self.hard_link(entry, target, &path, &dir, &name, attributes)?,
+            Kind::Hardlink { target } => {
+                self.hard_link(entry, target, &path, &dir, &name, attributes)?
+            }
             Kind::Char { major, minor } => {
                 let device = (*major, *minor);
                 let node = self.create_file(&path, &dir, &name, |dir, name| {
@@ -225,7 +228,10 @@ impl<'a> Unpacker<'a> {
             return Ok(false);
         };
         if bytes == WHITEOUT_OPAQUE.as_bytes() {
-            match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            match path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+            {
                 Some(parent) => {
                     let (above, name) = self.place(parent)?;
                     above.set_opaque(name)?;
@@ -247,7 +253,8 @@ impl<'a> Unpacker<'a> {
         }
         let gone = OsStr::from_bytes(gone);
         let gone_path = path.with_file_name(gone);
-        let node = self.create_file(&gone_path, dir, gone, |dir, name| dir.create_whiteout(name))?;
+        let node =
+            self.create_file(&gone_path, dir, gone, |dir, name| dir.create_whiteout(name))?;
         node.chown(entry.uid, entry.gid)?;
         Ok(true)
     }
