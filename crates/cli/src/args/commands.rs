@@ -1,0 +1,353 @@
+//! The commands and their flags, as written.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::build::BuildArgs;
+use super::shared::{RegistryArgs, CommonArgs};
+use super::values;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rbuild",
+    version,
+    about = "Build container images from Dockerfiles with no daemon, no root and no privileges",
+    override_usage = "rbuild [OPTIONS] PATH | URL | -\n       rbuild COMMAND [OPTIONS] …",
+    after_help = "The flags of a build are shown by `rbuild build --help`. A directory that is named like a command is\n\
+                  reached as `./images`. Every flag of a build can also be set by a variable, as RBUILD_LOG_FORMAT or\n\
+                  RBUILD_TAG (several values: one a line, or separated by spaces); a flag of another command by\n\
+                  RBUILD_COMMAND_FLAG, as RBUILD_LOGIN_USERNAME."
+)]
+pub(crate) struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image (the default command).
+    #[command(override_usage = "rbuild [build] [OPTIONS] PATH | URL | -")]
+    Build(Box<BuildArgs>),
+    /// List images.
+    Images(ImagesArgs),
+    /// Remove names of images, and images without names.
+    Rmi(RmiArgs),
+    /// Give an image another name.
+    #[command(override_usage = "rbuild tag [OPTIONS] IMAGE NAME[:TAG]")]
+    Tag(TagArgs),
+    /// Remove images without names, the build cache, or everything.
+    Prune(PruneArgs),
+    /// Write images into an archive.
+    Save(SaveArgs),
+    /// Read images from an archive.
+    Load(LoadArgs),
+    /// Download an image.
+    Pull(PullArgs),
+    /// Upload an image.
+    Push(PushArgs),
+    /// Log in to a registry.
+    Login(LoginArgs),
+    /// Forget the credentials of a registry.
+    Logout(LogoutArgs),
+    /// Show images in full, as JSON.
+    Inspect(InspectArgs),
+    /// Show how an image was made.
+    History(HistoryArgs),
+    /// Tell what this machine allows and what is missing.
+    Doctor(DoctorArgs),
+    /// Write the completion script of a shell.
+    Completion(CompletionArgs),
+    /// Write the manual page.
+    Man(ManArgs),
+    /// Show the version.
+    Version(VersionArgs),
+}
+
+/// Forms that lists are shown in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListFormat {
+    /// Columns with headers.
+    #[default]
+    Table,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// Only images of this name.
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub(crate) names: Vec<String>,
+    /// Show intermediate images too.
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Show digests.
+    #[arg(long)]
+    pub(crate) digests: bool,
+    /// Do not shorten ids.
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Show ids only.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Form of the list.
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<ListFormat>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmiArgs {
+    /// Names, ids or beginnings of ids.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// Remove an image that has several names; no error for an image there is not.
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Keep intermediate images that nothing needs any more.
+    #[arg(long)]
+    pub(crate) no_prune: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// The image, and its new name.
+    #[arg(value_name = "IMAGE> <NAME[:TAG]")]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Remove every image and the build cache, not only images without names.
+    #[arg(short, long, conflicts_with = "cache")]
+    pub(crate) all: bool,
+    /// Remove the build cache only.
+    #[arg(long)]
+    pub(crate) cache: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Forms of archives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ArchiveFormat {
+    /// As `docker save` writes it.
+    Docker,
+    /// An OCI image layout.
+    Oci,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// Names, ids or beginnings of ids.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// File to write [default: standard output].
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Form of the archive [default: docker].
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<ArchiveFormat>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    #[arg(hide = true)]
+    pub(crate) rest: Vec<String>,
+    /// Archive to read, plain or compressed [default: standard input].
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Show no progress.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The image.
+    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
+    pub(crate) images: Vec<String>,
+    /// Platform, as linux/arm64 [default: this machine's].
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Option<String>,
+    /// Show nothing but the name.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// The image.
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(crate) images: Vec<String>,
+    /// Push every tag of this name.
+    #[arg(short, long)]
+    pub(crate) all_tags: bool,
+    /// Show nothing but the name.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct LoginArgs {
+    /// The registry [default: Docker Hub].
+    #[arg(value_name = "SERVER")]
+    pub(crate) servers: Vec<String>,
+    /// User name.
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// Password or access token; other users of this machine may see it, --password-stdin is safer.
+    #[arg(short, long, value_name = "PASSWORD", hide_env_values = true)]
+    pub(crate) password: Option<String>,
+    /// Read the password from standard input.
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+impl std::fmt::Debug for LoginArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoginArgs").field("servers", &self.servers).field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// The registry [default: Docker Hub].
+    #[arg(value_name = "SERVER")]
+    pub(crate) servers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Names, ids or beginnings of ids.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// Form: json writes one line.
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) format: Option<InspectFormat>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Forms of `inspect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InspectFormat {
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// Name, id or beginning of an id.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// Sizes and dates for people [default: true].
+    #[arg(short = 'H', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = values::boolean, hide_default_value = true, action = clap::ArgAction::Set)]
+    pub(crate) human: bool,
+    /// Do not shorten ids and texts.
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Show ids only.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Form of the list.
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<ListFormat>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The command whose page is wanted [default: rbuild itself].
+    #[arg(value_name = "COMMAND")]
+    pub(crate) command: Option<String>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+impl Command {
+    /// The flags that every command has.
+    pub(crate) fn common(&self) -> &CommonArgs {
+        match self {
+            Command::Build(args) => &args.common,
+            Command::Images(args) => &args.common,
+            Command::Rmi(args) => &args.common,
+            Command::Tag(args) => &args.common,
+            Command::Prune(args) => &args.common,
+            Command::Save(args) => &args.common,
+            Command::Load(args) => &args.common,
+            Command::Pull(args) => &args.common,
+            Command::Push(args) => &args.common,
+            Command::Login(args) => &args.common,
+            Command::Logout(args) => &args.common,
+            Command::Inspect(args) => &args.common,
+            Command::History(args) => &args.common,
+            Command::Doctor(args) => &args.common,
+            Command::Completion(args) => &args.common,
+            Command::Man(args) => &args.common,
+            Command::Version(args) => &args.common,
+        }
+    }
+
+    /// How much is told on standard error: 0 nothing, 1 what is done, 2 and more in detail.
+    pub(crate) fn verbosity(&self) -> u8 {
+        let debug = matches!(self, Command::Build(args) if args.harmless.debug);
+        self.common().verbose.max(u8::from(debug))
+    }
+}

@@ -1,0 +1,234 @@
+//! What ends the program, and the exit code of each.
+
+use std::error::Error;
+
+use rbuild_executor::logfmt::event::{Dialect, Failure, Outcome};
+use rbuild_executor::manage::ManageError;
+
+use crate::args::ArgsError;
+use crate::convert::ConvertError;
+use crate::output::WriteError;
+use crate::results::ResultFileError;
+
+/// Why the program ends otherwise than well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum CliError {
+    /// The command line is not understood.
+    #[error(transparent)]
+    Args(#[from] ArgsError),
+    /// The flags make no sense together.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// A build failed; its log has said why.
+    #[error("the build failed")]
+    Build {
+        /// Why.
+        failure: Box<Failure>,
+        /// Whose exit codes hold.
+        dialect: Dialect,
+    },
+    /// A signal ended what was being done; the log has said so.
+    #[error("interrupted by signal {signal}")]
+    Interrupted {
+        /// Which.
+        signal: i32,
+    },
+    /// The worker of a build was lost.
+    #[error("{message}")]
+    Worker {
+        /// What happened: a line for each cause.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Another operation failed.
+    #[error(transparent)]
+    Manage(#[from] ManageError),
+    /// Something failed that was told where it did; the rest went well.
+    #[error("not everything was done")]
+    Partly,
+    /// Output could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A file about the result could not be written.
+    #[error(transparent)]
+    ResultFile(#[from] ResultFileError),
+    /// Signals cannot be handled, a file cannot be read, and the like.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Archives are not for terminals.
+    #[error("an archive is not {0} a terminal")]
+    Terminal(&'static str),
+    /// A login without a password.
+    #[error("{message}")]
+    Login {
+        /// What is missing.
+        message: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// `man` of a command there is not.
+    #[error("there is no command `{0}`")]
+    NoCommand(String),
+}
+
+impl CliError {
+    /// The exit code of the program: as Docker's client where that has one, 1 for other errors, 128 and the signal's
+    /// number for a signal.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            CliError::Args(ArgsError::Shown(_)) | CliError::Convert(ConvertError::Args(ArgsError::Shown(_))) => 0,
+            CliError::Args(ArgsError::Flag { .. }) | CliError::Convert(ConvertError::Args(ArgsError::Flag { .. })) => 125,
+            CliError::Convert(ConvertError::Refused { .. }) => 125,
+            CliError::Build { failure, dialect } => {
+                let outcome = Outcome::Failure { failure: (**failure).clone(), step: None, lines: None };
+                // Codes of commands are from 1 to 255; whatever else comes must not look like success.
+                u8::try_from(rbuild_logfmt::exit_code(&outcome, *dialect)).ok().filter(|code| *code != 0).unwrap_or(1)
+            }
+            CliError::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(130),
+            // What a shell reports of a program that SIGPIPE ended.
+            CliError::Write(WriteError::Closed { .. }) => 141,
+            CliError::Args(_)
+            | CliError::Convert(_)
+            | CliError::Worker { .. }
+            | CliError::Manage(_)
+            | CliError::Partly
+            | CliError::Write(_)
+            | CliError::ResultFile(_)
+            | CliError::Io { .. }
+            | CliError::Terminal(_)
+            | CliError::Login { .. }
+            | CliError::NoCommand(_) => 1,
+        }
+    }
+
+    /// What to do about it, where something is known.
+    fn hint(&self) -> Option<String> {
+        match self {
+            CliError::Args(ArgsError::Flag { hint, .. }) | CliError::Worker { hint, .. } => hint.clone(),
+            CliError::Convert(error) => error.hint().map(str::to_owned),
+            CliError::Manage(error) => error.hint(),
+            CliError::Terminal("written to") => Some("redirect standard output, or name a file with --output".to_owned()),
+            CliError::Terminal(_) => Some("redirect standard input, or name a file with --input".to_owned()),
+            CliError::Login { hint, .. } => Some((*hint).to_owned()),
+            _ => None,
+        }
+    }
+
+    /// The text for standard error; empty where everything was said already.
+    pub(crate) fn report(&self, hints: bool) -> String {
+        match self {
+            CliError::Args(ArgsError::Arity { text }) | CliError::Convert(ConvertError::Args(ArgsError::Arity { text })) => {
+                return text.clone();
+            }
+            CliError::Args(ArgsError::Shown(_))
+            | CliError::Convert(ConvertError::Args(ArgsError::Shown(_)))
+            | CliError::Build { .. }
+            | CliError::Interrupted { .. }
+            | CliError::Partly
+            | CliError::Write(WriteError::Closed { .. }) => return String::new(),
+            _ => {}
+        }
+        let mut message = self.to_string();
+        if let CliError::Args(ArgsError::Flag { cause: Some(cause), .. }) = self {
+            message.push('\n');
+            message.push_str(cause);
+        }
+        let mut source = self.source();
+        let mut last = message.clone();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // A transparent wrapper says what it wraps.
+            if text != last {
+                message.push('\n');
+                message.push_str(&text);
+                last = text;
+            }
+            source = cause.source();
+        }
+        let hint = if hints { self.hint() } else { None };
+        rbuild_logfmt::report::report(&message, hint.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rbuild_executor::logfmt::event::{Builder, Version};
+    use rbuild_logfmt::OutputStream;
+
+    use super::*;
+
+    const LEGACY: Dialect = Dialect { builder: Builder::Legacy, version: Version::V28 };
+    const BUILDKIT: Dialect = Dialect { builder: Builder::Buildkit, version: Version::V28 };
+
+    fn build(failure: Failure, dialect: Dialect) -> CliError {
+        CliError::Build { failure: Box::new(failure), dialect }
+    }
+
+    fn run(code: i32) -> Failure {
+        Failure::Run { argv: vec!["false".into()], code }
+    }
+
+    #[test]
+    fn exit_codes() {
+        let flag = || ArgsError::Flag { message: "unknown flag: --x".into(), cause: None, hint: None };
+        let cases = [
+            (CliError::Args(ArgsError::Shown("help".into())), 0),
+            (CliError::Args(flag()), 125),
+            (CliError::Convert(ConvertError::Args(flag())), 125),
+            (CliError::Convert(ConvertError::Refused { flag: "--memory", hint: "none" }), 125),
+            (CliError::Args(ArgsError::Arity { text: "x".into() }), 1),
+            (CliError::Convert(ConvertError::NoRoot), 1),
+            (build(run(42), LEGACY), 42),
+            (build(run(42), BUILDKIT), 1),
+            (build(run(256), LEGACY), 1),
+            (build(Failure::Parse { message: "x".into() }, LEGACY), 1),
+            (CliError::Interrupted { signal: 2 }, 130),
+            (CliError::Interrupted { signal: 15 }, 143),
+            (CliError::Interrupted { signal: 1 }, 129),
+            (CliError::Write(WriteError::Closed { stream: OutputStream::Stdout }), 141),
+            (
+                CliError::Write(WriteError::Io {
+                    stream: OutputStream::Stdout,
+                    source: io::Error::from(io::ErrorKind::StorageFull),
+                }),
+                1,
+            ),
+            (CliError::Worker { message: "x".into(), hint: None }, 1),
+            (CliError::Manage(ManageError::NoImage { name: "x".into() }), 1),
+            (CliError::Partly, 1),
+            (CliError::Terminal("written to"), 1),
+        ];
+        for (error, code) in cases {
+            assert_eq!(error.exit_code(), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn reports() {
+        let error = CliError::Io {
+            action: "read `x`".into(),
+            source: io::Error::new(io::ErrorKind::NotFound, "no such file"),
+        };
+        assert_eq!(error.report(true), "rbuild: error: cannot read `x`\ncaused by: no such file\n");
+        let error = CliError::Convert(ConvertError::NoRoot);
+        assert_eq!(
+            error.report(true),
+            "rbuild: error: there is no place for the store: neither RBUILD_ROOT nor XDG_DATA_HOME nor HOME is set\n\
+             hint: name a directory with --root or the variable RBUILD_ROOT\n"
+        );
+        assert!(!error.report(false).contains("hint"));
+        // What was said is not said again.
+        assert_eq!(build(run(1), LEGACY).report(true), "");
+        assert_eq!(CliError::Interrupted { signal: 2 }.report(true), "");
+        assert_eq!(CliError::Args(ArgsError::Arity { text: "all\n".into() }).report(true), "all\n");
+    }
+}

@@ -1,0 +1,113 @@
+//! Why an operation on the store failed.
+
+use std::io;
+use std::path::PathBuf;
+
+use rbuild_image::reference::ReferenceError;
+use rbuild_image::registry::{CredentialError, RegistryError, RegistryErrorKind};
+
+/// Why an operation on the store failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManageError {
+    /// There is no such image.
+    #[error("no such image: {name}")]
+    NoImage {
+        /// As it was asked for, with the tag that was meant.
+        name: String,
+    },
+    /// The beginning of an id fits several images.
+    #[error("several images have ids that begin with {prefix}")]
+    Ambiguous {
+        /// The beginning.
+        prefix: String,
+    },
+    /// A name is none.
+    #[error("`{name}` is no name of an image")]
+    Reference {
+        /// The name.
+        name: String,
+        /// Why not.
+        source: ReferenceError,
+    },
+    /// The new name of an image has a digest.
+    #[error("an image cannot be named by a digest: `{name}`")]
+    NameWithDigest {
+        /// The name.
+        name: String,
+    },
+    /// An image that several names mean was to be removed by its id.
+    #[error("the image {id} has several names")]
+    SeveralNames {
+        /// Its id, shortened.
+        id: String,
+    },
+    /// A platform is none.
+    #[error("`{text}` is no platform")]
+    Platform {
+        /// What was given.
+        text: String,
+        /// Why not.
+        source: rbuild_image::platform::PlatformError,
+    },
+    /// A registry could not be used.
+    #[error("cannot {action} {name}")]
+    Registry {
+        /// What was tried: `pull`, `push`, `log in to`.
+        action: &'static str,
+        /// The image or the server.
+        name: String,
+        /// Why not.
+        source: Box<RegistryError>,
+    },
+    /// There is no configuration of Docker's to keep credentials in.
+    #[error("there is no place for credentials: neither DOCKER_CONFIG nor HOME is set")]
+    NoConfig,
+    /// Credentials could not be read or kept.
+    #[error("cannot {action} the credentials of {server}")]
+    Credentials {
+        /// What was tried.
+        action: &'static str,
+        /// Which server.
+        server: String,
+        /// Why not.
+        source: CredentialError,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The caller cancelled.
+    #[error("it was cancelled")]
+    Cancelled,
+}
+
+impl ManageError {
+    /// What to do about it, where something is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            ManageError::NoImage { .. } => Some("`rbuild images` shows the images there are".to_owned()),
+            ManageError::Ambiguous { .. } => Some("give more of the id".to_owned()),
+            ManageError::SeveralNames { .. } => Some("remove its names, or use --force".to_owned()),
+            ManageError::NoConfig => Some("name a directory with the variable DOCKER_CONFIG".to_owned()),
+            ManageError::Registry { source, .. } => match source.kind() {
+                RegistryErrorKind::Unauthorized | RegistryErrorKind::Denied => {
+                    Some("log in with `rbuild login`".to_owned())
+                }
+                RegistryErrorKind::Tls => {
+                    Some("name the registry's authority with --registry-certificate, or the registry with \
+                          --insecure-registry"
+                        .to_owned())
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
