@@ -1,74 +1,188 @@
 //! Build contexts: the Dockerfile's bytes and the tree that COPY, ADD and bind mounts read.
 //!
 //! A directory is read in place and never copied; a tar is unpacked below the caller's scratch directory. Either way
-//! the tree is filtered by `.dockerignore`, and its size is what Docker's clients show.
+//! the tree is filtered by the ignore file, and its sizes are those that Docker's clients show.
+//!
+//! Where Docker's legacy client adds a Dockerfile to a context that has an ignore file, the ignore file that a
+//! `COPY .` takes gets two lines more; here it stays as it is, though the size counts them.
 
-mod entry;
 mod error;
+mod filter;
+mod follow;
+mod legacy;
 mod named;
+mod open;
 mod request;
-mod snapshot;
+mod scratch;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-pub use entry::{ContextEntry, EntryKind};
+use rbuild_logfmt::event::{Builder, Dialect, Version};
+use rbuild_parser::ignore::PatternMatcher;
+use rbuild_sandbox::root::Root;
+
 pub use error::ContextError;
 pub use named::{NamedContext, NamedSource};
 pub use request::ContextRequest;
-pub use snapshot::{Sync, SyncSnapshot};
+pub use sync::{Sync, SyncSnapshot};
 
-/// The name under which a [`SyncSnapshot`] is kept: BuildKit's key of the local source.
-pub type SyncKey = String;
+use crate::rootfs::{Filter as ShownFilter, Shown, Source};
+use filter::{Candidate, Filter, Judgement, Rules, judge};
+use sync::{Asks, HardLinks, SyncSizer};
+use tree::{Node, SourceTree};
+
+/// The largest Dockerfile or ignore file that is read, in bytes.
+const FILE_MAX: u64 = 64 << 20;
+
+/// What BuildKit transfers, each with a [`SyncSnapshot`] of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transfer {
+    /// The Dockerfile and its ignore file.
+    Dockerfile,
+    /// The ignore file of the context.
+    Ignore,
+    /// The context.
+    Context,
+}
 
 /// An opened build context.
-#[derive(Debug)]
 pub struct Context {
-    root: PathBuf,
-    dockerfile_name: String,
-    dockerfile: Vec<u8>,
+    dialect: Dialect,
+    tree: SourceTree,
+    /// Keeps the unpacked tar.
+    _scratch: Option<scratch::ScratchDir>,
+    kind: Kind,
+    dockerfile: Dockerfile,
+    ignore: Ignore,
+    shown: Box<ShownFilter<'static>>,
+    sync_name: String,
+    shared_key: String,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("root", &self.tree.path())
+            .field("dialect", &self.dialect)
+            .field("dockerfile", &self.dockerfile.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the context is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A directory, or nothing.
+    Directory,
+    /// A tar of so many bytes as they came in.
+    Archive(u64),
+}
+
+#[derive(Debug, Default)]
+struct Dockerfile {
+    name: String,
+    bytes: Vec<u8>,
+    from: From,
+}
+
+/// Where a Dockerfile comes from, as far as sizes depend on it.
+#[derive(Debug, Default)]
+enum From {
+    /// The context, or nowhere.
+    #[default]
+    Context,
+    /// A directory that BuildKit's client transfers it from.
+    Directory(SourceTree),
+    /// Outside of the context: it is added to the legacy client's tar, or transferred from a directory of its own.
+    Added,
+    /// Standard input, which is the whole context (legacy).
+    Alone,
+}
+
+#[derive(Debug, Default)]
+struct Ignore {
+    /// What is hidden.
+    patterns: Arc<PatternMatcher>,
+    /// BuildKit: the Dockerfile has an ignore file of its own.
+    is_own: bool,
 }
 
 impl Context {
     /// Opens a context: finds the Dockerfile, reads the ignore file, unpacks a tar.
     ///
     /// # Errors
-    /// As Docker's clients fail ([`ContextError`] has their words), or if a tar is corrupt or hostile.
+    /// As Docker's clients and daemons fail ([`ContextError::failure`] has their words), or if a file cannot be read.
     pub fn open(request: ContextRequest) -> Result<Self, ContextError> {
-        Err(ContextError::NotFound { path: request.context })
+        open::open(request)
     }
 
-    /// The Dockerfile: its name as Docker shows it, and its bytes.
+    /// Opens the directory of a named context, which has an ignore file of its own (BuildKit).
+    ///
+    /// # Errors
+    /// As [`Context::open`].
+    pub fn open_named(
+        name: &str,
+        directory: &Path,
+        working_dir: &Path,
+        dialect: Dialect,
+    ) -> Result<Self, ContextError> {
+        open::open_named(name, directory, working_dir, dialect)
+    }
+
+    /// The Dockerfile: its name as Docker shows it, and its bytes. Both are empty for a named context.
     #[must_use]
     pub fn dockerfile(&self) -> (&str, &[u8]) {
-        (&self.dockerfile_name, &self.dockerfile)
+        (&self.dockerfile.name, &self.dockerfile.bytes)
     }
 
-    /// The directory that holds the tree. Paths below it are to be resolved without leaving it.
+    /// The directory that holds the tree, hidden files among the others; see [`Context::source`].
     #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub fn root(&self) -> &Root {
+        self.tree.root()
     }
 
-    /// Whether the ignore file hides this path (relative to the root).
+    /// Where that directory lies.
     #[must_use]
-    pub fn excluded(&self, _path: &Path) -> bool {
-        false
+    pub fn path(&self) -> &Path {
+        self.tree.path()
     }
 
-    /// Visits what the ignore file leaves, parents before children, names in byte order, and the directories above.
-    ///
-    /// # Errors
-    /// If a directory or file cannot be read, or if `visit` fails.
-    pub fn walk<E: From<ContextError>>(&self, _visit: impl FnMut(&ContextEntry) -> Result<(), E>) -> Result<(), E> {
-        Ok(())
+    /// The tree as the builder sees it: to copy from, to hash, to walk.
+    #[must_use]
+    pub fn source(&self) -> Source<'_> {
+        let is_archive = matches!(self.kind, Kind::Archive(_));
+        let is_legacy = self.dialect.builder == Builder::Legacy;
+        Source {
+            root: self.root(),
+            filter: Some(&*self.shown),
+            // The clients send no owners of a directory. The legacy builder makes all that it copies root's, while
+            // BuildKit keeps what a tar says.
+            owner: (is_legacy || !is_archive).then_some((0, 0)),
+            capabilities: is_legacy || is_archive,
+        }
     }
 
-    /// One file of the tree, without following a link in the last component; `None` if it is not there or hidden.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn entry(&self, _path: &Path) -> Result<Option<ContextEntry>, ContextError> {
-        Ok(None)
+    /// What the builder sees of a path relative to the root.
+    #[must_use]
+    pub fn shown(&self, path: &Path) -> Shown {
+        (self.shown)(path)
+    }
+
+    /// Whether neither this path, relative to the root, nor anything in it can be seen.
+    #[must_use]
+    pub fn excluded(&self, path: &Path) -> bool {
+        self.shown(path) == Shown::No
+    }
+
+    /// Whether the context is a tar: BuildKit then transfers nothing and shows other steps.
+    #[must_use]
+    pub fn is_archive(&self) -> bool {
+        matches!(self.kind, Kind::Archive(_))
     }
 
     /// Legacy: the bytes after `Sending build context to Docker daemon`.
@@ -76,33 +190,183 @@ impl Context {
     /// # Errors
     /// If the tree cannot be read.
     pub fn legacy_tar_size(&self) -> Result<u64, ContextError> {
-        Ok(0)
+        if let Kind::Archive(bytes) = self.kind {
+            return Ok(bytes);
+        }
+        let size = self.dockerfile.bytes.len() as u64;
+        let added = match self.dockerfile.from {
+            From::Alone => return Ok(legacy::dockerfile_tar_size(size)),
+            From::Added => Some(legacy::AddedDockerfile { name: &self.dockerfile.name, size }),
+            From::Context | From::Directory(_) => None,
+        };
+        legacy::tar_size(&self.tree, &self.ignore.patterns, self.dialect.version, added)
     }
 
-    /// BuildKit: the bytes after `transferring context:`, when the Dockerfile needs the paths `wanted` (sources of COPY
-    /// and ADD and of bind mounts as written, after word expansion; wildcards allowed). No path means everything.
-    /// `None` where nothing is transferred (a tar).
+    /// BuildKit: the transfer of the context, where the Dockerfile needs the paths `wanted`: sources of COPY and ADD
+    /// (without URLs) and of bind mounts, words expanded, wildcards as they are. With none, or `.` or `/` among them,
+    /// all is sent. `held` is what the last transfer under [`Context::sync_key`] left. `None` for a tar.
     ///
     /// # Errors
     /// If the tree cannot be read.
-    pub fn sync_size(&self, _wanted: &[String], _held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
-        Ok(None)
+    pub fn sync_size(&self, wanted: &[String], held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
+        if self.is_archive() {
+            return Ok(None);
+        }
+        let is_all = wanted.is_empty() || wanted.iter().any(|path| follow::joined(Path::new(path)).as_os_str().is_empty());
+        let wanted = if is_all { &[] } else { wanted };
+        self.transfer(&self.tree, wanted, &self.ignore.patterns, held, Asks::Changed, (0, 0)).map(Some)
     }
 
-    /// BuildKit: the bytes after `transferring dockerfile:`.
+    /// BuildKit: the transfer of the Dockerfile; `None` where it comes from a tar.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn dockerfile_sync_size(&self, _held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
-        Ok(None)
+    pub fn dockerfile_sync_size(&self, held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
+        let name = &self.dockerfile.name;
+        let tree = match &self.dockerfile.from {
+            From::Directory(tree) => tree,
+            From::Context if self.is_archive() || name.is_empty() => return Ok(None),
+            From::Context => &self.tree,
+            From::Added | From::Alone => {
+                return Ok(Some(sync::single_file("Dockerfile", self.dockerfile.bytes.len() as u64)));
+            }
+        };
+        self.definition_size(tree, name, held).map(Some)
     }
 
-    /// BuildKit: the bytes after `transferring context:` in `load .dockerignore`; `None` where that step is not shown,
-    /// since the Dockerfile has an ignore file of its own or the context is a tar.
+    fn definition_size(
+        &self,
+        tree: &SourceTree,
+        name: &str,
+        held: Option<&SyncSnapshot>,
+    ) -> Result<Sync, ContextError> {
+        definition_size(self.dialect.version, tree, name, held)
+    }
+
+    /// BuildKit: the transfer in `load .dockerignore`; `None` where there is no such step, since the Dockerfile has an
+    /// ignore file of its own or the context is a tar.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn ignore_sync_size(&self, _held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
-        Ok(None)
+    pub fn ignore_sync_size(&self, held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
+        if self.is_archive() || self.ignore.is_own {
+            return Ok(None);
+        }
+        let wanted = [legacy::IGNORE_FILE.to_owned()];
+        let asks = asks_for_single(self.dialect.version);
+        self.transfer(&self.tree, &wanted, &PatternMatcher::default(), held, asks, (0, 0)).map(Some)
     }
+
+    /// The name under which the snapshot of a transfer is kept: BuildKit's key of the local source. In 28 contexts whose
+    /// directories have the same last name share it, in 20 those given by the same words.
+    #[must_use]
+    pub fn sync_key(&self, transfer: Transfer) -> String {
+        let version = match self.dialect.version {
+            Version::V20 => "20",
+            Version::V28 => "28",
+        };
+        let (name, hint) = match (transfer, self.sync_name.as_str()) {
+            (Transfer::Dockerfile, _) => ("dockerfile", "dockerfile".to_owned()),
+            (Transfer::Ignore, "context") => ("context", "context-.dockerignore".to_owned()),
+            (Transfer::Context, "context") => ("context", "context".to_owned()),
+            (Transfer::Ignore, named) => (named, format!("context:{named}-.dockerignore")),
+            (Transfer::Context, named) => (named, format!("context:{named}")),
+        };
+        format!("{version}:{name}:{hint}:{}", self.shared_key)
+    }
+
+    fn transfer(
+        &self,
+        tree: &SourceTree,
+        wanted: &[String],
+        exclude: &PatternMatcher,
+        held: Option<&SyncSnapshot>,
+        asks: Asks,
+        owner: (u32, u32),
+    ) -> Result<Sync, ContextError> {
+        transfer(self.dialect.version, tree, wanted, exclude, held, asks, &|_| owner)
+    }
+}
+
+/// 28 asks for the Dockerfile and the ignore file each time.
+fn asks_for_single(version: Version) -> Asks {
+    match version {
+        Version::V20 => Asks::Changed,
+        Version::V28 => Asks::All,
+    }
+}
+
+fn definition_size(
+    version: Version,
+    tree: &SourceTree,
+    name: &str,
+    held: Option<&SyncSnapshot>,
+) -> Result<Sync, ContextError> {
+    let mut wanted = vec![name.to_owned(), format!("{name}{}", legacy::IGNORE_FILE)];
+    if name == "Dockerfile" {
+        wanted.push("dockerfile".to_owned());
+    }
+    // 20 sends the owner of the Dockerfile. Who runs the build is root to it.
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let owner = |node: &Node| match version {
+        Version::V20 => (
+            if node.status.uid == uid { 0 } else { node.status.uid },
+            if node.status.gid == gid { 0 } else { node.status.gid },
+        ),
+        Version::V28 => (0, 0),
+    };
+    transfer(version, tree, &wanted, &PatternMatcher::default(), held, asks_for_single(version), &owner)
+}
+
+fn transfer(
+    version: Version,
+    tree: &SourceTree,
+    wanted: &[String],
+    exclude: &PatternMatcher,
+    held: Option<&SyncSnapshot>,
+    asks: Asks,
+    owner: &dyn Fn(&Node) -> (u32, u32),
+) -> Result<Sync, ContextError> {
+    let include = match wanted {
+        [] => None,
+        wanted => follow::follow_links(tree, wanted)?,
+    };
+    let include = include.map(PatternMatcher::new).transpose().map_err(ContextError::IgnoreChecked)?;
+    let hard_links = match version {
+        Version::V20 => HardLinks::Kept,
+        Version::V28 => HardLinks::Reset,
+    };
+    let mut filter = Filter::new(Rules::Sync(version), include.as_ref(), exclude);
+    let mut sizer = SyncSizer::new(tree, held, asks, hard_links);
+    tree.walk(&mut |node| {
+        let candidate = Candidate { path: node.path.clone(), is_dir: node.status.is_dir(), payload: node.clone() };
+        let step = filter.visit(&candidate, &mut |fate, file| match fate {
+            filter::Fate::Met => sizer.meet(&file.payload),
+            filter::Fate::Sent => sizer.send(&file.payload, owner(&file.payload)),
+        });
+        step.map_err(ContextError::IgnoreChecked)
+    })?;
+    Ok(sizer.finish())
+}
+
+/// What the ignore file, and in the legacy dialect its removal, leave of a tree.
+fn shown_filter(dialect: Dialect, patterns: &Arc<PatternMatcher>, removed: Vec<PathBuf>) -> Box<ShownFilter<'static>> {
+    let patterns = Arc::clone(patterns);
+    let rules = match dialect.builder {
+        Builder::Legacy => Rules::Tar(dialect.version),
+        Builder::Buildkit => Rules::Sync(dialect.version),
+    };
+    Box::new(move |path| {
+        if removed.iter().any(|gone| path.starts_with(gone)) {
+            return Shown::No;
+        }
+        if patterns.is_empty() {
+            return Shown::Yes;
+        }
+        match judge(rules, &patterns, path) {
+            Judgement::Shown => Shown::Yes,
+            Judgement::Entered => Shown::Inside,
+            Judgement::Hidden => Shown::No,
+        }
+    })
 }

@@ -6,18 +6,20 @@ use std::path::PathBuf;
 
 use rbuild_logfmt::event::Dialect;
 
-/// What to open as a build context, in the terms of Docker's command line.
+use crate::{ContextSource, DockerfileSource};
+
+/// What to open as a build context.
 pub struct ContextRequest {
-    /// The positional argument: a directory, `-`, or a URL.
-    pub context: PathBuf,
-    /// The value of `-f`; `None` where it was not given.
-    pub dockerfile: Option<PathBuf>,
-    /// What `-` reads, as the context or as the Dockerfile. A tar may be plain or compressed.
+    /// Where the context comes from.
+    pub source: ContextSource,
+    /// Where the Dockerfile comes from.
+    pub dockerfile: DockerfileSource,
+    /// What standard input is: a tar, plain or compressed, or a Dockerfile.
     pub input: Option<Box<dyn Read + Send>>,
-    /// The directory that relative paths start from.
+    /// The directory that relative paths start from; absolute.
     pub working_dir: PathBuf,
-    /// A directory of the caller's own, on a disk with room: a tar is unpacked into a new directory below it, which
-    /// goes when the [`Context`](super::Context) is dropped. Made if it does not exist.
+    /// A directory of the caller's own, on a disk with room, made if it does not exist: a tar is unpacked into a new
+    /// directory in it, which goes when the [`Context`](super::Context) is dropped.
     pub scratch_dir: PathBuf,
     /// Whose rules and words apply.
     pub dialect: Dialect,
@@ -26,7 +28,7 @@ pub struct ContextRequest {
 impl fmt::Debug for ContextRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ContextRequest")
-            .field("context", &self.context)
+            .field("source", &self.source)
             .field("dockerfile", &self.dockerfile)
             .field("input", &self.input.is_some())
             .field("working_dir", &self.working_dir)
