@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::credentials::{Credential, Secret};
 use super::endpoint::Endpoint;
-use super::error::{Refuser, RegistryError, Subject, redact};
+use super::error::{Refuser, RegistryError, RequestLine, Subject, redact};
 use super::session::{Request, Session};
 use super::transport::{Body, lock};
 
@@ -174,8 +174,7 @@ impl Session {
             None => None,
         };
         let malformed = || RegistryError::Protocol {
-            method: "GET".to_owned(),
-            url: redact(base),
+            at: RequestLine::of(&Method::GET, base),
             problem: "the credentials or the token cannot be sent in a header".to_owned(),
         };
         if challenge.scheme == "basic" {
@@ -188,8 +187,7 @@ impl Session {
                     Authorization::new(&text, true, None).ok_or_else(malformed)
                 }
                 _ => Err(RegistryError::NoCredentials {
-                    method: "GET".to_owned(),
-                    url: redact(base),
+                    at: RequestLine::of(&Method::GET, base),
                 }),
             };
         }
@@ -223,8 +221,7 @@ impl Session {
         cancel: &AtomicBool,
     ) -> Result<(Secret, Duration), RegistryError> {
         let strange = |problem: &str| RegistryError::Protocol {
-            method: "GET".to_owned(),
-            url: redact(base),
+            at: RequestLine::of(&Method::GET, base),
             problem: problem.to_owned(),
         };
         let realm = challenge
@@ -323,8 +320,7 @@ impl Session {
         }
         let body = answer.bytes(TOKEN_LIMIT, cancel)?;
         let broken = |problem: &str| RegistryError::Protocol {
-            method: "GET".to_owned(),
-            url: redact(&url),
+            at: RequestLine::of(&Method::GET, &url),
             problem: problem.to_owned(),
         };
         // The parser's own message could quote the token.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 
 use crate::config::ConfigError;
@@ -28,12 +28,10 @@ pub enum RegistryError {
     #[error("{0}")]
     Refused(Box<Refusal>),
     /// The registry demands a password and none is known for it.
-    #[error("{method} {url}: no basic auth credentials")]
+    #[error("{at}: no basic auth credentials")]
     NoCredentials {
-        /// The HTTP method of the request that was refused.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
     },
     /// A secret would have to be sent in clear text to a host that is not allowed to.
     #[error("{url}: refusing to send credentials over plain HTTP")]
@@ -51,12 +49,10 @@ pub enum RegistryError {
         source: CredentialError,
     },
     /// The host has no address.
-    #[error("{method} {url}: lookup {host}{}: {problem}", servers.first().map(|s| format!(" on {s}")).unwrap_or_default())]
+    #[error("{at}: lookup {host}{}: {problem}", servers.first().map(|s| format!(" on {s}")).unwrap_or_default())]
     Resolve {
-        /// The HTTP method of the request.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
         /// The name that was looked up.
         host: String,
         /// The name servers, `address:port`, in the order of the configuration.
@@ -65,12 +61,10 @@ pub enum RegistryError {
         problem: ResolveProblem,
     },
     /// No connection could be made.
-    #[error("{method} {url}: cannot connect{}: {source}", address.as_deref().map(|a| format!(" to {a}")).unwrap_or_default())]
+    #[error("{at}: cannot connect{}: {source}", address.as_deref().map(|a| format!(" to {a}")).unwrap_or_default())]
     Connect {
-        /// The HTTP method of the request.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
         /// The address that was tried, where known: that of an IP literal, or the only one of a name.
         address: Option<String>,
         /// The error of the system.
@@ -78,42 +72,34 @@ pub enum RegistryError {
         source: io::Error,
     },
     /// The proxy refused or failed.
-    #[error("{method} {url}: proxy: {message}")]
+    #[error("{at}: proxy: {message}")]
     Proxy {
-        /// The HTTP method of the request.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
         /// What the proxy or the connection to it said.
         message: String,
     },
     /// No secure connection could be agreed.
-    #[error("{method} {url}: {problem}")]
+    #[error("{at}: {problem}")]
     Tls {
-        /// The HTTP method of the request.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
         /// What is wrong.
         problem: TlsProblem,
     },
     /// Nothing came for too long.
-    #[error("{method} {url}: timeout {phase}")]
+    #[error("{at}: timeout {phase}")]
     Timeout {
-        /// The HTTP method of the request.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
         /// What was waited for.
         phase: TimeoutPhase,
     },
     /// The connection broke in the middle of an exchange.
-    #[error("{method} {url}: connection lost: {message}")]
+    #[error("{at}: connection lost: {message}")]
     Broken {
-        /// The HTTP method of the request.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
         /// What the connection said.
         message: String,
         /// The system's error, where there was one.
@@ -121,22 +107,18 @@ pub enum RegistryError {
         source: Option<io::Error>,
     },
     /// The answer breaks the protocol.
-    #[error("{method} {url}: {problem}")]
+    #[error("{at}: {problem}")]
     Protocol {
-        /// The HTTP method of the request.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
         /// What is wrong with the answer.
         problem: String,
     },
     /// An answer that must fit in memory is too long.
-    #[error("{method} {url}: answer is longer than {limit} bytes")]
+    #[error("{at}: answer is longer than {limit} bytes")]
     TooLong {
-        /// The HTTP method of the request.
-        method: String,
-        /// Its address.
-        url: String,
+        /// The request.
+        at: Box<RequestLine>,
         /// The limit in bytes.
         limit: u64,
     },
@@ -182,17 +164,8 @@ pub enum RegistryError {
         media_type: String,
     },
     /// The index holds no image for the platform.
-    #[error("{url}: no image for platform {wanted}")]
-    NoPlatform {
-        /// The address of the index.
-        url: String,
-        /// The digest of the index.
-        digest: Digest,
-        /// What was asked for.
-        wanted: Platform,
-        /// What the index has.
-        available: Vec<Platform>,
-    },
+    #[error("{}: no image for platform {}", .0.url, .0.wanted)]
+    NoPlatform(Box<NoPlatform>),
     /// The receiver of a download could not write.
     #[error("cannot write {digest}")]
     Sink {
@@ -236,6 +209,43 @@ pub enum RegistryError {
     /// The system gives no threads or sockets.
     #[error("cannot start the network runtime")]
     Runtime(#[source] io::Error),
+}
+
+/// A request, as errors name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestLine {
+    /// The HTTP method.
+    pub method: String,
+    /// The address, redacted.
+    pub url: String,
+}
+
+impl RequestLine {
+    pub(super) fn of(method: &Method, url: &Url) -> Box<RequestLine> {
+        Box::new(RequestLine {
+            method: method.to_string(),
+            url: redact(url),
+        })
+    }
+}
+
+impl fmt::Display for RequestLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.url)
+    }
+}
+
+/// An index without an image for the platform asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoPlatform {
+    /// The address of the index.
+    pub url: String,
+    /// The digest of the index.
+    pub digest: Digest,
+    /// What was asked for.
+    pub wanted: Platform,
+    /// What the index has.
+    pub available: Vec<Platform>,
 }
 
 /// An HTTP answer that refuses.
@@ -438,7 +448,7 @@ impl RegistryError {
             RegistryError::Content { .. } => K::Content,
             RegistryError::SchemaOne { .. } => K::SchemaOne,
             RegistryError::UnknownMediaType { .. } => K::UnknownMediaType,
-            RegistryError::NoPlatform { .. } => K::NoPlatform,
+            RegistryError::NoPlatform(_) => K::NoPlatform,
             RegistryError::Cancelled => K::Cancelled,
             RegistryError::PlainTextSecret { .. }
             | RegistryError::Credentials { .. }
@@ -466,7 +476,8 @@ impl RegistryError {
                 matches!(refusal.status, 408 | 429 | 500..=599) && refusal.status != 501
             }
             RegistryError::Timeout { .. } | RegistryError::Broken { .. } => true,
-            RegistryError::Resolve { problem, .. } => *problem != ResolveProblem::NoSuchHost,
+            // The resolver has asked several times already before it speaks of a timeout.
+            RegistryError::Resolve { problem, .. } => matches!(problem, ResolveProblem::Failed(_)),
             RegistryError::Connect { source, .. } => {
                 matches!(
                     source.kind(),

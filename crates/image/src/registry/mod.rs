@@ -54,8 +54,8 @@ pub use credentials::{
     Credential, CredentialError, CredentialSource, DOCKER_HUB_SERVER, DockerConfig, Secret,
 };
 pub use error::{
-    ApiError, ERROR_BODY_LIMIT, Refusal, Refuser, RegistryError, RegistryErrorKind, ResolveProblem,
-    Subject, TimeoutPhase, TlsProblem,
+    ApiError, ERROR_BODY_LIMIT, NoPlatform, Refusal, Refuser, RegistryError, RegistryErrorKind,
+    RequestLine, ResolveProblem, Subject, TimeoutPhase, TlsProblem,
 };
 pub use options::{ProxyOptions, RegistryOptions, RetryPolicy, Timeouts};
 pub use pull::Resolved;

@@ -15,7 +15,9 @@ use crate::platform::Platform;
 use crate::reference::{DEFAULT_TAG, Reference};
 
 use super::endpoint::Endpoint;
-use super::error::{Refuser, RegistryError, RegistryErrorKind, Subject, redact};
+use super::error::{
+    NoPlatform, Refuser, RegistryError, RegistryErrorKind, RequestLine, Subject, redact,
+};
 use super::session::{Request, protocol};
 use super::transport::{Answer, check};
 use super::{Registry, TransferEvent};
@@ -86,20 +88,19 @@ impl Registry {
                     return Err(unknown(manifest.media_type()));
                 }
                 ManifestKind::Index(index) => {
-                    let chosen =
-                        index
-                            .choose(platform)
-                            .ok_or_else(|| RegistryError::NoPlatform {
-                                url: url.clone(),
-                                digest: manifest.digest().clone(),
-                                wanted: platform.clone(),
-                                available: index
-                                    .manifests
-                                    .iter()
-                                    .filter(|entry| !entry.is_attestation())
-                                    .filter_map(|entry| entry.platform.clone())
-                                    .collect(),
-                            })?;
+                    let chosen = index.choose(platform).ok_or_else(|| {
+                        RegistryError::NoPlatform(Box::new(NoPlatform {
+                            url: url.clone(),
+                            digest: manifest.digest().clone(),
+                            wanted: platform.clone(),
+                            available: index
+                                .manifests
+                                .iter()
+                                .filter(|entry| !entry.is_attestation())
+                                .filter_map(|entry| entry.platform.clone())
+                                .collect(),
+                        }))
+                    })?;
                     let chosen = chosen.clone();
                     (manifest, url) = self.manifest_by_digest(reference, &chosen, cancel)?;
                     depth += 1;
@@ -115,8 +116,10 @@ impl Registry {
         };
         if image.config.size > CONFIG_LIMIT {
             return Err(RegistryError::TooLong {
-                method: "GET".to_owned(),
-                url,
+                at: Box::new(RequestLine {
+                    method: "GET".to_owned(),
+                    url,
+                }),
                 limit: CONFIG_LIMIT,
             });
         }
@@ -454,6 +457,9 @@ impl Registry {
     }
 }
 
+/// Asks for a blob with these headers besides.
+type Open<'a> = dyn FnMut(&[(HeaderName, &str)]) -> Result<Answer, RegistryError> + 'a;
+
 /// A download in progress, across attempts and places.
 struct Download<'a> {
     descriptor: &'a Descriptor,
@@ -470,7 +476,7 @@ struct Download<'a> {
 impl Download<'_> {
     fn attempt(
         &mut self,
-        open: &mut dyn FnMut(&[(HeaderName, &str)]) -> Result<Answer, RegistryError>,
+        open: &mut Open<'_>,
         on_event: &mut dyn FnMut(TransferEvent<'_>),
         cancel: &AtomicBool,
     ) -> Result<(), RegistryError> {
@@ -589,14 +595,18 @@ impl Download<'_> {
 
 /// A transient error in place of one that another attempt, made differently, may not meet.
 fn broken(error: &RegistryError, message: &str) -> RegistryError {
-    let (method, url) = match error {
-        RegistryError::Refused(refusal) => (refusal.method.clone(), refusal.url.clone()),
-        RegistryError::Protocol { method, url, .. } => (method.clone(), url.clone()),
-        _ => ("GET".to_owned(), String::new()),
+    let at = match error {
+        RegistryError::Protocol { at, .. } => at.clone(),
+        other => Box::new(RequestLine {
+            method: "GET".to_owned(),
+            url: other
+                .refusal()
+                .map(|refusal| refusal.url.clone())
+                .unwrap_or_default(),
+        }),
     };
     RegistryError::Broken {
-        method,
-        url,
+        at,
         message: message.to_owned(),
         source: None,
     }

@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode, Url};
 use super::auth::{AuthCache, Authorization, parse_challenges};
 use super::endpoint::{Endpoint, Endpoints, Scheme};
 use super::error::{
-    ERROR_BODY_LIMIT, Refusal, Refuser, RegistryError, RegistryErrorKind, Subject,
+    ERROR_BODY_LIMIT, Refusal, Refuser, RegistryError, RegistryErrorKind, RequestLine, Subject,
     parse_api_errors, redact,
 };
 use super::options::RegistryOptions;
@@ -441,8 +441,7 @@ impl Sent {
 
 pub(super) fn protocol(answer: &Answer, problem: &str) -> RegistryError {
     RegistryError::Protocol {
-        method: answer.method.to_string(),
-        url: redact(&answer.url),
+        at: RequestLine::of(&answer.method, &answer.url),
         problem: problem.to_owned(),
     }
 }

@@ -23,7 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::AbortHandle;
 
 use super::dns::{LookupError, SystemResolver};
-use super::error::{RegistryError, TimeoutPhase, TlsProblem, redact};
+use super::error::{RegistryError, RequestLine, TimeoutPhase, TlsProblem, redact};
 use super::options::RegistryOptions;
 use super::tls;
 
@@ -372,8 +372,7 @@ impl Answer {
         cancel: &AtomicBool,
     ) -> Result<Vec<u8>, RegistryError> {
         let too_long = |answer: &Answer| RegistryError::TooLong {
-            method: answer.method.to_string(),
-            url: redact(&answer.url),
+            at: RequestLine::of(&answer.method, &answer.url),
             limit,
         };
         if self.length().is_some_and(|length| length > limit) {
@@ -412,15 +411,13 @@ impl Answer {
                 Err(RecvTimeoutError::Timeout) if start.elapsed() < self.idle => {}
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(RegistryError::Timeout {
-                        method: self.method.to_string(),
-                        url: redact(&self.url),
+                        at: RequestLine::of(&self.method, &self.url),
                         phase,
                     });
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(RegistryError::Broken {
-                        method: self.method.to_string(),
-                        url: redact(&self.url),
+                        at: RequestLine::of(&self.method, &self.url),
                         message: "the exchange was abandoned".to_owned(),
                         source: None,
                     });
@@ -570,7 +567,7 @@ fn explain(
     error: &reqwest::Error,
     phase: TimeoutPhase,
 ) -> RegistryError {
-    let (method, shown) = (method.to_string(), redact(url));
+    let at = RequestLine::of(method, url);
     let chain = causes(error);
     fn first<'a, T: Error + 'static>(chain: &[&'a (dyn Error + 'static)]) -> Option<&'a T> {
         chain.iter().find_map(|cause| cause.downcast_ref::<T>())
@@ -582,8 +579,7 @@ fn explain(
             problem,
         } = lookup.clone();
         return RegistryError::Resolve {
-            method,
-            url: shown,
+            at,
             host,
             servers,
             problem,
@@ -591,8 +587,7 @@ fn explain(
     }
     if let Some(tls) = first::<rustls::Error>(&chain) {
         return RegistryError::Tls {
-            method,
-            url: shown,
+            at,
             problem: tls_problem(tls),
         };
     }
@@ -611,11 +606,7 @@ fn explain(
         } else {
             phase
         };
-        return RegistryError::Timeout {
-            method,
-            url: shown,
-            phase,
-        };
+        return RegistryError::Timeout { at, phase };
     }
     if error.is_connect() {
         let through_proxy = chain.iter().any(|cause| {
@@ -633,20 +624,17 @@ fn explain(
                     _ => None,
                 };
                 RegistryError::Connect {
-                    method,
-                    url: shown,
+                    at,
                     address,
                     source,
                 }
             }
             _ if through_proxy => RegistryError::Proxy {
-                method,
-                url: shown,
+                at,
                 message: deepest,
             },
             _ => RegistryError::Broken {
-                method,
-                url: shown,
+                at,
                 message: deepest,
                 source: None,
             },
@@ -656,14 +644,12 @@ fn explain(
         first::<hyper::Error>(&chain).is_some_and(hyper::Error::is_parse) || error.is_builder();
     if malformed {
         return RegistryError::Protocol {
-            method,
-            url: shown,
+            at,
             problem: deepest,
         };
     }
     RegistryError::Broken {
-        method,
-        url: shown,
+        at,
         message: deepest,
         source: system,
     }

@@ -145,12 +145,13 @@ fn an_index_by_platform() {
         &Platform::new("linux", "s390x", ""),
         &GO_ON,
     ) {
-        Err(RegistryError::NoPlatform {
-            wanted,
-            available,
-            digest: of,
-            ..
-        }) => {
+        Err(RegistryError::NoPlatform(facts)) => {
+            let NoPlatform {
+                wanted,
+                available,
+                digest: of,
+                ..
+            } = *facts;
             assert_eq!((wanted.to_string(), of), ("linux/s390x".to_owned(), digest));
             assert_eq!(
                 available
