@@ -2,11 +2,28 @@
 
 use crate::{
     channel::{Channel, ChannelError},
-    isolation::{Facts, Isolation},
+    guardian::{Plan, Proceed, Report, Setup},
+    idmap::{HelperMap, IdKind, IdMapError, current_map, write_map_of},
+    init::{self, Known},
+    isolation::{Facts, IdRange, Isolation, Privilege},
     run::ExitStatus,
+    sys::{process, spawn::spawn_self},
+};
+use rustix::{
+    fs::{Mode, OFlags},
+    process::{Pid, Signal, geteuid},
+    thread::CapabilitySet,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{ffi::OsString, io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    ffi::{CString, OsString},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    sync::Arc,
+};
 
 /// How a worker is started.
 #[derive(Debug)]
@@ -73,6 +90,9 @@ pub enum SpawnError {
         /// The cause.
         source: io::Error,
     },
+    /// The ids could not be mapped.
+    #[error(transparent)]
+    IdMap(#[from] IdMapError),
     /// Sockets, pipes or processes could not be made.
     #[error("cannot {action}")]
     Io {
@@ -89,11 +109,24 @@ pub enum SpawnError {
     Died,
 }
 
+impl SpawnError {
+    /// The error and its cause on one line.
+    fn to_string_with_source(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+}
+
 /// A running worker. Dropping it kills the worker and all that it started.
 #[derive(Debug)]
 pub struct Worker {
     facts: Facts,
     channel: Channel,
+    control: Arc<Channel>,
+    guardian: Pid,
+    ended: Option<ExitStatus>,
 }
 
 impl Worker {
@@ -102,8 +135,123 @@ impl Worker {
     /// # Errors
     /// Where the program did not prepare for it, or no namespace can be had: the error says which step failed.
     pub fn spawn(options: WorkerOptions) -> Result<Self, SpawnError> {
-        let _ = options;
-        Err(SpawnError::NotInitialised)
+        match init::knows(Some(&options.entry)) {
+            Known::NotInitialised => return Err(SpawnError::NotInitialised),
+            Known::NoSuchEntry => return Err(SpawnError::UnknownEntry(options.entry)),
+            Known::Yes => {}
+        }
+        match options.isolation {
+            Isolation::Auto | Isolation::Userns => Self::spawn_userns(&options),
+            isolation @ (Isolation::Chroot | Isolation::Ptrace) => Err(SpawnError::Unavailable {
+                isolation,
+                reason: "this version builds with `userns` only; use `auto` or `userns`".into(),
+            }),
+        }
+    }
+
+    /// Tries the ways to uid 0, best first.
+    fn spawn_userns(options: &WorkerOptions) -> Result<Self, SpawnError> {
+        let mut refused = None;
+        if !options.one_id {
+            let may = rustix::thread::capabilities(None)
+                .map(|sets| sets.effective)
+                .unwrap_or(CapabilitySet::empty());
+            if geteuid().is_root() && may.contains(CapabilitySet::SYS_ADMIN) {
+                match Self::attempt(options, Ids::Root) {
+                    Err(error @ SpawnError::Namespace { .. }) => {
+                        refused = Some(error.to_string_with_source())
+                    }
+                    other => return other,
+                }
+            }
+            if may.contains(CapabilitySet::SETUID | CapabilitySet::SETGID) {
+                match identity_maps()
+                    .map_err(|e| e.to_string())
+                    .and_then(|(uids, gids)| {
+                        Self::attempt(options, Ids::Direct { uids, gids })
+                            .map_err(|e| e.to_string_with_source())
+                    }) {
+                    Ok(worker) => return Ok(worker),
+                    Err(reason) => refused = Some(reason),
+                }
+            }
+            let maps = HelperMap::find(IdKind::User)
+                .and_then(|users| Ok((users, HelperMap::find(IdKind::Group)?)));
+            match maps {
+                Ok((users, groups)) => {
+                    match Self::attempt(options, Ids::Helper { users, groups }) {
+                        Err(error @ (SpawnError::Namespace { .. } | SpawnError::IdMap(_))) => {
+                            refused = Some(error.to_string_with_source());
+                        }
+                        other => return other,
+                    }
+                }
+                Err(error) => {
+                    refused =
+                        Some(refused.map_or_else(|| error.to_string(), |r| format!("{r}; {error}")))
+                }
+            }
+        }
+        let why = refused.unwrap_or_else(|| "one id was asked for".into());
+        Self::attempt(options, Ids::One { why })
+    }
+
+    fn attempt(options: &WorkerOptions, ids: Ids) -> Result<Self, SpawnError> {
+        let io = |action| move |source: io::Error| SpawnError::Io { action, source };
+        let (control, inner_control) = Channel::pair().map_err(io("create a socket"))?;
+        let (channel, inner_channel) = Channel::pair().map_err(io("create a socket"))?;
+        let null = open_null().map_err(io("open `/dev/null`"))?;
+        let stderr = options.stderr.as_ref().unwrap_or(&null);
+        let mut fds = vec![
+            null.as_fd(),
+            null.as_fd(),
+            stderr.as_fd(),
+            inner_control.as_fd(),
+            inner_channel.as_fd(),
+        ];
+        fds.extend(options.fds.iter().map(AsFd::as_fd));
+        let argv = c_string([init::WORKER.as_bytes(), options.entry.as_bytes()].concat())?;
+        let env = options
+            .env
+            .iter()
+            .map(|(name, value)| c_string([name.as_bytes(), b"=", value.as_bytes()].concat()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let guardian = spawn_self(&[argv], &env, &fds, 0).map_err(|source| SpawnError::Exec {
+            path: "/proc/self/exe",
+            source,
+        })?;
+        drop((inner_control, inner_channel));
+
+        // From here on dropping the worker ends the process.
+        let mut worker = Self {
+            facts: ids.facts(),
+            channel,
+            control: Arc::new(control),
+            guardian,
+            ended: None,
+        };
+        worker.control.send(&Setup {
+            plan: ids.plan(),
+            extra_fds: options.fds.len(),
+        })?;
+        worker.expect_report(|report| matches!(report, Report::Unshared))?;
+        ids.write(guardian)?;
+        worker.control.send(&Proceed {
+            facts: worker.facts.clone(),
+        })?;
+        worker.expect_report(|report| matches!(report, Report::Ready))?;
+        Ok(worker)
+    }
+
+    fn expect_report(&mut self, expected: fn(&Report) -> bool) -> Result<(), SpawnError> {
+        match self.control.recv::<Report>()? {
+            Some(Report::Failed { action, errno }) => Err(SpawnError::Namespace {
+                action,
+                source: io::Error::from_raw_os_error(errno),
+            }),
+            Some(report) if expected(&report) => Ok(()),
+            _ => Err(SpawnError::Died),
+        }
     }
 
     /// What was found when it was set up.
@@ -132,10 +280,15 @@ impl Worker {
         self.channel.recv()
     }
 
+    /// The process to watch from outside: when it ends, nothing of the worker is left.
+    pub fn pid(&self) -> u32 {
+        self.guardian.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// A handle that kills it from another thread.
     pub fn killer(&self) -> Killer {
         Killer {
-            control: Arc::new(OwnedControl),
+            control: Arc::clone(&self.control),
         }
     }
 
@@ -144,6 +297,7 @@ impl Worker {
     /// # Errors
     /// The kernel's, where it cannot be waited for.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
+        self.killer().kill();
         self.wait()
     }
 
@@ -152,23 +306,151 @@ impl Worker {
     /// # Errors
     /// The kernel's, where it cannot be waited for.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        Err(io::Error::from(io::ErrorKind::Unsupported))
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        // The guardian tells how the worker ended; where it cannot, being killed or told to kill, that is the answer.
+        let told = match self.control.recv::<Report>() {
+            Ok(Some(Report::Ended(status))) => Some(status),
+            _ => None,
+        };
+        let _ = self.control.shutdown();
+        process::wait(self.guardian)?;
+        let status = told.unwrap_or(ExitStatus::Signal(Signal::KILL.as_raw()));
+        self.ended = Some(status);
+        Ok(status)
     }
 }
 
-#[derive(Debug)]
-struct OwnedControl;
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// Where the ids of a worker come from.
+enum Ids {
+    Root,
+    Direct {
+        uids: Vec<IdRange>,
+        gids: Vec<IdRange>,
+    },
+    Helper {
+        users: HelperMap,
+        groups: HelperMap,
+    },
+    One {
+        why: String,
+    },
+}
+
+impl Ids {
+    fn plan(&self) -> Plan {
+        let own = |kind: IdKind| IdRange {
+            inside: 0,
+            outside: kind.own(),
+            count: 1,
+        };
+        match self {
+            Self::Root => Plan::Root,
+            Self::Direct { .. } | Self::Helper { .. } => Plan::MappedOutside,
+            Self::One { .. } => Plan::OwnIds {
+                uid: own(IdKind::User),
+                gid: own(IdKind::Group),
+            },
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let (privilege, uids, gids, why_one_id) = match self {
+            Self::Root => {
+                let all = |kind| current_map(kind).map(as_identity).unwrap_or_default();
+                (Privilege::Root, all(IdKind::User), all(IdKind::Group), None)
+            }
+            Self::Direct { uids, gids } => (Privilege::ManyIds, uids.clone(), gids.clone(), None),
+            Self::Helper { users, groups } => (
+                Privilege::ManyIds,
+                users.ranges.clone(),
+                groups.ranges.clone(),
+                None,
+            ),
+            Self::One { why } => {
+                let own = |kind: IdKind| {
+                    vec![IdRange {
+                        inside: 0,
+                        outside: kind.own(),
+                        count: 1,
+                    }]
+                };
+                (
+                    Privilege::OneId,
+                    own(IdKind::User),
+                    own(IdKind::Group),
+                    Some(why.clone()),
+                )
+            }
+        };
+        Facts {
+            isolation: Isolation::Userns,
+            privilege,
+            uids,
+            gids,
+            why_one_id,
+        }
+    }
+
+    fn write(&self, pid: Pid) -> Result<(), IdMapError> {
+        match self {
+            Self::Root | Self::One { .. } => Ok(()),
+            Self::Direct { uids, gids } => write_map_of(pid, IdKind::User, uids)
+                .and_then(|()| write_map_of(pid, IdKind::Group, gids)),
+            Self::Helper { users, groups } => users.apply(pid).and_then(|()| groups.apply(pid)),
+        }
+    }
+}
+
+/// Every id of this namespace as itself.
+fn as_identity(map: Vec<IdRange>) -> Vec<IdRange> {
+    map.into_iter()
+        .map(|range| IdRange {
+            outside: range.inside,
+            ..range
+        })
+        .collect()
+}
+
+fn identity_maps() -> Result<(Vec<IdRange>, Vec<IdRange>), IdMapError> {
+    Ok((
+        as_identity(current_map(IdKind::User)?),
+        as_identity(current_map(IdKind::Group)?),
+    ))
+}
+
+pub(crate) fn open_null() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+fn c_string(bytes: Vec<u8>) -> Result<CString, SpawnError> {
+    CString::new(bytes).map_err(|error| SpawnError::Io {
+        action: "pass a name or variable with a NUL",
+        source: error.into(),
+    })
+}
 
 /// Kills a worker from any thread.
 #[derive(Debug, Clone)]
 pub struct Killer {
-    control: Arc<OwnedControl>,
+    control: Arc<Channel>,
 }
 
 impl Killer {
     /// Kills the worker and all that it started; [`Worker::wait`] then returns.
     pub fn kill(&self) {
-        let _ = &self.control;
+        let _ = self.control.shutdown();
     }
 }
 
@@ -181,6 +463,14 @@ pub struct WorkerChannel {
 }
 
 impl WorkerChannel {
+    pub(crate) fn new(channel: Channel, facts: Facts, fds: Vec<OwnedFd>) -> Self {
+        Self {
+            channel,
+            facts,
+            fds: fds.into_iter().map(Some).collect(),
+        }
+    }
+
     /// Sends a message to the process that spawned this one.
     ///
     /// # Errors

@@ -1,1 +1,341 @@
-//! .
+//! The seccomp filter of a command.
+//!
+//! The calls are sorted into intervals and found by binary search, since a filter runs before each call that the
+//! kernel cannot decide in advance; conditions on arguments are compiled by `seccompiler`.
+
+mod profile;
+
+use crate::sys;
+use profile::{ABSENT, ALLOWED, CONDITIONAL, Call, Condition};
+use rustix::io::Errno;
+use seccompiler::{
+    BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter,
+};
+use std::{collections::BTreeMap, io};
+
+/// `linux/audit.h`.
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
+
+/// `linux/filter.h` and `linux/bpf_common.h`.
+const LOAD: u16 = 0x20;
+const JUMP: u16 = 0x05;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+/// `linux/seccomp.h`.
+const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_ERRNO: u32 = 0x0005_0000;
+const NUMBER_OFFSET: u32 = 0;
+const ARCH_OFFSET: u32 = 4;
+
+/// A kind of system call table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arch {
+    X86_64,
+    X86,
+    Aarch64,
+}
+
+impl Arch {
+    /// Those that a kernel of this program's architecture serves and the profile knows.
+    const NATIVE: &'static [Self] = if cfg!(target_arch = "x86_64") {
+        &[Self::X86_64, Self::X86]
+    } else if cfg!(target_arch = "aarch64") {
+        &[Self::Aarch64]
+    } else {
+        &[]
+    };
+
+    fn audit(self) -> u32 {
+        match self {
+            Self::X86_64 => AUDIT_ARCH_X86_64,
+            Self::X86 => AUDIT_ARCH_I386,
+            Self::Aarch64 => AUDIT_ARCH_AARCH64,
+        }
+    }
+
+    fn number(self, call: &Call) -> Option<u32> {
+        let number = match self {
+            Self::X86_64 => call.x86_64,
+            Self::X86 => call.x86,
+            Self::Aarch64 => call.aarch64,
+        };
+        u32::try_from(number).ok()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Verdict {
+    Allow,
+    Error(Errno),
+    If(&'static [Condition]),
+}
+
+/// Puts Docker's default profile on this process.
+pub(crate) fn confine() -> io::Result<()> {
+    if Arch::NATIVE.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "no seccomp profile for this architecture",
+        ));
+    }
+    let program = compile(Arch::NATIVE).map_err(io::Error::other)?;
+    sys::filter::install(&program)
+}
+
+fn compile(arches: &[Arch]) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
+    let sections = arches
+        .iter()
+        .map(|&arch| section(arch))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut program = vec![statement(LOAD, ARCH_OFFSET)];
+    // After the two instructions of this architecture come those of the further ones, and the refusal.
+    let mut distance = 2 * arches.len() as u32;
+    for (arch, section) in arches.iter().zip(&sections) {
+        program.push(jump(JUMP_IF_EQUAL, arch.audit(), 0, 1));
+        distance -= 2;
+        program.push(statement(JUMP, distance + 1));
+        distance += section.len() as u32;
+    }
+    program.push(error(Errno::NOSYS));
+    program.extend(sections.into_iter().flatten());
+    Ok(program)
+}
+
+/// The part for one system call table.
+fn section(arch: Arch) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
+    let mut verdicts = BTreeMap::new();
+    let allowed = ALLOWED.iter().map(|call| (call, Verdict::Allow));
+    let absent = ABSENT
+        .iter()
+        .map(|call| (call, Verdict::Error(Errno::NOSYS)));
+    let conditional = CONDITIONAL
+        .iter()
+        .map(|(call, conditions)| (call, Verdict::If(conditions)));
+    for (call, verdict) in allowed.chain(absent).chain(conditional) {
+        if let Some(number) = arch.number(call) {
+            verdicts.insert(number, verdict);
+        }
+    }
+    // Each interval begins at its number and ends before the next one's.
+    let mut intervals = vec![(0, Verdict::Error(Errno::PERM))];
+    for (number, verdict) in verdicts {
+        push(&mut intervals, number, verdict);
+        push(&mut intervals, number + 1, Verdict::Error(Errno::PERM));
+    }
+    let mut merged: Vec<(u32, Verdict)> = Vec::with_capacity(intervals.len());
+    for interval in intervals {
+        if merged.last().is_none_or(|last| last.1 != interval.1) {
+            merged.push(interval);
+        }
+    }
+    let mut code = vec![statement(LOAD, NUMBER_OFFSET)];
+    code.extend(search(&merged)?);
+    Ok(code)
+}
+
+fn push(intervals: &mut Vec<(u32, Verdict)>, from: u32, verdict: Verdict) {
+    match intervals.last_mut() {
+        Some(last) if last.0 == from => last.1 = verdict,
+        _ => intervals.push((from, verdict)),
+    }
+}
+
+fn search(intervals: &[(u32, Verdict)]) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
+    if let [(_, verdict)] = intervals {
+        return leaf(*verdict);
+    }
+    let (below, above) = intervals.split_at(intervals.len() / 2);
+    let Some((pivot, _)) = above.first() else {
+        return Ok(Vec::new());
+    };
+    let (below, above) = (search(below)?, search(above)?);
+    let mut code = vec![
+        jump(JUMP_IF_AT_LEAST, *pivot, 0, 1),
+        statement(JUMP, below.len() as u32),
+    ];
+    code.extend(below);
+    code.extend(above);
+    Ok(code)
+}
+
+fn leaf(verdict: Verdict) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
+    Ok(match verdict {
+        Verdict::Allow => vec![statement(RETURN, RET_ALLOW)],
+        Verdict::Error(errno) => vec![error(errno)],
+        Verdict::If(conditions) => {
+            let mut code = Vec::new();
+            for condition in conditions {
+                let (operator, value) = match *condition {
+                    Condition::Equal(value) => (SeccompCmpOp::Eq, value),
+                    Condition::Below(value) => (SeccompCmpOp::Lt, value),
+                    Condition::Above(value) => (SeccompCmpOp::Gt, value),
+                    Condition::Without(mask) => (SeccompCmpOp::MaskedEq(mask), 0),
+                };
+                let condition = SeccompCondition::new(0, SeccompCmpArgLen::Qword, operator, value)?;
+                // Where the rule does not hold, its code jumps over the one instruction after it.
+                code.extend(BpfProgram::from(SeccompRule::new(vec![condition])?));
+                code.push(statement(RETURN, RET_ALLOW));
+            }
+            code.push(error(Errno::PERM));
+            code
+        }
+    })
+}
+
+fn error(errno: Errno) -> sock_filter {
+    statement(RETURN, RET_ERRNO | errno.raw_os_error().unsigned_abs())
+}
+
+fn statement(code: u16, k: u32) -> sock_filter {
+    jump(code, k, 0, 0)
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel does with a filter, for the instructions that occur.
+    fn interpret(program: &[sock_filter], arch: u32, number: u32, argument: u64) -> u32 {
+        let mut data = Vec::new();
+        data.extend(number.to_ne_bytes());
+        data.extend(arch.to_ne_bytes());
+        data.extend([0; 8]);
+        data.extend(argument.to_ne_bytes());
+        data.resize(64, 0);
+        let (mut at, mut accumulator) = (0, 0u32);
+        loop {
+            let i = &program[at];
+            at += 1;
+            let branch = |taken: bool| usize::from(if taken { i.jt } else { i.jf });
+            match i.code {
+                LOAD => {
+                    accumulator =
+                        u32::from_ne_bytes(data[i.k as usize..i.k as usize + 4].try_into().unwrap())
+                }
+                JUMP => at += i.k as usize,
+                JUMP_IF_EQUAL => at += branch(accumulator == i.k),
+                JUMP_IF_AT_LEAST => at += branch(accumulator >= i.k),
+                0x25 => at += branch(accumulator > i.k),
+                0x54 => accumulator &= i.k,
+                RETURN => return i.k,
+                code => panic!("instruction {code:#x}"),
+            }
+        }
+    }
+
+    const EPERM: u32 = RET_ERRNO | 1;
+    const ENOSYS: u32 = RET_ERRNO | 38;
+
+    #[test]
+    fn verdicts_are_those_of_the_profile() {
+        for arches in [&[Arch::X86_64, Arch::X86][..], &[Arch::Aarch64]] {
+            let program = compile(arches).unwrap();
+            for &arch in arches {
+                let verdict =
+                    |number, argument| interpret(&program, arch.audit(), number, argument);
+                let known: Vec<u32> = ALLOWED
+                    .iter()
+                    .filter_map(|call| arch.number(call))
+                    .collect();
+                let special: Vec<u32> = CONDITIONAL
+                    .iter()
+                    .map(|(call, _)| call)
+                    .chain(ABSENT)
+                    .filter_map(|call| arch.number(call))
+                    .collect();
+                for number in 0..600 {
+                    if !special.contains(&number) {
+                        let expected = if known.contains(&number) {
+                            RET_ALLOW
+                        } else {
+                            EPERM
+                        };
+                        assert_eq!(verdict(number, 7), expected, "{arch:?} {number}");
+                    }
+                }
+                let number = |name: &str| {
+                    CONDITIONAL
+                        .iter()
+                        .find(|(call, _)| call.name == name)
+                        .and_then(|(c, _)| arch.number(c))
+                        .unwrap()
+                };
+                assert_eq!(verdict(435, 0), ENOSYS);
+                assert_eq!(verdict(number("clone"), 0x11), RET_ALLOW);
+                assert_eq!(verdict(number("clone"), 0x1000_0011), EPERM);
+                assert_eq!(verdict(number("socket"), 2), RET_ALLOW);
+                assert_eq!(verdict(number("socket"), 38), EPERM);
+                assert_eq!(verdict(number("socket"), 39), RET_ALLOW);
+                assert_eq!(verdict(number("socket"), 40), EPERM);
+                assert_eq!(verdict(number("socket"), 41), RET_ALLOW);
+                assert_eq!(verdict(number("personality"), 0xffff_ffff), RET_ALLOW);
+                assert_eq!(verdict(number("personality"), 1), EPERM);
+                assert_eq!(verdict(0x4000_0000, 0), EPERM, "x32");
+            }
+            assert_eq!(
+                interpret(&program, 0x28, 1, 0),
+                ENOSYS,
+                "an architecture without a table"
+            );
+            assert!(program.len() < 2000, "{} instructions", program.len());
+        }
+    }
+
+    #[test]
+    fn no_number_is_given_twice() {
+        for arch in [Arch::X86_64, Arch::X86, Arch::Aarch64] {
+            let all = ALLOWED
+                .iter()
+                .chain(CONDITIONAL.iter().map(|(call, _)| call))
+                .chain(ABSENT);
+            let mut seen = BTreeMap::new();
+            for call in all {
+                if let Some(number) = arch.number(call) {
+                    assert_eq!(
+                        seen.insert(number, call.name),
+                        None,
+                        "{arch:?} {}",
+                        call.name
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn numbers_are_the_kernels() {
+        use nix::libc;
+        for (name, number) in [
+            ("execve", libc::SYS_execve),
+            ("fchmodat2", libc::SYS_fchmodat2),
+            ("mseal", libc::SYS_mseal),
+            ("openat2", libc::SYS_openat2),
+            ("chroot", libc::SYS_chroot),
+        ] {
+            let call = ALLOWED.iter().find(|call| call.name == name).unwrap();
+            assert_eq!(i64::from(call.x86_64), number, "{name}");
+        }
+        for name in [
+            "mount",
+            "unshare",
+            "setns",
+            "bpf",
+            "keyctl",
+            "add_key",
+            "kexec_load",
+            "open_by_handle_at",
+            "reboot",
+        ] {
+            assert!(ALLOWED.iter().all(|call| call.name != name), "{name}");
+        }
+    }
+}

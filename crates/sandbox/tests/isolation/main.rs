@@ -1,0 +1,239 @@
+//! Runs real commands in real namespaces, as several kinds of user.
+//!
+//! As root it starts itself again as an ordinary user with subordinate ids, as one without, with no_new_privs, and as
+//! root; as anybody else it tests what that user can do. What cannot be tested is told with the reason.
+
+mod inside;
+mod outside;
+mod probe;
+
+use rbuild_sandbox::{Facts, Privilege, WorkerOptions, init};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+};
+
+const MODE: &str = "RBUILD_SANDBOX_TEST_MODE";
+const BASE: &str = "RBUILD_SANDBOX_TEST_BASE";
+const USER: &str = "rbuild-test";
+
+fn main() -> ExitCode {
+    init(&[("inside", inside::serve), ("sleeper", outside::sleeper)]);
+    if std::env::args().next().is_some_and(|name| name == "probe") {
+        return probe::main();
+    }
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    match std::env::var(MODE) {
+        Ok(mode) if mode == "victim" => outside::victim(),
+        Ok(_) => test_as_this_user(&wanted),
+        Err(_) => orchestrate(&wanted),
+    }
+}
+
+/// The kinds of user to test as; those that cannot be had are skipped aloud.
+fn orchestrate(wanted: &[String]) -> ExitCode {
+    let base = tempfile::Builder::new()
+        .prefix("rbuild-sandbox-")
+        .tempdir()
+        .unwrap();
+    // The user that tests must reach this program and its directory.
+    let program = base.path().join("isolation");
+    fs::copy("/proc/self/exe", &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut failed = false;
+    let mut test = |kind: &str, uid: Option<u32>, mut command: Command| {
+        println!("\n== {kind}");
+        let dir = base.path().join(kind);
+        fs::create_dir(&dir).unwrap();
+        if let Some(uid) = uid {
+            std::os::unix::fs::chown(&dir, Some(uid), Some(uid)).unwrap();
+        }
+        let status = command
+            .arg(&program)
+            .args(wanted)
+            .env_clear()
+            .env(MODE, kind)
+            .env(BASE, &dir)
+            .status()
+            .unwrap();
+        if !status.success() {
+            println!("== {kind}: {status}");
+            failed = true;
+        }
+        // Files of subordinate ids are not this user's to remove, unless this is root.
+        let _ = rbuild_sandbox::remove_tree(&dir);
+    };
+    let env = || Command::new("env");
+    if !rustix::process::geteuid().is_root() {
+        test("as this user", None, env());
+        return if failed {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        };
+    }
+    let setpriv = |uid: u32, more: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args([
+                format!("--reuid={uid}"),
+                format!("--regid={uid}"),
+                "--clear-groups".into(),
+            ])
+            .args(more);
+        command
+    };
+    match test_user() {
+        Ok(uid) => {
+            test("user with many ids", Some(uid), setpriv(uid, &[]));
+            test(
+                "user with no_new_privs",
+                Some(uid),
+                setpriv(uid, &["--no-new-privs"]),
+            );
+        }
+        Err(reason) => println!("\n== user with many ids: skipped: {reason}"),
+    }
+    test("user without a name", Some(61_234), setpriv(61_234, &[]));
+    test("root", Some(0), env());
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// The uid of a user with subordinate ids, made where there is none.
+fn test_user() -> Result<u32, String> {
+    let quiet = |program: &str, arguments: &[&str]| {
+        Command::new(program)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    if !quiet("id", &[USER]) && !quiet("useradd", &["--no-create-home", "--shell", "/bin/sh", USER])
+    {
+        return Err(format!("cannot create the user {USER}"));
+    }
+    let line = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    if !line.lines().any(|line| line.starts_with(USER)) {
+        return Err(format!("/etc/subuid grants nothing to {USER}"));
+    }
+    if rbuild_sandbox::idmap::find_helper(rbuild_sandbox::idmap::IdKind::User).is_none() {
+        return Err("newuidmap is not installed (package uidmap)".into());
+    }
+    let output = Command::new("id")
+        .args(["-u", USER])
+        .output()
+        .map_err(|error| error.to_string())?;
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .map_err(|_| format!("no uid for {USER}"))
+}
+
+/// All tests of one kind of user.
+fn test_as_this_user(wanted: &[String]) -> ExitCode {
+    let base = PathBuf::from(std::env::var_os(BASE).unwrap());
+    let kind = std::env::var(MODE).unwrap();
+    if let Err(reason) = make_root(&base) {
+        println!("skipped: {reason}");
+        return ExitCode::SUCCESS;
+    }
+    let results = match outside::spawn("inside") {
+        Ok(mut worker) => {
+            println!("   {}", describe(worker.facts()));
+            let expected = match kind.as_str() {
+                "user with many ids" => Some(Privilege::ManyIds),
+                "user with no_new_privs" | "user without a name" => Some(Privilege::OneId),
+                "root" => Some(Privilege::Root),
+                _ => None,
+            };
+            if let Some(expected) = expected {
+                assert_eq!(worker.facts().privilege, expected, "{:?}", worker.facts());
+            }
+            inside::drive(&mut worker, &base, wanted).and(outside::test_all(&base, wanted))
+        }
+        Err(error) => {
+            println!(
+                "skipped: no worker for this user: {error}: {:?}",
+                std::error::Error::source(&error)
+            );
+            // Where this is a user that the test made, it must work.
+            return if kind == "as this user" {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            };
+        }
+    };
+    if results.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn describe(facts: &Facts) -> String {
+    let why = facts.why_one_id.as_deref().unwrap_or("");
+    format!(
+        "{:?}, {} ranges of user ids; {why}",
+        facts.privilege,
+        facts.uids.len()
+    )
+}
+
+/// `busybox`: a root of one static program; `probe`: this program, to make system calls that busybox has no word for.
+fn make_root(base: &Path) -> Result<(), String> {
+    let root = base.join("busybox");
+    for dir in ["bin", "tmp", "etc", "mnt", "home"] {
+        fs::create_dir_all(root.join(dir)).map_err(|error| error.to_string())?;
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .iter()
+        .find(|path| Path::new(path).exists());
+    let busybox = busybox.ok_or("/bin/busybox is missing (package busybox-static)")?;
+    fs::copy(busybox, root.join("bin/busybox")).map_err(|error| error.to_string())?;
+    let list = Command::new(busybox)
+        .arg("--list")
+        .output()
+        .map_err(|error| error.to_string())?;
+    for applet in String::from_utf8_lossy(&list.stdout)
+        .lines()
+        .filter(|applet| *applet != "busybox")
+    {
+        let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(applet));
+    }
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n",
+    )
+    .map_err(|e| e.to_string())?;
+    fs::copy("/proc/self/exe", root.join("bin/probe")).map_err(|error| error.to_string())?;
+    let statically = Command::new(busybox)
+        .arg0("chroot")
+        .args(["--help"])
+        .output()
+        .is_ok();
+    if statically {
+        Ok(())
+    } else {
+        Err("busybox does not start".into())
+    }
+}
+
+fn options(entry: &str) -> WorkerOptions {
+    let mut options = WorkerOptions::new(entry);
+    options.stderr = std::os::fd::AsFd::as_fd(&std::io::stderr())
+        .try_clone_to_owned()
+        .ok();
+    options
+}
