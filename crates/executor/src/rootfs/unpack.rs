@@ -46,12 +46,13 @@ pub fn apply<R: Read>(
 /// How ADD unpacks an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UnpackOptions {
-    /// The owner of every file; without it, the archive says.
+    /// The owner of every file; without it, the archive says. The legacy builder ignores `--chown` for archives.
     pub chown: Option<(u32, u32)>,
 }
 
 /// Unpacks an archive into a directory of a file system, as ADD does: what exists is replaced, directories are merged,
-/// directories that are links are followed, and `.wh.` names are ordinary names (both builders of Docker 28).
+/// directories that are links are followed, and `.wh.` names are ordinary names (both builders of Docker 28). A missing
+/// destination is created with its parents, with mode 0755 and the owner of the options, or else of root.
 ///
 /// As with Docker, which unpacks with the destination as the root, links cannot lead out of the destination. The archive
 /// is plain here; see [`rbuild_image::compression::decoder`].
@@ -65,6 +66,12 @@ pub fn unpack_archive<R: Read>(
     path: &Path,
     options: UnpackOptions,
 ) -> Result<Unpacked> {
+    let new = NewDirs {
+        mode: 0o755,
+        owner: options.chown.unwrap_or((0, 0)),
+        time: None,
+    };
+    target.create_dir_all(path, new)?;
     let destination = target.subtree(path)?;
     let meaning = Meaning::Archive {
         chown: options.chown,
