@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod compression;
 pub mod config;
 pub mod digest;
@@ -21,3 +22,4 @@ pub mod manifest;
 pub mod platform;
 pub mod reference;
 pub mod registry;
+pub mod store;

@@ -14,6 +14,8 @@ use crate::platform::Platform;
 
 /// The media types of manifests, configurations and layers.
 pub mod media_type {
+    use crate::compression::Compression;
+
     /// Docker's image manifest, schema 2.
     pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
     /// Docker's manifest list.
@@ -46,6 +48,56 @@ pub mod media_type {
     pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
     /// OCI's layer, zstd.
     pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+
+    /// Whose media types a manifest has.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    pub enum Family {
+        /// OCI's.
+        #[default]
+        Oci,
+        /// Docker's, schema 2.
+        Docker,
+    }
+
+    impl Family {
+        /// The type of an image manifest.
+        pub fn manifest(self) -> &'static str {
+            match self {
+                Family::Oci => OCI_MANIFEST,
+                Family::Docker => DOCKER_MANIFEST,
+            }
+        }
+        /// The type of a configuration.
+        pub fn config(self) -> &'static str {
+            match self {
+                Family::Oci => OCI_CONFIG,
+                Family::Docker => DOCKER_CONFIG,
+            }
+        }
+        /// The type of a layer; none for a compression that layers cannot have.
+        pub fn layer(self, compression: Compression) -> Option<&'static str> {
+            Some(match (self, compression) {
+                (Family::Oci, Compression::None) => OCI_LAYER,
+                (Family::Oci, Compression::Gzip) => OCI_LAYER_GZIP,
+                (Family::Oci, Compression::Zstd) => OCI_LAYER_ZSTD,
+                (Family::Docker, Compression::None) => DOCKER_LAYER,
+                (Family::Docker, Compression::Gzip) => DOCKER_LAYER_GZIP,
+                (Family::Docker, Compression::Zstd) => DOCKER_LAYER_ZSTD,
+                (_, Compression::Bzip2 | Compression::Xz) => return None,
+            })
+        }
+    }
+
+    /// The compression that a layer's type promises; one that says nothing promises a plain tar.
+    pub fn compression(text: &str) -> Compression {
+        match text {
+            DOCKER_LAYER_GZIP | DOCKER_LAYER_FOREIGN => Compression::Gzip,
+            DOCKER_LAYER_ZSTD => Compression::Zstd,
+            _ if text.ends_with("+gzip") => Compression::Gzip,
+            _ if text.ends_with("+zstd") => Compression::Zstd,
+            _ => Compression::None,
+        }
+    }
 
     /// Whether this is an image manifest, Docker's or OCI's.
     pub fn is_manifest(text: &str) -> bool {

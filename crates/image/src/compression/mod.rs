@@ -160,6 +160,17 @@ pub enum EncoderOptions {
     },
 }
 
+impl EncoderOptions {
+    /// What comes out.
+    pub fn compression(self) -> Compression {
+        match self {
+            EncoderOptions::None => Compression::None,
+            EncoderOptions::Gzip { .. } => Compression::Gzip,
+            EncoderOptions::Zstd { .. } => Compression::Zstd,
+        }
+    }
+}
+
 /// Compresses what is written to it.
 pub enum Encoder<W: Write> {
     /// Passes bytes on.
