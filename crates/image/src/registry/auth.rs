@@ -460,6 +460,14 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_challenge_and_no_error_answer_breaks_the_reader(text in ".{0,60}", bytes: Vec<u8>) {
+            parse(&text);
+            super::super::error::parse_api_errors(&bytes);
+        }
+    }
+
     #[test]
     fn a_token_is_renewed_before_its_end() {
         assert!(

@@ -125,6 +125,7 @@ pub enum CredentialError {
 #[derive(Debug, Clone)]
 pub struct DockerConfig {
     path: PathBuf,
+    helper_directories: Vec<PathBuf>,
 }
 
 /// How long a credential helper may take, and how much it may say.
@@ -135,7 +136,17 @@ const CONFIG_SIZE: u64 = 16 << 20;
 impl DockerConfig {
     /// The configuration in this file, which need not exist.
     pub fn new(path: impl Into<PathBuf>) -> DockerConfig {
-        DockerConfig { path: path.into() }
+        DockerConfig {
+            path: path.into(),
+            helper_directories: Vec::new(),
+        }
+    }
+
+    /// Looks for helpers in these directories first, then in the search path.
+    #[must_use]
+    pub fn with_helper_directories(mut self, directories: Vec<PathBuf>) -> DockerConfig {
+        self.helper_directories = directories;
+        self
     }
 
     /// The file.
@@ -161,7 +172,7 @@ impl DockerConfig {
                 }
             };
             let input = serde_json::json!({"ServerURL": server, "Username": username, "Secret": secret.reveal()});
-            run_helper(&helper, "store", input.to_string().as_bytes())?;
+            self.run_helper(&helper, "store", input.to_string().as_bytes())?;
             // As Docker does: an entry without secret tells which servers were logged in to.
             set_entry(&mut config, server, Map::new());
             self.save(&config)?;
@@ -192,7 +203,7 @@ impl DockerConfig {
     pub fn erase(&self, server: &str) -> Result<bool, CredentialError> {
         let mut config = self.load()?;
         if let Some(helper) = helper_for(&config, server) {
-            match run_helper(&helper, "erase", server.as_bytes()) {
+            match self.run_helper(&helper, "erase", server.as_bytes()) {
                 Err(CredentialError::Helper { message, .. }) if is_not_found(&message) => {}
                 other => drop(other?),
             }
@@ -272,11 +283,120 @@ impl DockerConfig {
     }
 }
 
+impl DockerConfig {
+    fn ask_helper(
+        &self,
+        helper: &str,
+        server: &str,
+    ) -> Result<Option<Credential>, CredentialError> {
+        let answer = match self.run_helper(helper, "get", server.as_bytes()) {
+            Ok(answer) => answer,
+            Err(CredentialError::Helper { message, .. }) if is_not_found(&message) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let invalid = || CredentialError::Helper {
+            program: format!("docker-credential-{helper}"),
+            action: "get",
+            message: "answer is not a JSON object with Username and Secret".to_owned(),
+        };
+        let parsed: Value = serde_json::from_slice(&answer).map_err(|_| invalid())?;
+        let field = |name: &str| parsed.get(name).and_then(Value::as_str);
+        let (Some(username), Some(secret)) = (field("Username"), field("Secret")) else {
+            return Err(invalid());
+        };
+        Ok(match (username, secret) {
+            ("", "") => None,
+            ("<token>", token) => Some(Credential::IdentityToken(Secret::new(token))),
+            (username, secret) => Some(Credential::Password {
+                username: username.to_owned(),
+                password: Secret::new(secret),
+            }),
+        })
+    }
+
+    /// Runs `docker-credential-NAME ACTION` with `input`; its words are an error only if it failed, since they may be secret.
+    fn run_helper(
+        &self,
+        helper: &str,
+        action: &'static str,
+        input: &[u8],
+    ) -> Result<Vec<u8>, CredentialError> {
+        let program = format!("docker-credential-{helper}");
+        let failed = |message: &str| CredentialError::Helper {
+            program: program.clone(),
+            action,
+            message: message.to_owned(),
+        };
+        if helper.contains(['/', '\0']) {
+            return Err(failed("the name of a helper has no slash"));
+        }
+        let found = self
+            .helper_directories
+            .iter()
+            .map(|directory| directory.join(&program))
+            .find(|path| path.is_file());
+        let spawn = |source| CredentialError::Spawn {
+            program: program.clone(),
+            source,
+        };
+        let mut child = Command::new(found.unwrap_or_else(|| PathBuf::from(&program)))
+            .arg(action)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(spawn)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A helper that does not read its input says more by its status.
+            let _ = stdin.write_all(input);
+        }
+        let (sender, receiver) = mpsc::channel();
+        if let Some(stdout) = child.stdout.take() {
+            std::thread::spawn(move || {
+                let mut answer = Vec::new();
+                let read = stdout.take(HELPER_ANSWER).read_to_end(&mut answer);
+                let _ = sender.send(read.map(|_| answer));
+            });
+        }
+        let deadline = Instant::now() + HELPER_TIME;
+        let answer = receiver.recv_timeout(HELPER_TIME);
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(spawn)? {
+                break status;
+            }
+            if answer.is_err() || Instant::now() >= deadline {
+                let _ = child.kill();
+                child.wait().map_err(spawn)?;
+                return Err(failed("no answer in time"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let answer = answer
+            .map_err(|_| failed("no answer in time"))?
+            .map_err(spawn)?;
+        if status.success() {
+            return Ok(answer);
+        }
+        let words: String = String::from_utf8_lossy(&answer)
+            .trim()
+            .chars()
+            .take(500)
+            .collect();
+        Err(failed(if words.is_empty() {
+            "no message"
+        } else {
+            &words
+        }))
+    }
+}
+
 impl CredentialSource for DockerConfig {
     fn get(&self, server: &str) -> Result<Option<Credential>, CredentialError> {
         let config = self.load()?;
         if let Some(helper) = helper_for(&config, server) {
-            return ask_helper(&helper, server);
+            return self.ask_helper(&helper, server);
         }
         let Some(Value::Object(auths)) = config.get("auths") else {
             return Ok(None);
@@ -334,7 +454,7 @@ fn credential_of(entry: &Map<String, Value>) -> Option<Credential> {
 }
 
 /// `https://h.example:5000/v1/` and `h.example:5000` are the same server.
-fn hostname_of(server: &str) -> &str {
+pub(super) fn hostname_of(server: &str) -> &str {
     let rest = server
         .strip_prefix("https://")
         .or_else(|| server.strip_prefix("http://"))
@@ -348,8 +468,9 @@ fn helper_for(config: &Map<String, Value>, server: &str) -> Option<String> {
         .and_then(Value::as_object)
         .and_then(|helpers| {
             helpers
-                .get(server)
-                .or_else(|| helpers.get(hostname_of(server)))
+                .iter()
+                .find(|(key, _)| hostname_of(key) == hostname_of(server))
+                .map(|(_, name)| name)
         });
     let name = by_server
         .or_else(|| config.get("credsStore"))
@@ -360,101 +481,6 @@ fn helper_for(config: &Map<String, Value>, server: &str) -> Option<String> {
 fn is_not_found(message: &str) -> bool {
     // The protocol of docker-credential-helpers knows no other sign than these words.
     message.contains("credentials not found")
-}
-
-fn ask_helper(helper: &str, server: &str) -> Result<Option<Credential>, CredentialError> {
-    let answer = match run_helper(helper, "get", server.as_bytes()) {
-        Ok(answer) => answer,
-        Err(CredentialError::Helper { message, .. }) if is_not_found(&message) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let invalid = || CredentialError::Helper {
-        program: format!("docker-credential-{helper}"),
-        action: "get",
-        message: "answer is not a JSON object with Username and Secret".to_owned(),
-    };
-    let parsed: Value = serde_json::from_slice(&answer).map_err(|_| invalid())?;
-    let field = |name: &str| parsed.get(name).and_then(Value::as_str);
-    let (Some(username), Some(secret)) = (field("Username"), field("Secret")) else {
-        return Err(invalid());
-    };
-    Ok(match (username, secret) {
-        ("", "") => None,
-        ("<token>", token) => Some(Credential::IdentityToken(Secret::new(token))),
-        (username, secret) => Some(Credential::Password {
-            username: username.to_owned(),
-            password: Secret::new(secret),
-        }),
-    })
-}
-
-/// Runs `docker-credential-NAME ACTION` with `input`; its words are an error only if it failed, since they may be secret.
-fn run_helper(
-    helper: &str,
-    action: &'static str,
-    input: &[u8],
-) -> Result<Vec<u8>, CredentialError> {
-    let program = format!("docker-credential-{helper}");
-    let failed = |message: &str| CredentialError::Helper {
-        program: program.clone(),
-        action,
-        message: message.to_owned(),
-    };
-    if helper.contains(['/', '\0']) {
-        return Err(failed("the name of a helper has no slash"));
-    }
-    let spawn = |source| CredentialError::Spawn {
-        program: program.clone(),
-        source,
-    };
-    let mut child = Command::new(&program)
-        .arg(action)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(spawn)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input says more by its status.
-        let _ = stdin.write_all(input);
-    }
-    let (sender, receiver) = mpsc::channel();
-    if let Some(stdout) = child.stdout.take() {
-        std::thread::spawn(move || {
-            let mut answer = Vec::new();
-            let read = stdout.take(HELPER_ANSWER).read_to_end(&mut answer);
-            let _ = sender.send(read.map(|_| answer));
-        });
-    }
-    let deadline = Instant::now() + HELPER_TIME;
-    let answer = receiver.recv_timeout(HELPER_TIME);
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(spawn)? {
-            break status;
-        }
-        if answer.is_err() || Instant::now() >= deadline {
-            let _ = child.kill();
-            child.wait().map_err(spawn)?;
-            return Err(failed("no answer in time"));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    let answer = answer
-        .map_err(|_| failed("no answer in time"))?
-        .map_err(spawn)?;
-    if status.success() {
-        return Ok(answer);
-    }
-    let words: String = String::from_utf8_lossy(&answer)
-        .trim()
-        .chars()
-        .take(500)
-        .collect();
-    Err(failed(if words.is_empty() {
-        "no message"
-    } else {
-        &words
-    }))
 }
 
 #[cfg(test)]
@@ -535,6 +561,59 @@ mod tests {
         assert!(!c.erase("h:5000").unwrap());
         assert_eq!(c.get("h:5000").unwrap(), None);
         assert_eq!(fs::read_dir(c.path().parent().unwrap()).unwrap().count(), 1);
+    }
+
+    /// A helper that keeps one credential in a file beside it, and logs how it is called.
+    const HELPER: &str = r#"#!/bin/sh
+input=$(cat)
+cd "$(dirname "$0")" || exit 9
+echo "$1 $input" >> log
+case $1 in
+    get) test "$input" = broken && exec echo nonsense
+         test "$input" = locked && echo "store is locked" && exit 1
+         test -f kept && exec cat kept
+         echo "credentials not found in native keychain"; exit 1 ;;
+    store) echo "$input" > kept ;;
+    erase) rm -f kept ;;
+esac
+"#;
+
+    #[test]
+    fn a_helper_is_asked_and_told() {
+        use std::os::unix::fs::PermissionsExt;
+        let (d, c) = config(r#"{"credsStore":"mine","auths":{"h":{"auth":"YTpi"}}}"#);
+        let program = d.path().join("docker-credential-mine");
+        fs::write(&program, HELPER).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let c = c.with_helper_directories(vec![d.path().to_owned()]);
+        assert_eq!(c.get("h").unwrap(), None);
+        assert_eq!(
+            c.store("h", &password("me", "pw")).unwrap().as_deref(),
+            Some("mine")
+        );
+        assert_eq!(c.get("h").unwrap(), Some(password("me", "pw")));
+        assert!(fs::read_to_string(c.path()).unwrap().contains("\"h\": {}"));
+        let token = Credential::IdentityToken(Secret::new("idt"));
+        c.store("h", &token).unwrap();
+        assert_eq!(c.get("h").unwrap(), Some(token));
+        assert!(c.erase("h").unwrap());
+        assert_eq!(c.get("h").unwrap(), None);
+        let log = fs::read_to_string(d.path().join("log")).unwrap();
+        assert!(
+            log.contains(r#"store {"ServerURL":"h","Username":"me","Secret":"pw"}"#),
+            "{log}"
+        );
+        let error = c.get("locked").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`docker-credential-mine get` failed: store is locked"
+        );
+        assert!(
+            !c.get("broken")
+                .unwrap_err()
+                .to_string()
+                .contains("nonsense")
+        );
     }
 
     #[test]

@@ -6,12 +6,21 @@ use reqwest::Url;
 
 use crate::reference::{DEFAULT_DOMAIN, Reference};
 
-use super::credentials::DOCKER_HUB_SERVER;
+use super::credentials::{DOCKER_HUB_SERVER, hostname_of};
 use super::error::RegistryError;
 use super::options::RegistryOptions;
 
 /// The host behind the name docker.io.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+
+/// The name under which Docker keeps credentials for a server as a user writes it: without scheme and path, and
+/// [`DOCKER_HUB_SERVER`] for docker.io by any of its names, or for none.
+pub fn credential_server(server: &str) -> &str {
+    match hostname_of(server) {
+        "" | "docker.io" | "index.docker.io" | DOCKER_HUB_HOST => DOCKER_HUB_SERVER,
+        host => host,
+    }
+}
 
 /// A host that serves an API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,24 +103,17 @@ impl Endpoints {
 
     /// The registry of a server as a user names it; docker.io by any of its names.
     pub(super) fn for_server(&self, server: &str) -> Result<Endpoint, RegistryError> {
-        let hub = [
-            "",
-            "docker.io",
-            "index.docker.io",
-            DOCKER_HUB_HOST,
-            DOCKER_HUB_SERVER,
-        ]
-        .contains(&server);
-        let (host, server) = if hub {
-            (DOCKER_HUB_HOST, DOCKER_HUB_SERVER)
+        let key = credential_server(server);
+        let host = if key == DOCKER_HUB_SERVER {
+            DOCKER_HUB_HOST
         } else {
-            (server, server)
+            key
         };
         let endpoint = Endpoint {
             host: host.to_owned(),
             scheme: (!self.is_insecure(host)).then_some(Scheme::Https),
             prefix: String::new(),
-            server: server.to_owned(),
+            server: key.to_owned(),
             mirror: false,
         };
         let broken = |problem: String| RegistryError::Option {
@@ -346,6 +348,25 @@ mod tests {
     }
 
     #[test]
+    fn a_server_has_one_name_for_its_credentials() {
+        for hub in [
+            "",
+            "docker.io",
+            "https://index.docker.io/v1/",
+            "registry-1.docker.io",
+        ] {
+            assert_eq!(credential_server(hub), DOCKER_HUB_SERVER, "{hub}");
+        }
+        for other in [
+            "h.example:5000",
+            "https://h.example:5000",
+            "http://h.example:5000/v2/",
+        ] {
+            assert_eq!(credential_server(other), "h.example:5000", "{other}");
+        }
+    }
+
+    #[test]
     fn unusable_options_are_refused() {
         for mirror in ["m.example", "ftp://m", "http://me:pw@m", "http://m?x=1", ""] {
             let error = endpoints(&[], &[mirror]).err().unwrap();
@@ -354,7 +375,7 @@ mod tests {
         for insecure in ["", "10.0.0.0/33", "a/8", "10.0.0.0/x"] {
             assert!(endpoints(&[insecure], &[]).is_err(), "{insecure}");
         }
-        for server in ["a/b", "me@h", "h?x", "h#x", "h:port"] {
+        for server in ["me@h", "h?x", "h#x", "h:port"] {
             assert!(
                 endpoints(&[], &[]).unwrap().for_server(server).is_err(),
                 "{server}"

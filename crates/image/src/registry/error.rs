@@ -61,7 +61,7 @@ pub enum RegistryError {
         problem: ResolveProblem,
     },
     /// No connection could be made.
-    #[error("{at}: cannot connect{}: {source}", address.as_deref().map(|a| format!(" to {a}")).unwrap_or_default())]
+    #[error("{at}: cannot connect{}", address.as_deref().map(|a| format!(" to {a}")).unwrap_or_default())]
     Connect {
         /// The request.
         at: Box<RequestLine>,
@@ -128,11 +128,10 @@ pub enum RegistryError {
         /// The address it came from.
         url: String,
         /// Wrong digest, or wrong size.
-        #[source]
         problem: DigestError,
     },
     /// The manifest or index cannot be read.
-    #[error("{url}: {source}")]
+    #[error("{url}: unusable manifest")]
     Manifest {
         /// The address it came from.
         url: String,
@@ -140,7 +139,7 @@ pub enum RegistryError {
         source: ManifestError,
     },
     /// The image's configuration cannot be read.
-    #[error("{url}: {source}")]
+    #[error("{url}: unusable image configuration")]
     Config {
         /// The address it came from.
         url: String,

@@ -53,6 +53,7 @@ use reqwest::Method;
 pub use credentials::{
     Credential, CredentialError, CredentialSource, DOCKER_HUB_SERVER, DockerConfig, Secret,
 };
+pub use endpoint::credential_server;
 pub use error::{
     ApiError, ERROR_BODY_LIMIT, NoPlatform, Refusal, Refuser, RegistryError, RegistryErrorKind,
     RequestLine, ResolveProblem, Subject, TimeoutPhase, TlsProblem,
@@ -145,7 +146,7 @@ impl Registry {
         Ok(session.auth.refresh_token())
     }
 
-    /// The server under which credentials for a reference's registry are kept.
+    /// The server under which credentials for a reference's registry are kept; see [`credential_server`].
     ///
     /// # Errors
     /// [`RegistryError::Option`] if the reference names no usable registry.

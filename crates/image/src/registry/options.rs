@@ -88,6 +88,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For any progress of an exchange: the first byte of an answer, more of a body, acceptance of a piece of upload.
     pub idle: Duration,
+    /// For the answer to a finished upload, which the registry may have to hash and to copy first.
+    pub commit: Duration,
 }
 
 impl Default for Timeouts {
@@ -95,6 +97,7 @@ impl Default for Timeouts {
         Timeouts {
             connect: Duration::from_secs(20),
             idle: Duration::from_secs(60),
+            commit: Duration::from_secs(300),
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::task::AbortHandle;
 
 use super::dns::{LookupError, SystemResolver};
 use super::error::{RegistryError, RequestLine, TimeoutPhase, TlsProblem, redact};
-use super::options::RegistryOptions;
+use super::options::{RegistryOptions, Timeouts};
 use super::tls;
 
 /// Pieces of a body in flight.
@@ -140,6 +140,7 @@ impl Transport {
             headers,
             body,
         } = exchange;
+        let Timeouts { idle, commit, .. } = self.options.timeouts;
         let handle = self.handle()?;
         let client = self.client(trust)?;
         let (to_caller, events) = channel();
@@ -169,7 +170,7 @@ impl Transport {
             events,
             credit,
             task: task.abort_handle(),
-            idle: self.options.timeouts.idle,
+            idle,
         };
         if let Some((source, size, sent, pieces)) = stream {
             let mut left = size;
@@ -198,6 +199,8 @@ impl Transport {
                         Err(_) => continue,
                     }
                 } else {
+                    let all_gone = left == 0 && in_flight == 0;
+                    answer.idle = if all_gone { commit } else { idle };
                     answer.wait(TimeoutPhase::Answer, cancel)?
                 };
                 match event {
@@ -207,7 +210,7 @@ impl Transport {
                         sent(gone);
                     }
                     Event::Head(status, headers) => {
-                        (answer.status, answer.headers) = (status, headers);
+                        (answer.status, answer.headers, answer.idle) = (status, headers, idle);
                         return Ok(answer);
                     }
                     Event::Failed(error) => {
@@ -217,10 +220,15 @@ impl Transport {
                 }
             }
         }
+        answer.idle = if answer.method == Method::PUT {
+            commit
+        } else {
+            idle
+        };
         loop {
             match answer.wait(TimeoutPhase::Answer, cancel)? {
                 Event::Head(status, headers) => {
-                    (answer.status, answer.headers) = (status, headers);
+                    (answer.status, answer.headers, answer.idle) = (status, headers, idle);
                     return Ok(answer);
                 }
                 Event::Failed(error) => {
@@ -327,6 +335,7 @@ pub(super) struct Answer {
     events: Receiver<Event>,
     credit: Arc<Semaphore>,
     task: AbortHandle,
+    /// How long to wait for the next event.
     idle: Duration,
 }
 

@@ -30,6 +30,7 @@ fn options() -> RegistryOptions {
         timeouts: Timeouts {
             connect: Duration::from_secs(5),
             idle: Duration::from_secs(10),
+            commit: Duration::from_secs(20),
         },
         ..RegistryOptions::default()
     }

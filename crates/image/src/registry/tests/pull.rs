@@ -863,6 +863,7 @@ fn an_unreachable_registry_is_told_apart() {
     let host = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
             let _ = std::io::Write::write_all(&mut stream, b"220 mail ready\r\n");
         }
     });
