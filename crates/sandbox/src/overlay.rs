@@ -216,16 +216,15 @@ pub(crate) fn attach(
     target: BorrowedFd<'_>,
 ) -> Result<(), OverlayError> {
     let work = make_directory(&overlay.work.join("work"))?;
-    if overlay.durability == Durability::Volatile {
-        // The kernel's mark that an upper directory may be damaged; the caller knows, and its machine did not die.
-        let mark = work.join("work/incompat/volatile");
-        if mark.exists() {
-            remove_tree(&mark).map_err(|error| OverlayError::Io {
-                action: "remove",
-                path: mark.clone(),
-                source: io::Error::other(error),
-            })?;
-        }
+    // The kernel's mark that an upper directory may be damaged, since it was mounted without syncs; where the machine
+    // died meanwhile, the caller does not come here.
+    let mark = work.join("work/incompat/volatile");
+    if mark.symlink_metadata().is_ok() {
+        remove_tree(&mark).map_err(|error| OverlayError::Io {
+            action: "remove",
+            path: mark.clone(),
+            source: io::Error::other(error),
+        })?;
     }
     let mut lower: Vec<PathBuf> = overlay.lower.clone();
     lower.extend(bottom.map(Path::to_owned));

@@ -355,8 +355,8 @@ fn trees_are_removed_whatever_their_modes() {
     fs::create_dir_all(top.join("t/a/b")).unwrap();
     fs::write(top.join("t/a/b/f"), "x").unwrap();
     symlink(tree.outer.path(), top.join("t/a/out")).unwrap();
-    fs::set_permissions(top.join("t/a/b"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(top.join("t/a"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(top.join("t/a/b"), fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(top.join("t/a"), fs::Permissions::from_mode(0o0)).unwrap();
     tree.root.remove_tree("t").unwrap();
     assert!(!top.join("t").exists());
     assert!(tree.outer.path().join("secret").exists());
@@ -371,14 +371,14 @@ fn trees_are_removed_whatever_their_modes() {
 fn depth_is_bounded_by_nothing() {
     let tree = tree();
     let mut dir = tree.root.dir().clone();
-    for _ in 0..3000 {
+    for _ in 0..1500 {
         dir = dir.create_dir("deep").unwrap().into_dir().unwrap();
     }
     drop(dir);
     let visits = tree.root.walk("").unwrap().inspect(|visit| {
         visit.as_ref().unwrap();
     });
-    assert_eq!(visits.count(), 6000);
+    assert_eq!(visits.count(), 3000);
     tree.root.remove_tree("deep").unwrap();
     assert!(tree.root.read_dir("").unwrap().is_empty());
 }

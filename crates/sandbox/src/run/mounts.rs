@@ -86,6 +86,15 @@ impl Tree<'_> {
         let point = self
             .target(target, directory)
             .map_err(|errno| failure(what, target, "find or make the mount point", errno))?;
+        // The kernel has EINVAL for it, which tells nobody anything.
+        if is_directory(&point).is_ok_and(|found| found != directory) {
+            let action = if directory {
+                "attach a directory to a file"
+            } else {
+                "attach a file to a directory"
+            };
+            return Err(failure(what, target, action, Errno::NOTDIR));
+        }
         attach_to(mount, &point).map_err(|errno| failure(what, target, "attach it", errno))
     }
 

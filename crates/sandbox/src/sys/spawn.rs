@@ -82,8 +82,9 @@ pub(crate) fn spawn_self(
     };
     let cloned = nix::errno::Errno::last_raw();
     drop(blocked);
-    let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else {
-        return Err(io::Error::from_raw_os_error(cloned));
+    let pid = match pid {
+        1.. => Pid::from_raw(pid).ok_or(Errno::SRCH)?,
+        _ => return Err(io::Error::from_raw_os_error(cloned)),
     };
     match child.errno.load(Ordering::Relaxed) {
         0 => Ok(pid),

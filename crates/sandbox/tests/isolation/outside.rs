@@ -67,7 +67,9 @@ pub(crate) fn sleeper(mut channel: WorkerChannel) -> i32 {
         let mut text = String::new();
         fs::File::from(fd).read_to_string(&mut text).unwrap();
         let taken = channel.take_fd(0).is_none();
-        channel.send(&(text, taken, std::env::vars().collect::<Vec<_>>())).unwrap();
+        channel
+            .send(&(text, taken, std::env::vars().collect::<Vec<_>>()))
+            .unwrap();
     }
     while let Ok(Some((base, seconds))) = channel.recv::<(PathBuf, String)>() {
         let dir = base.join(format!("sleep-{seconds}"));
