@@ -1,8 +1,11 @@
 //! The syntax tree: one [`Node`] an instruction, nothing interpreted yet.
 
+use std::fmt;
+
 use crate::directive::Directive;
 use crate::options::ParseOptions;
 use crate::source::{LineRange, Span};
+use crate::text::lossy;
 
 /// A parsed Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ impl Node {
 }
 
 /// A here-document.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Heredoc {
     /// The terminator.
     pub name: String,
@@ -66,6 +69,18 @@ pub struct Heredoc {
     pub chomp: bool,
     /// The body as it stands in the file, tabs kept, with its line ends.
     pub content: Vec<u8>,
+}
+
+impl fmt::Debug for Heredoc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heredoc")
+            .field("name", &self.name)
+            .field("file_descriptor", &self.file_descriptor)
+            .field("expand", &self.expand)
+            .field("chomp", &self.chomp)
+            .field("content", &lossy(&self.content))
+            .finish()
+    }
 }
 
 impl Heredoc {

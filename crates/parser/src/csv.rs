@@ -8,7 +8,7 @@ pub enum CsvError {
     #[error("EOF")]
     Empty,
     /// A quote inside a field that does not begin with one.
-    #[error("parse error on line 1, column {column}: bare \" in non-quoted field")]
+    #[error("parse error on line 1, column {column}: bare \" in non-quoted-field")]
     BareQuote {
         /// The column, in bytes from 1.
         column: usize,
@@ -103,7 +103,7 @@ mod tests {
             ("", "EOF"),
             (
                 "a\"b",
-                "parse error on line 1, column 2: bare \" in non-quoted field",
+                "parse error on line 1, column 2: bare \" in non-quoted-field",
             ),
             (
                 "x,\"a\"b",

@@ -1,5 +1,7 @@
 //! Flags of instructions: how they are cut off the line, and what they may be.
 
+use std::borrow::Cow;
+
 use crate::error::ParseErrorKind;
 use crate::options::Version;
 use crate::suggest::nearest;
@@ -9,7 +11,7 @@ use crate::text::{is_space_byte, lossy};
 ///
 /// Docker works byte by byte here, each byte a Latin-1 character: a flag with other characters
 /// than ASCII comes out garbled.
-pub(crate) fn split_flags(line: &str, escape: char) -> (Vec<String>, String) {
+pub(crate) fn split_flags(line: &str, escape: char) -> (Vec<String>, Cow<'_, str>) {
     #[derive(PartialEq)]
     enum Phase {
         Spaces,
@@ -17,6 +19,11 @@ pub(crate) fn split_flags(line: &str, escape: char) -> (Vec<String>, String) {
         Quote(u8),
     }
     let bytes = line.as_bytes();
+    // The end of a flag may lie within a character.
+    let rest = |at: usize| match line.get(at..) {
+        Some(rest) => Cow::Borrowed(rest),
+        None => Cow::Owned(lossy(&bytes[at..])),
+    };
     let is_escape = |byte: u8| char::from(byte) == escape;
     let mut flags = Vec::new();
     let mut word = String::new();
@@ -31,7 +38,7 @@ pub(crate) fn split_flags(line: &str, escape: char) -> (Vec<String>, String) {
                 continue;
             }
             if !bytes[at..].starts_with(b"--") {
-                return (flags, lossy(&bytes[at..]));
+                return (flags, rest(at));
             }
             phase = Phase::Word;
         }
@@ -40,7 +47,7 @@ pub(crate) fn split_flags(line: &str, escape: char) -> (Vec<String>, String) {
                 phase = Phase::Spaces;
                 let done = std::mem::take(&mut word);
                 if done == "--" {
-                    return (flags, lossy(&bytes[at..]));
+                    return (flags, rest(at));
                 }
                 if quoted || !done.is_empty() {
                     flags.push(done);
@@ -76,7 +83,7 @@ pub(crate) fn split_flags(line: &str, escape: char) -> (Vec<String>, String) {
     if phase != Phase::Spaces && word != "--" && (quoted || !word.is_empty()) {
         flags.push(word);
     }
-    (flags, String::new())
+    (flags, Cow::Borrowed(""))
 }
 
 /// What a flag takes.
@@ -200,7 +207,7 @@ mod tests {
             let expected: Vec<String> = flags.iter().map(ToString::to_string).collect();
             assert_eq!(
                 split_flags(line, '\\'),
-                (expected, rest.to_owned()),
+                (expected, Cow::Borrowed(rest)),
                 "{line}"
             );
         }

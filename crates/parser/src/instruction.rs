@@ -1,7 +1,10 @@
 //! Typed instructions, and stages of them.
 
+use std::fmt;
+
 use crate::mount::Device;
 use crate::source::{LineRange, Span};
+use crate::text::lossy;
 
 /// What a Dockerfile says: arguments before the first FROM, then stages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,7 +153,7 @@ pub struct CommandLine {
 }
 
 /// A here-document of a RUN.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct InlineFile {
     /// The terminator.
     pub name: String,
@@ -160,6 +163,17 @@ pub struct InlineFile {
     pub chomp: bool,
     /// Whether no part of the terminator was quoted.
     pub expand: bool,
+}
+
+impl fmt::Debug for InlineFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InlineFile")
+            .field("name", &self.name)
+            .field("data", &lossy(&self.data))
+            .field("chomp", &self.chomp)
+            .field("expand", &self.expand)
+            .finish()
+    }
 }
 
 /// RUN.
@@ -213,7 +227,7 @@ pub struct SourcesAndDest {
 }
 
 /// A here-document of a COPY or ADD.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct SourceContent {
     /// The name of the file.
     pub path: String,
@@ -221,6 +235,16 @@ pub struct SourceContent {
     pub data: Vec<u8>,
     /// Whether variables in it are to be expanded.
     pub expand: bool,
+}
+
+impl fmt::Debug for SourceContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceContent")
+            .field("path", &self.path)
+            .field("data", &lossy(&self.data))
+            .field("expand", &self.expand)
+            .finish()
+    }
 }
 
 /// COPY.

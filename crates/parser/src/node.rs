@@ -1,6 +1,8 @@
 //! The arguments of one instruction: each keyword has its rule (BuildKit
 //! `frontend/dockerfile/parser/line_parsers.go`).
 
+use std::borrow::Cow;
+
 use crate::ast::Node;
 use crate::error::ParseErrorKind;
 use crate::flags::split_flags;
@@ -54,22 +56,11 @@ pub(crate) fn parse_node(line: &str, rules: LineRules) -> Result<Node, ParseErro
     if args.is_empty() {
         return Ok(node);
     }
-    let (mut trigger, mut trigger_args) = split(&args, rules);
-    trigger.original.clone_from(&args);
+    let (mut trigger, trigger_args) = split(&args, rules);
+    trigger.original = args.to_string();
     if matches!(rule(&trigger.keyword), Rule::Onbuild) {
-        // ONBUILD ONBUILD is refused later on. An error of what it leads to comes first, however
-        // long the chain is.
-        loop {
-            if trigger_args.is_empty() {
-                break;
-            }
-            let (mut inner, args) = split(&trigger_args, rules);
-            if !matches!(rule(&inner.keyword), Rule::Onbuild) {
-                fill(&mut inner, &args, rules)?;
-                break;
-            }
-            trigger_args = args;
-        }
+        // ONBUILD ONBUILD is refused later on. An error of what it leads to comes first.
+        check_chain(&trigger_args, rules)?;
     } else {
         fill(&mut trigger, &trigger_args, rules)?;
     }
@@ -79,8 +70,30 @@ pub(crate) fn parse_node(line: &str, rules: LineRules) -> Result<Node, ParseErro
     Ok(node)
 }
 
+/// Looks for an error at the end of a chain of ONBUILD, however long it is.
+fn check_chain(args: &str, rules: LineRules) -> Result<(), ParseErrorKind> {
+    let mut text = Cow::Borrowed(args);
+    'copied: loop {
+        let mut rest: &str = &text;
+        while !rest.is_empty() {
+            let (mut node, args) = split(rest, rules);
+            if !matches!(rule(&node.keyword), Rule::Onbuild) {
+                return fill(&mut node, &args, rules);
+            }
+            match args {
+                Cow::Borrowed(args) => rest = args,
+                Cow::Owned(args) => {
+                    text = Cow::Owned(args);
+                    continue 'copied;
+                }
+            }
+        }
+        return Ok(());
+    }
+}
+
 /// Cuts a line into keyword and flags, and the arguments.
-fn split(line: &str, rules: LineRules) -> (Node, String) {
+fn split(line: &str, rules: LineRules) -> (Node, Cow<'_, str>) {
     let parts = split_separators(line.trim(), 2);
     let (flags, args) = match parts.get(1) {
         Some(rest) => {
@@ -91,14 +104,18 @@ fn split(line: &str, rules: LineRules) -> (Node, String) {
             };
             split_flags(rest, escape)
         }
-        None => (Vec::new(), String::new()),
+        None => (Vec::new(), Cow::Borrowed("")),
+    };
+    let args = match args {
+        Cow::Borrowed(args) => Cow::Borrowed(args.trim()),
+        Cow::Owned(args) => Cow::Owned(args.trim().to_owned()),
     };
     let node = Node {
         keyword: parts.first().copied().unwrap_or_default().to_owned(),
         flags,
         ..Node::default()
     };
-    (node, args.trim().to_owned())
+    (node, args)
 }
 
 fn fill(node: &mut Node, args: &str, rules: LineRules) -> Result<(), ParseErrorKind> {
