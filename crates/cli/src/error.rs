@@ -73,6 +73,12 @@ pub(crate) enum CliError {
         /// What to do.
         hint: &'static str,
     },
+    /// A question without anybody to answer it.
+    #[error("nobody can be asked: standard input is not a terminal")]
+    NobodyToAsk,
+    /// `push --all-tags` of one tag.
+    #[error("a tag cannot be used together with --all-tags")]
+    TagWithAllTags,
     /// `man` of a command there is not.
     #[error("there is no command `{0}`")]
     NoCommand(String),
@@ -104,6 +110,8 @@ impl CliError {
             | CliError::Io { .. }
             | CliError::Terminal(_)
             | CliError::Login { .. }
+            | CliError::NobodyToAsk
+            | CliError::TagWithAllTags
             | CliError::NoCommand(_) => 1,
         }
     }
@@ -116,6 +124,7 @@ impl CliError {
             CliError::Manage(error) => error.hint(),
             CliError::Terminal("written to") => Some("redirect standard output, or name a file with --output".to_owned()),
             CliError::Terminal(_) => Some("redirect standard input, or name a file with --input".to_owned()),
+            CliError::NobodyToAsk => Some("say yes with --force".to_owned()),
             CliError::Login { hint, .. } => Some((*hint).to_owned()),
             _ => None,
         }

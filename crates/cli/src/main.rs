@@ -6,6 +6,7 @@ mod commands;
 mod convert;
 mod error;
 mod facade;
+mod human;
 mod output;
 mod results;
 mod signals;

@@ -120,9 +120,27 @@ pub(crate) fn trace(verbosity: u8, environment: &Environment) {
     }
 }
 
-/// Standard output for the bytes of an archive.
-pub(crate) fn archive() -> io::Stdout {
-    io::stdout()
+/// Lends standard output for the bytes of an archive.
+///
+/// # Errors
+/// That it could not be written, in place of what `write` made of that.
+pub(crate) fn archive<T>(write: impl FnOnce(&mut dyn io::Write) -> T) -> Result<T, WriteError> {
+    struct Raw {
+        closed: bool,
+    }
+    impl io::Write for Raw {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let written = write_all(io::stdout().as_fd(), bytes);
+            self.closed |= written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+            written.map(|()| bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut raw = Raw { closed: false };
+    let done = write(&mut io::BufWriter::with_capacity(256 * 1024, &mut raw));
+    if raw.closed { Err(WriteError::Closed { stream: OutputStream::Stdout }) } else { Ok(done) }
 }
 
 /// Where the live view draws.

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::facade::Cancel;
-
 /// Tells which signal came.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Received {
@@ -25,18 +23,18 @@ impl Received {
     }
 }
 
-/// Begins to listen.
+/// Begins to listen; the first signal calls `cancel`.
 ///
 /// # Errors
 /// If the thread that listens, or the pipe it listens to, cannot be had.
-pub(crate) fn listen(cancel: &Cancel) -> io::Result<Received> {
+pub(crate) fn listen(cancel: impl Fn() + Send + 'static) -> io::Result<Received> {
     let received = Received::default();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let (cancel, first) = (cancel.clone(), received.signal.clone());
+    let first = received.signal.clone();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in &mut signals {
             if first.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                cancel.cancel();
+                cancel();
             } else if signal_hook::low_level::emulate_default_handler(signal).is_err() {
                 return;
             }
@@ -47,20 +45,17 @@ pub(crate) fn listen(cancel: &Cancel) -> io::Result<Received> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
     #[test]
     fn the_first_signal_is_told() {
-        let cancel = Cancel::new();
-        let received = listen(&cancel).unwrap();
+        let (told, cancelled) = std::sync::mpsc::channel();
+        let received = listen(move || told.send(()).unwrap()).unwrap();
         assert_eq!(received.signal(), None);
         signal_hook::low_level::raise(SIGTERM).unwrap();
-        let start = Instant::now();
-        while received.signal().is_none() && start.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        cancelled.recv_timeout(Duration::from_secs(5)).unwrap();
         assert_eq!(received.signal(), Some(SIGTERM));
     }
 }

@@ -30,7 +30,8 @@ pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Outpu
         results::remove_stale(path)?;
     }
     let cancel = Cancel::new();
-    let received = signals::listen(&cancel)
+    let to_cancel = cancel.clone();
+    let received = signals::listen(move || to_cancel.cancel())
         .map_err(|source| CliError::Io { action: "listen to signals".to_owned(), source })?;
     let dialect = request.options.dialect;
     match show(&request, &cancel, output) {

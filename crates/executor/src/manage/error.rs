@@ -3,8 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
+use rbuild_image::archive::ArchiveError;
 use rbuild_image::reference::ReferenceError;
 use rbuild_image::registry::{CredentialError, RegistryError, RegistryErrorKind};
+use rbuild_image::store::StoreError;
+use rbuild_sandbox::SpawnError;
 
 /// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +86,33 @@ pub enum ManageError {
         /// Why not.
         source: io::Error,
     },
+    /// An archive could not be read or written.
+    #[error("cannot {action} the archive")]
+    Archive {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: ArchiveError,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is no longer needed could not be removed from the disk.
+    #[error("cannot free the space of what is no longer needed{}", causes.iter().map(|c| format!(": {c}")).collect::<String>())]
+    Collect {
+        /// Why not, each the cause of the one before.
+        causes: Vec<String>,
+        /// Why it was not done in a worker, if it was not.
+        no_worker: Option<SpawnError>,
+    },
+    /// Configuration and manifest of an image do not fit each other, or its layers are not what they should be.
+    #[error("the image {name} is inconsistent: {problem}")]
+    Inconsistent {
+        /// The image.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The caller cancelled.
     #[error("it was cancelled")]
     Cancelled,
@@ -95,6 +125,10 @@ impl ManageError {
             ManageError::NoImage { .. } => Some("`rbuild images` shows the images there are".to_owned()),
             ManageError::Ambiguous { .. } => Some("give more of the id".to_owned()),
             ManageError::SeveralNames { .. } => Some("remove its names, or use --force".to_owned()),
+            ManageError::Collect { no_worker: Some(why), .. } => Some(super::worker::explain(why)),
+            ManageError::Store(error) if error.is_no_space() => {
+                Some("make room, `rbuild prune` frees some, or put the store elsewhere with --root".to_owned())
+            }
             ManageError::NoConfig => Some("name a directory with the variable DOCKER_CONFIG".to_owned()),
             ManageError::Registry { source, .. } => match source.kind() {
                 RegistryErrorKind::Unauthorized | RegistryErrorKind::Denied => {

@@ -2,8 +2,15 @@
 //!
 //! Nothing here prints, reads the environment or keeps state: the caller names the store and how registries are reached.
 
+mod archive;
 mod error;
+mod images;
+mod inspect;
 mod login;
+mod prune;
+mod remove;
+mod transfer;
+pub(crate) mod worker;
 
 use std::sync::Arc;
 
@@ -11,8 +18,15 @@ use rbuild_image::registry::{DockerConfig, ProxyOptions, Registry, RegistryError
 
 use crate::RegistryAccess;
 
+pub use archive::{ArchiveFormat, Loaded, load, load_file, save, save_file};
 pub use error::ManageError;
+pub use images::{ImageName, ImageSummary, Time, list, tag};
+pub use inspect::{HistoryRow, history, inspect};
 pub use login::{Kept, login, logout, server_name};
+pub use prune::{PruneReport, PruneScope, prune};
+pub use remove::{Force, Removed, collect, remove};
+pub(crate) use transfer::push_image;
+pub use transfer::{LayerState, Pulled, PushedImage, TransferFact, pull, push, tags};
 
 /// A client of registries that are reached this way.
 pub(crate) fn registry(access: &RegistryAccess) -> Result<Registry, RegistryError> {
