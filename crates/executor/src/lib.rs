@@ -1,12 +1,32 @@
 //! The rbuild library: builds container images from Dockerfiles without a daemon, root or privileges.
+//!
+//! [`build`] takes [`BuildOptions`] and hands over events as they happen; a renderer of [`logfmt`] makes a log of them.
+//! The work is done in a process of its own, for which [`init`] must be called first in `main`. The library prints
+//! nothing, has no global state, and never ends the process of its caller.
 #![forbid(unsafe_code)]
 
+mod base;
+mod build;
+mod cancel;
 pub mod context;
+mod download;
+mod emit;
 mod error;
+mod exec;
+mod export;
+mod key;
 pub mod manage;
+mod mode;
 mod options;
+mod plan;
 pub mod rootfs;
+mod session;
+mod snapshot;
+mod solve;
+mod stop;
+mod worker;
 
 pub use error::BuildError;
 pub use options::*;
 pub use rbuild_logfmt as logfmt;
+pub use worker::{Cancel, build, init};

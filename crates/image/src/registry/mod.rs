@@ -42,6 +42,7 @@ mod session;
 mod tests;
 mod tls;
 mod transport;
+mod url;
 
 use std::fmt;
 use std::sync::Arc;
@@ -61,6 +62,7 @@ pub use error::{
 pub use options::{ProxyOptions, RegistryOptions, RetryPolicy, Timeouts};
 pub use pull::Resolved;
 pub use push::{BlobSource, Pushed};
+pub use url::{FetchedUrl, UrlError};
 
 use session::{Request, Session};
 

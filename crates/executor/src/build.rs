@@ -1,0 +1,101 @@
+//! A build, inside the worker: from options to a result.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rbuild_logfmt::event::{Event, Fact, Failure, Outcome};
+use rbuild_sandbox::Facts;
+
+use crate::cancel::Cancel;
+use crate::context::{Context, ContextError, ContextRequest};
+use crate::emit::Emitter;
+use crate::options::{BuildOptions, BuildResult, ContextSource, DockerfileSource};
+use crate::session::Session;
+use crate::solve::Built;
+use crate::stop::{Failed, Stop};
+use crate::{export, solve};
+
+/// How a build ended without a result.
+pub(crate) enum Ended {
+    Failed(Box<Failure>),
+    Cancelled,
+}
+
+/// The version of the event format.
+const FORMAT: u32 = 1;
+
+/// Builds, telling everything through `write`.
+pub(crate) fn build(
+    options: &BuildOptions,
+    facts: Facts,
+    cancel: &Cancel,
+    input: Option<OwnedFd>,
+    output: Option<OwnedFd>,
+    write: Box<dyn FnMut(Event) + Send>,
+) -> Result<BuildResult, Ended> {
+    let emitter = Emitter::new(write);
+    emitter.emit(Fact::BuildStarted {
+        format: FORMAT,
+        dialect: options.dialect,
+        unix_ns: Emitter::unix_ns(),
+        quiet: options.quiet,
+    });
+    match Session::open(options, facts, cancel, emitter, input, output) {
+        Ok(session) => {
+            let built = run(&session);
+            let ended = finish(session.emitter(), cancel, built);
+            session.close();
+            ended
+        }
+        Err((emitter, stop)) => finish(&emitter, cancel, Err(stop)),
+    }
+}
+
+fn finish(emitter: &Emitter, cancel: &Cancel, built: Result<BuildResult, Stop>) -> Result<BuildResult, Ended> {
+    let (outcome, ended) = match built {
+        Ok(result) => {
+            let tags = result.names.clone();
+            (Outcome::Success { image: result.image_id.clone(), tags }, Ok(result))
+        }
+        Err(Stop::Failed(failed)) if !cancel.was_asked() => {
+            let Failed { failure, step, lines } = *failed;
+            (Outcome::Failure { failure: failure.clone(), step, lines }, Err(Ended::Failed(Box::new(failure))))
+        }
+        Err(_) => (Outcome::Cancelled, Err(Ended::Cancelled)),
+    };
+    emitter.emit(Fact::BuildEnded { outcome });
+    ended
+}
+
+fn run(session: &Session<'_>) -> Result<BuildResult, Stop> {
+    let plan = export::Exports::new(session)?;
+    let context = open_context(session)?;
+    let built: Built = if session.is_legacy() {
+        let built = solve::legacy::build(session, &context)?;
+        plan.write(session, &built, None)?;
+        built
+    } else {
+        solve::buildkit::build(session, &context, &plan)?
+    };
+    plan.result(session, &built)
+}
+
+fn open_context(session: &Session<'_>) -> Result<Context, Stop> {
+    let options = session.options();
+    let needs_input = options.context == ContextSource::Stdin || options.dockerfile == DockerfileSource::Stdin;
+    let input = if needs_input {
+        session.take_input().map(|fd| Box::new(std::fs::File::from(fd)) as Box<dyn std::io::Read + Send>)
+    } else {
+        None
+    };
+    let working_dir = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let opened = Context::open(ContextRequest {
+        source: options.context.clone(),
+        dockerfile: options.dockerfile.clone(),
+        input,
+        working_dir,
+        scratch_dir: session.scratch_dir()?,
+        dialect: options.dialect,
+    });
+    opened.map_err(|error: ContextError| session.context_failed(&error))
+}

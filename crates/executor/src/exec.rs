@@ -1,0 +1,314 @@
+//! RUN: a command in a snapshot.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rbuild_image::digest::DiffId;
+use rbuild_logfmt::event::{Fact, Failure, StepId, Stream, Version};
+use rbuild_parser::{Network as RunNetwork, Security as RunSecurity};
+use rbuild_sandbox::root::{NewDirs, Root};
+use rbuild_sandbox::{
+    Access, ExecError, Mount, Network, Resource, RootAccess, RootFs, RunError, RunSpec, Security, Ulimit,
+};
+
+use crate::options;
+use crate::plan::{go, users};
+use crate::session::Session;
+use crate::snapshot::{Change, NewLayer};
+use crate::stop::Stop;
+
+/// A command and its surroundings, independent of the dialect.
+pub(crate) struct Command<'a> {
+    pub(crate) argv: &'a [String],
+    pub(crate) env: Vec<String>,
+    /// Absolute; made if it is missing.
+    pub(crate) cwd: &'a str,
+    /// Value of USER.
+    pub(crate) user: &'a str,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) network: RunNetwork,
+    pub(crate) security: RunSecurity,
+    /// Legacy: the id of the container, 64 digits.
+    pub(crate) container: Option<&'a str>,
+}
+
+/// Runs a command on a stack of layers and makes its changes a layer.
+pub(crate) fn run(session: &Session<'_>, layers: &[DiffId], command: Command<'_>, step: StepId) -> Result<NewLayer, Stop> {
+    let stack = session.unpacked(layers)?;
+    let beneath = match command.container {
+        Some(_) => vec![init_layer(session, &stack)?],
+        None => Vec::new(),
+    };
+    let change = Change::begin(session, layers, &beneath)?;
+    match run_in(session, &change, command, step) {
+        Ok(()) => change.commit(session),
+        Err(stop) => {
+            change.discard(session);
+            Err(stop)
+        }
+    }
+}
+
+fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: StepId) -> Result<(), Stop> {
+    let setup = |message: String| Stop::failed(Failure::Setup { argv: command.argv.to_vec(), message });
+    let mount = change.mount()?;
+    let root = Root::open(mount.target(), session.ownership())?;
+    let file = |path: &str| {
+        let bytes = root.read(path, 4 << 20).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let passwd = file("etc/passwd");
+    let who = users::exec_user(command.user, &passwd, &file("etc/group")).map_err(setup)?;
+    let made = root.create_dir_all(command.cwd, NewDirs { mode: 0o755, owner: (0, 0), time: None });
+    if let Err(error) = made {
+        return Err(setup(format!("mkdir {}: {}", command.cwd, error.errno().map_or_else(|| error.to_string(), go::errno_text))));
+    }
+    drop(root);
+    drop(mount);
+
+    let host_network = command.network != RunNetwork::None && session.options().network != options::Network::None;
+    let hostname = hostname(session, &command);
+    let mut env = command.env;
+    let has = |env: &[String], name: &str| env.iter().any(|pair| pair.split('=').next() == Some(name));
+    if command.container.is_some() && !has(&env, "HOSTNAME") {
+        env.push(format!("HOSTNAME={hostname}"));
+    }
+    if !has(&env, "HOME") {
+        env.push(format!("HOME={}", users::home_of(who.uid, &passwd)));
+    }
+    let bytes = |list: &[String]| list.iter().map(|item| item.clone().into_bytes()).collect::<Vec<_>>();
+    let mut spec = RunSpec::new(RootFs::Overlay(change.overlay().clone()), bytes(command.argv));
+    spec.root_access = RootAccess::ReadWrite;
+    spec.env = bytes(&env);
+    spec.cwd = PathBuf::from(command.cwd);
+    (spec.uid, spec.gid) = (who.uid, who.gid);
+    spec.groups = std::iter::once(who.gid).chain(who.groups.iter().copied().filter(|gid| *gid != who.gid)).collect();
+    spec.mounts = network_files(session, &hostname, command.container.is_some());
+    spec.mounts.extend(command.mounts);
+    spec.network = if host_network { Network::Host } else { Network::None };
+    spec.hostname = hostname.into_bytes();
+    spec.ulimits = ulimits(&session.options().ulimits)?;
+    if let Some(size) = session.options().shm_size {
+        spec.shm_size = size;
+    }
+    if command.security == RunSecurity::Insecure {
+        spec.security = Security::Insecure;
+    }
+
+    let emitter = session.emitter();
+    let mut output = |written: rbuild_sandbox::Output<'_>| {
+        let stream = match written.stream {
+            rbuild_sandbox::Stream::Stdout => Stream::Stdout,
+            rbuild_sandbox::Stream::Stderr => Stream::Stderr,
+        };
+        emitter.emit(Fact::Output { step, stream, data: written.bytes.to_vec() });
+    };
+    let argv = command.argv.to_vec();
+    match rbuild_sandbox::run(&spec, session.cancel().commands(), &mut output) {
+        Ok(report) if report.status.success() => Ok(()),
+        Ok(report) => Err(Stop::failed(Failure::Run { argv, code: report.status.code() })),
+        Err(RunError::Cancelled) => Err(Stop::Cancelled),
+        Err(RunError::Exec { argv0, reason }) => {
+            Err(Stop::failed(exec_failed(session, step, argv, &String::from_utf8_lossy(&argv0), reason)))
+        }
+        Err(RunError::Chdir { path, source }) => {
+            let text = format!("chdir to cwd ({}) set in config.json failed: {}", path_text(&path), errno_text(&source));
+            Err(Stop::failed(start_failed(session, step, argv, &text)))
+        }
+        Err(error) => Err(Stop::own(&error)),
+    }
+}
+
+fn path_text(path: &Path) -> String {
+    go::quote(&path.to_string_lossy())
+}
+
+/// A kernel's error as Go words it: without the number, in lower case.
+fn errno_text(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(errno) => go::errno_text(errno),
+        None => error.to_string(),
+    }
+}
+
+/// What Docker makes of a command that cannot be executed (runc 1.3's words): legacy ends the build with the runtime's
+/// error, BuildKit shows it as output of a command that ends with code 1.
+fn exec_failed(session: &Session<'_>, step: StepId, argv: Vec<String>, argv0: &str, reason: ExecError) -> Failure {
+    let quoted = go::quote(argv0);
+    let text = match reason {
+        ExecError::NotFoundInPath => format!("exec: {quoted}: executable file not found in $PATH"),
+        ExecError::PermissionDenied => format!("exec: {quoted}: permission denied"),
+        ExecError::IsDirectory if session.is_legacy() => format!("exec: {quoted}: is a directory: permission denied"),
+        ExecError::IsDirectory => format!("exec: {quoted}: is a directory"),
+        ExecError::Stat(errno) => {
+            format!("exec: {quoted}: stat {argv0}: {}", go::errno_text(errno))
+        }
+        // The runtime has nothing left to say then but on the command's own output.
+        ExecError::Exec(errno) => {
+            let data = format!("exec {argv0}: {}\n", go::errno_text(errno)).into_bytes();
+            session.emitter().emit(Fact::Output { step, stream: Stream::Stderr, data });
+            return Failure::Run { argv, code: 255 };
+        }
+    };
+    start_failed(session, step, argv, &text)
+}
+
+fn start_failed(session: &Session<'_>, step: StepId, argv: Vec<String>, text: &str) -> Failure {
+    if session.is_legacy() {
+        let message = format!(
+            "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
+             failed: unable to start container process: error during container init: {text}"
+        );
+        return Failure::Start { argv, message, code: 1 };
+    }
+    let data = format!("runc run failed: unable to start container process: error during container init: {text}\n");
+    session.emitter().emit(Fact::Output { step, stream: Stream::Stderr, data: data.into_bytes() });
+    Failure::Run { argv, code: 1 }
+}
+
+/// BuildKit's steps are called `buildkitsandbox`; a legacy container has its own id, or the host's name with the host's
+/// network.
+fn hostname(session: &Session<'_>, command: &Command<'_>) -> String {
+    match command.container {
+        None => "buildkitsandbox".to_owned(),
+        Some(_) if session.options().network == options::Network::Host => {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        }
+        Some(id) => id.chars().take(12).collect(),
+    }
+}
+
+/// What Docker puts over /etc: never part of a layer.
+fn network_files(session: &Session<'_>, hostname: &str, legacy: bool) -> Vec<Mount> {
+    let host_network = session.options().network == options::Network::Host;
+    let mut hosts = match (legacy, host_network) {
+        (false, _) => format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
+        (true, true) => std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        (true, false) => format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\t\
+             ip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.0.1\t{hostname}\n"
+        ),
+    };
+    for (name, address) in &session.options().add_hosts {
+        let address = if address == "host-gateway" { "127.0.0.1" } else { address };
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolver = if legacy && session.options().dialect.version >= Version::V28 {
+        engine_resolver(&resolver)
+    } else {
+        resolver
+    };
+    let access = if legacy { Access::ReadWrite } else { Access::ReadOnly };
+    let file = |target: &str, content: String| Mount::File {
+        content: content.into_bytes(),
+        target: PathBuf::from(target),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        access,
+    };
+    let mut files = vec![file("/etc/resolv.conf", resolver), file("/etc/hosts", hosts)];
+    if legacy {
+        files.push(file("/etc/hostname", format!("{hostname}\n")));
+    }
+    files
+}
+
+/// The resolver's configuration as Docker Engine 28 writes it for a container.
+fn engine_resolver(host: &str) -> String {
+    let lines = |keyword: &str| -> Vec<&str> {
+        host.lines().map(str::trim).filter(|line| line.split_whitespace().next() == Some(keyword)).collect()
+    };
+    let mut out = String::from(
+        "# Generated by Docker Engine.\n# This file can be edited; Docker Engine will not make further changes once it\n\
+         # has been modified.\n\n",
+    );
+    for line in lines("nameserver").into_iter().chain(lines("search")).chain(lines("options")) {
+        out.push_str(line);
+        out.push('\n');
+    }
+    out.push_str("\n# Based on host file: '/etc/resolv.conf'\n# Overrides: []\n");
+    out
+}
+
+/// The directory that Docker puts between the image and a container: mount points and names that a container finds
+/// though no layer has them (moby `daemon/initlayer`).
+fn init_layer(session: &Session<'_>, stack: &[PathBuf]) -> Result<PathBuf, Stop> {
+    let dir = session.scratch_dir()?;
+    let root = Root::open(&dir, session.ownership())?;
+    let existing = |path: &str| stack.iter().find_map(|layer| layer.join(path).symlink_metadata().ok());
+    session.copy_root_attributes(stack.first().map(PathBuf::as_path), &dir)?;
+    let mut closed = Vec::new();
+    for name in ["dev", "etc", "proc", "sys"] {
+        match existing(name) {
+            Some(found) if !found.is_dir() => closed.push(name),
+            found => {
+                let node = root.create_dir(name)?;
+                let layer = stack.iter().find(|layer| layer.join(name).is_dir());
+                match (found, layer) {
+                    (Some(_), Some(layer)) => {
+                        let seen = Root::open(layer, session.ownership())?.lstat(name)?;
+                        node.chown(seen.uid, seen.gid)?;
+                        node.chmod(seen.mode)?;
+                    }
+                    _ => node.chmod(0o755)?,
+                }
+            }
+        }
+    }
+    for (parent, name) in [("dev", "dev/pts"), ("dev", "dev/shm")] {
+        if !closed.contains(&parent) && existing(name).is_none() {
+            root.create_dir(name)?.chmod(0o755)?;
+        }
+    }
+    let files = ["dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf", ".dockerenv"];
+    for name in files {
+        let parent = name.split_once('/').map_or("", |(parent, _)| parent);
+        if !closed.contains(&parent) && existing(name).is_none() {
+            root.create_file(name)?.chmod(0o755)?;
+        }
+    }
+    if !closed.contains(&"etc") && existing("etc/mtab").is_none() {
+        root.create_symlink("etc/mtab", OsStr::from_bytes(b"/proc/mounts"))?;
+    }
+    Ok(dir)
+}
+
+fn ulimits(given: &[options::Ulimit]) -> Result<Vec<Ulimit>, Stop> {
+    let value = |n: i64| u64::try_from(n).unwrap_or(u64::MAX);
+    given
+        .iter()
+        .map(|limit| {
+            let resource = resource(&limit.name).ok_or_else(|| {
+                Stop::failed(Failure::Own {
+                    message: format!("unknown resource limit `{}`", limit.name),
+                    hint: Some("see `docker build --ulimit`: nofile, nproc, core, …".to_owned()),
+                })
+            })?;
+            Ok(Ulimit { resource, soft: value(limit.soft), hard: value(limit.hard) })
+        })
+        .collect()
+}
+
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return None,
+    })
+}

@@ -1,0 +1,621 @@
+//! What all steps of one build share.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_image::digest::{DiffId, Digest, Hasher, ImageId};
+use rbuild_image::layer::LayerReader;
+use rbuild_image::archive::{self, ArchiveError, Loaded};
+use rbuild_image::manifest::{Descriptor, annotation};
+use rbuild_image::platform::Platform;
+use rbuild_image::reference::{DockerVersion, Reference};
+use rbuild_image::registry::{Registry, RegistryError, TransferEvent};
+use rbuild_image::store::{CacheRecord, LayerBlob, Lease, Store, StoreError};
+use rbuild_logfmt::event::{Builder, Failure, PullFailure};
+use rbuild_sandbox::root::{Ownership, Root};
+use rbuild_sandbox::{Facts, Privilege};
+
+use crate::base::{BaseImage, BaseLayer, Remote};
+use crate::context::{ContextError, NamedContext, NamedSource};
+use crate::plan::buildkit::StageBase;
+use crate::cancel::Cancel;
+use crate::download::Download;
+use crate::emit::Emitter;
+use crate::key::CacheKey;
+use crate::options::BuildOptions;
+use crate::stop::Stop;
+use crate::{manage, rootfs};
+
+/// What all steps of one build share.
+pub(crate) struct Session<'a> {
+    options: &'a BuildOptions,
+    facts: Facts,
+    /// Cancelled from outside, or because a step failed.
+    abort: Cancel,
+    emitter: Emitter,
+    store: Store,
+    lease: Lease,
+    registry: Registry,
+    /// Layers being unpacked: one thread does it, the others wait.
+    unpacking: Mutex<()>,
+    /// Files from the web that came in this build, by address.
+    downloads: Mutex<HashMap<String, Download>>,
+    input: Mutex<Option<OwnedFd>>,
+    output: Mutex<Option<OwnedFd>>,
+}
+
+/// Layers of a base image as they come.
+pub(crate) trait PullProgress: Sync {
+    /// The pull begins.
+    fn begin(&self) {}
+    /// The layer is here already.
+    fn exists(&self, _layer: &BaseLayer) {}
+    /// The layer is to be fetched.
+    fn pulling(&self, _layer: &BaseLayer) {}
+    /// So much of its blob is here.
+    fn downloading(&self, _blob: &Descriptor, _current: u64) {}
+    /// Its blob is here whole.
+    fn downloaded(&self, _blob: &Descriptor) {}
+    /// It is being unpacked.
+    fn extracting(&self, _layer: &BaseLayer) {}
+    /// It is unpacked.
+    fn extracted(&self, _layer: &BaseLayer) {}
+}
+
+/// For pulls that nobody watches.
+pub(crate) struct Unwatched;
+
+impl PullProgress for Unwatched {}
+
+impl<'a> Session<'a> {
+    pub(crate) fn open(
+        options: &'a BuildOptions,
+        facts: Facts,
+        cancel: &Cancel,
+        emitter: Emitter,
+        input: Option<OwnedFd>,
+        output: Option<OwnedFd>,
+    ) -> Result<Session<'a>, (Emitter, Stop)> {
+        let open = || -> Result<_, Stop> {
+            let store = Store::open(&options.store.root)?;
+            let lease = store.lease()?;
+            let registry = manage::registry(&options.registry).map_err(|error| Stop::own(&error))?;
+            Ok((store, lease, registry))
+        };
+        let (store, lease, registry) = match open() {
+            Ok(parts) => parts,
+            Err(stop) => return Err((emitter, stop)),
+        };
+        Ok(Session {
+            options,
+            facts,
+            abort: cancel.clone(),
+            emitter,
+            store,
+            lease,
+            registry,
+            unpacking: Mutex::new(()),
+            downloads: Mutex::default(),
+            input: Mutex::new(input),
+            output: Mutex::new(output),
+        })
+    }
+
+    pub(crate) fn options(&self) -> &BuildOptions {
+        self.options
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub(crate) fn emitter(&self) -> &Emitter {
+        &self.emitter
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.abort
+    }
+
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.options.dialect.builder == Builder::Legacy
+    }
+
+    /// Standard input of the caller; to be had once.
+    pub(crate) fn take_input(&self) -> Option<OwnedFd> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Standard output of the caller; to be had once.
+    pub(crate) fn take_output(&self) -> Option<OwnedFd> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// How owners are kept in files.
+    pub(crate) fn ownership(&self) -> Ownership {
+        match self.facts.privilege {
+            Privilege::OneId => Ownership::Recorded,
+            _ => Ownership::Real,
+        }
+    }
+
+    /// Ends the build if it was cancelled.
+    pub(crate) fn check(&self) -> Result<(), Stop> {
+        if self.abort.is_cancelled() { Err(Stop::Cancelled) } else { Ok(()) }
+    }
+
+    /// Ends running commands and transfers, because a step failed.
+    pub(crate) fn abort(&self) {
+        self.abort.cancel();
+    }
+
+    /// A new empty directory of this build, on the file system of the store.
+    pub(crate) fn scratch_dir(&self) -> Result<PathBuf, Stop> {
+        Ok(self.lease.stage_dir()?)
+    }
+
+    /// Removes a directory of this build. What cannot be removed goes with the lease.
+    pub(crate) fn forget_dir(&self, dir: &Path) {
+        if let Err(error) = rbuild_sandbox::remove_tree(dir) {
+            tracing::debug!(%error, "left for the end of the build");
+        }
+    }
+
+    /// Directories of unpacked layers, top first, from a stack with the lowest first.
+    pub(crate) fn unpacked(&self, layers: &[DiffId]) -> Result<Vec<PathBuf>, Stop> {
+        layers.iter().rev().map(|layer| self.unpacked_layer(layer)).collect()
+    }
+
+    fn unpacked_layer(&self, layer: &DiffId) -> Result<PathBuf, Stop> {
+        if let Some(path) = self.lease.hold_layer(layer)? {
+            return Ok(path);
+        }
+        let _one_at_a_time = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = self.lease.hold_layer(layer)? {
+            return Ok(path);
+        }
+        self.unpack(layer)
+    }
+
+    /// Unpacks a layer whose blob is in the store.
+    fn unpack(&self, layer: &DiffId) -> Result<PathBuf, Stop> {
+        let dir = self.scratch_dir()?;
+        let target = dir.join("fs");
+        std::fs::create_dir(&target)?;
+        let root = Root::open(&target, self.ownership())?;
+        let mut reader = LayerReader::new(HashingReader::new(self.store.open_layer(layer)?));
+        rootfs::apply(&mut reader, &root, &[])?;
+        reader.drain()?;
+        let found = reader.into_inner().finish()?;
+        if found != *layer.digest() {
+            let message = format!("layer {}: its content has the digest {found}", layer.digest());
+            return Err(Stop::failed(Failure::Own {
+                message,
+                hint: Some("the registry or the archive gave a wrong layer; fetch the image again".to_owned()),
+            }));
+        }
+        drop(root);
+        Ok(self.store.publish_unpacked(layer, &dir)?)
+    }
+
+    /// Gives a directory mode and owner of another (a layer's root), or those of an empty image.
+    pub(crate) fn copy_root_attributes(&self, from: Option<&Path>, to: &Path) -> Result<(), Stop> {
+        let target = Root::open(to, self.ownership())?;
+        let node = target.node("/")?;
+        match from {
+            Some(from) => {
+                let source = Root::open(from, self.ownership())?.stat("/")?;
+                node.chown(source.uid, source.gid)?;
+                node.chmod(source.mode)?;
+                node.set_times(source.mtime, source.mtime)?;
+            }
+            None => node.chmod(0o755)?,
+        }
+        Ok(())
+    }
+
+    /// Looks an image up in the store: by name, id or prefix of one.
+    pub(crate) fn local_image(&self, name: &str, platform: &Platform) -> Result<Option<BaseImage>, Stop> {
+        let id = match self.store.resolve(name) {
+            Ok(id) => id,
+            Err(StoreError::NoImage(_) | StoreError::Ambiguous(..)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        self.stored_image(id, name, platform)
+    }
+
+    fn stored_image(&self, id: ImageId, name: &str, platform: &Platform) -> Result<Option<BaseImage>, Stop> {
+        if !self.lease.hold_image(&id)? {
+            return Ok(None);
+        }
+        let image = self.store.image(&id)?;
+        let has = image.config.platform().normalized();
+        if !platform.compatible().iter().any(|wanted| wanted.is_same(&has)) {
+            return Ok(None);
+        }
+        let mut layers = Vec::new();
+        for layer in image.layers {
+            if layer.unpacked.is_none() && layer.blobs.is_empty() {
+                // Its layers were never fetched: the registry has them.
+                return Ok(None);
+            }
+            layers.push(BaseLayer { diff_id: layer.diff_id, blob: None });
+        }
+        Ok(Some(BaseImage { id, config: image.config, layers, shown: name.to_owned(), remote: None }))
+    }
+
+    /// An image of the store that no registry gave: built, loaded or imported here.
+    pub(crate) fn built_here(&self, reference: &Reference, platform: &Platform) -> Result<Option<BaseImage>, Stop> {
+        let Some(id) = self.store.resolve_reference(reference)? else { return Ok(None) };
+        let pulled = self.store.list()?.into_iter().any(|image| image.id == id && !image.pulled.is_empty());
+        if pulled {
+            return Ok(None);
+        }
+        self.stored_image(id, &reference.to_string(), platform)
+    }
+
+    /// Lists a base image by its name, so that it outlives this build.
+    pub(crate) fn name_base(&self, image: &BaseImage) -> Result<(), Stop> {
+        let Some(remote) = &image.remote else { return Ok(()) };
+        let manifest = self.store.manifest(&remote.manifest.digest, Some(&remote.manifest.media_type))?;
+        let config = self.store.read_blob(&remote.config.digest)?;
+        let id = self.store.put_image(&self.lease, &config, Some(&manifest), &[])?;
+        Ok(self.store.tag_pulled(&self.lease, &id, &remote.reference, Some(&remote.top.digest))?)
+    }
+
+    /// Asks the registry for an image.
+    pub(crate) fn remote_image(&self, reference: &Reference, platform: &Platform) -> Result<BaseImage, Stop> {
+        let resolved = self
+            .registry
+            .resolve(reference, platform, self.abort.flag())
+            .map_err(|error| self.pull_failed(&reference.to_string(), platform, &error))?;
+        let image = resolved.image().clone();
+        let diff_ids = resolved.config.diff_ids();
+        if diff_ids.len() != image.layers.len() {
+            return Err(Stop::failed(Failure::Pull {
+                reference: reference.to_string(),
+                cause: PullFailure::Other {
+                    status: None,
+                    detail: format!(
+                        "its configuration names {} layers, its manifest {}",
+                        diff_ids.len(),
+                        image.layers.len()
+                    ),
+                },
+            }));
+        }
+        let layers = diff_ids.iter().zip(&image.layers);
+        let layers = layers
+            .map(|(diff_id, blob)| BaseLayer { diff_id: diff_id.clone(), blob: Some(blob.clone()) })
+            .collect();
+        let top = resolved.top.descriptor();
+        let shown = match reference.digest() {
+            Some(_) => reference.to_string(),
+            None => reference.with_digest(top.digest.clone()).to_string(),
+        };
+        for bytes in [resolved.top.bytes(), resolved.manifest.bytes(), resolved.config_bytes.as_slice()] {
+            self.store.put_blob(&self.lease, bytes)?;
+        }
+        Ok(BaseImage {
+            id: ImageId(image.config.digest.clone()),
+            config: resolved.config.clone(),
+            layers,
+            shown,
+            remote: Some(Remote {
+                reference: reference.clone(),
+                manifest: resolved.manifest.descriptor(),
+                config: image.config.clone(),
+                top,
+            }),
+        })
+    }
+
+    fn pull_failed(&self, reference: &str, platform: &Platform, error: &RegistryError) -> Stop {
+        if self.abort.is_cancelled() {
+            return Stop::Cancelled;
+        }
+        Stop::failed(Failure::Pull { reference: reference.to_owned(), cause: pull_failure(platform, error) })
+    }
+
+    /// Fetches and unpacks what is missing of an image: several blobs at once, each layer unpacked as soon as it is
+    /// here.
+    pub(crate) fn fetch(&self, image: &BaseImage, progress: &dyn PullProgress) -> Result<(), Stop> {
+        let mut missing = Vec::new();
+        progress.begin();
+        for layer in &image.layers {
+            if self.lease.hold_layer(&layer.diff_id)?.is_some() {
+                progress.exists(layer);
+            } else {
+                progress.pulling(layer);
+                missing.push(layer);
+            }
+        }
+        let next = AtomicU64::new(0);
+        let failed: Mutex<Option<Stop>> = Mutex::new(None);
+        let fetch_some = || {
+            while failed.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+                let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
+                let Some(layer) = missing.get(index) else { return };
+                if let Err(stop) = self.fetch_layer(image, layer, progress) {
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(stop);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..missing.len().min(PARALLEL_LAYERS) {
+                scope.spawn(fetch_some);
+            }
+            fetch_some();
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(stop) => Err(stop),
+            None => Ok(()),
+        }
+    }
+
+    fn fetch_layer(&self, image: &BaseImage, layer: &BaseLayer, progress: &dyn PullProgress) -> Result<(), Stop> {
+        self.check()?;
+        if let (Some(blob), Some(remote)) = (&layer.blob, &image.remote) {
+            if !self.lease.hold_blob(&blob.digest)? {
+                let mut writer = self.store.blob_writer(&self.lease)?;
+                let mut report = |event: TransferEvent<'_>| {
+                    if let TransferEvent::Progress { current, .. } = event {
+                        progress.downloading(blob, current);
+                    }
+                };
+                self.registry
+                    .fetch_blob(&remote.reference, blob, &mut writer, &mut report, self.abort.flag())
+                    .map_err(|error| {
+                        self.pull_failed(&remote.reference.to_string(), &image.config.platform(), &error)
+                    })?;
+                writer.commit()?;
+            }
+            progress.downloaded(blob);
+            let known = LayerBlob {
+                media_type: blob.media_type.clone(),
+                digest: blob.digest.clone(),
+                size: blob.size,
+                tar_size: None,
+            };
+            self.store.add_diff_blob(&layer.diff_id, &known)?;
+        }
+        progress.extracting(layer);
+        if self.lease.hold_layer(&layer.diff_id)?.is_none() {
+            self.unpack(&layer.diff_id)?;
+        }
+        progress.extracted(layer);
+        Ok(())
+    }
+
+    /// The record that the cache has under a key.
+    fn record(&self, key: &CacheKey) -> Result<Option<CacheRecord>, Stop> {
+        Ok(self.store.cache_get(key.as_str())?)
+    }
+
+    fn remember(&self, key: &CacheKey, fill: impl FnOnce(&mut CacheRecord)) -> Result<(), Stop> {
+        let mut record = CacheRecord { key: key.as_str().to_owned(), ..CacheRecord::default() };
+        fill(&mut record);
+        Ok(self.store.cache_put(&record)?)
+    }
+
+    /// The image that the cache has under a key, if all of it is here.
+    pub(crate) fn cached_image(&self, key: &CacheKey) -> Result<Option<BaseImage>, Stop> {
+        let Some(id) = self.record(key)?.and_then(|record| record.images.into_iter().next()) else { return Ok(None) };
+        if !self.lease.hold_image(&id)? {
+            return Ok(None);
+        }
+        let image = match self.store.image(&id) {
+            Ok(image) => image,
+            Err(StoreError::NoImage(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if image.layers.iter().any(|layer| layer.unpacked.is_none() && layer.blobs.is_empty()) {
+            return Ok(None);
+        }
+        let layers = image.layers.into_iter().map(|layer| BaseLayer { diff_id: layer.diff_id, blob: None }).collect();
+        Ok(Some(BaseImage { shown: id.digest().to_string(), id, config: image.config, layers, remote: None }))
+    }
+
+    pub(crate) fn remember_image(&self, key: &CacheKey, image: &ImageId) -> Result<(), Stop> {
+        self.remember(key, |record| record.images.push(image.clone()))
+    }
+
+    /// The layer that the cache has under a key, if it is here.
+    pub(crate) fn cached_layer(&self, key: &CacheKey) -> Result<Option<DiffId>, Stop> {
+        let Some(layer) = self.record(key)?.and_then(|record| record.layers.into_iter().next()) else { return Ok(None) };
+        let here = self.lease.hold_layer(&layer)?.is_some() || !self.store.diff_blobs(&layer)?.is_empty();
+        Ok(here.then_some(layer))
+    }
+
+    pub(crate) fn remember_layer(&self, key: &CacheKey, layer: &DiffId) -> Result<(), Stop> {
+        self.remember(key, |record| record.layers.push(layer.clone()))
+    }
+
+    /// A value that the cache has under a key.
+    pub(crate) fn cached_value<T: serde::de::DeserializeOwned>(&self, key: &CacheKey) -> Result<Option<T>, Stop> {
+        Ok(self.record(key)?.and_then(|record| serde_json::from_value(record.data).ok()))
+    }
+
+    pub(crate) fn remember_value<T: serde::Serialize>(&self, key: &CacheKey, value: &T) -> Result<(), Stop> {
+        let data = serde_json::to_value(value).map_err(|error| Stop::own(&error))?;
+        self.remember(key, |record| record.data = data)
+    }
+
+    /// A file from the web, fetched once in a build.
+    pub(crate) fn download(&self, url: &str, checksum: Option<&str>) -> Result<Download, Stop> {
+        let mut downloads = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = match downloads.get(url) {
+            Some(file) => file.clone(),
+            None => {
+                let file = Download::fetch(self, url)?;
+                downloads.insert(url.to_owned(), file.clone());
+                file
+            }
+        };
+        file.check(checksum)?;
+        Ok(file)
+    }
+
+    /// What Docker says of a context that cannot be used.
+    pub(crate) fn context_failed(&self, error: &ContextError) -> Stop {
+        Stop::failed(error.failure(self.options.dialect))
+    }
+
+    /// The source that `--build-context` names.
+    pub(crate) fn named_context(&self, name: &str, value: &str) -> Result<StageBase, Stop> {
+        let named = NamedContext::new(name, value).map_err(|error| self.context_failed(&error))?;
+        let platform = Platform::host();
+        let unsupported = |what: &str| {
+            Stop::failed(Failure::Own {
+                message: format!("the build context `{name}` is {what}, which is not supported yet"),
+                hint: None,
+            })
+        };
+        match named.source {
+            NamedSource::Directory(path) => Ok(StageBase::Directory(path)),
+            NamedSource::Image(reference) => {
+                let parsed = Reference::parse_normalized(&reference, DockerVersion::V28)
+                    .map_err(|error| Stop::own(&error))?
+                    .or_latest();
+                let image = match self.built_here(&parsed, &platform)? {
+                    Some(image) => image,
+                    None => self.remote_image(&parsed, &platform)?,
+                };
+                Ok(StageBase::Image(Arc::new(image)))
+            }
+            NamedSource::OciLayout { path, tag, digest } => {
+                let select = |entry: &Descriptor| match &digest {
+                    Some(digest) => entry.digest.as_str() == digest,
+                    None => entry.annotations.get(annotation::REF_NAME).is_some_and(|name| *name == tag),
+                };
+                let loaded = archive::load_dir(&self.store, &self.lease, &path, &platform, &select);
+                self.imported(loaded, value, &platform)
+            }
+            NamedSource::DockerArchive(path) => {
+                let file = std::fs::File::open(&path).map_err(|error| {
+                    Stop::failed(Failure::Own {
+                        message: format!("cannot open `{}`: {error}", path.display()),
+                        hint: None,
+                    })
+                })?;
+                self.imported(archive::load(&self.store, &self.lease, file, &platform), value, &platform)
+            }
+            NamedSource::Target(_) => Err(unsupported("a target of another build")),
+            NamedSource::Remote(_) => Err(unsupported("remote")),
+        }
+    }
+
+    fn imported(
+        &self,
+        loaded: Result<Vec<Loaded>, ArchiveError>,
+        shown: &str,
+        platform: &Platform,
+    ) -> Result<StageBase, Stop> {
+        let first = loaded.map_err(|error| Stop::own(&error))?.into_iter().next();
+        let image = match first {
+            Some(loaded) => self.stored_image(loaded.id, shown, platform)?,
+            None => None,
+        };
+        match image {
+            Some(image) => Ok(StageBase::Image(Arc::new(image))),
+            None => Err(Stop::failed(Failure::Own {
+                message: format!("`{shown}` has no image for {platform}"),
+                hint: None,
+            })),
+        }
+    }
+
+    /// The directory of a cache mount, and whether it was made just now.
+    pub(crate) fn cache_mount(&self, id: &str) -> Result<(PathBuf, bool), Stop> {
+        let dir = self.store.root().join("mounts").join(Digest::of(id.as_bytes()).hex());
+        match std::fs::create_dir_all(dir.parent().unwrap_or(&dir)).and_then(|()| std::fs::create_dir(&dir)) {
+            Ok(()) => Ok((dir, true)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok((dir, false)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes what this build kept for itself.
+    pub(crate) fn close(self) {
+        let ended = self.lease.end(&mut |path| {
+            rbuild_sandbox::remove_tree(path).map_err(std::io::Error::other)?;
+            Ok(0)
+        });
+        if let Err(error) = ended {
+            tracing::debug!(%error, "left for the next collection");
+        }
+    }
+}
+
+/// How many layers of an image are fetched and unpacked at once.
+const PARALLEL_LAYERS: usize = 3;
+
+/// What the registry said: code and message, as Docker puts them; else our own words.
+fn registry_detail(error: &RegistryError) -> String {
+    if let RegistryError::Refused(refusal) = error {
+        if let Some(first) = refusal.errors.first() {
+            return format!("{}: {}", first.code.to_lowercase().replace('_', " "), first.message);
+        }
+    }
+    crate::worker::with_causes(error)
+}
+
+/// A registry's refusal as a fact.
+pub(crate) fn pull_failure(platform: &Platform, error: &RegistryError) -> PullFailure {
+    use rbuild_image::registry::RegistryErrorKind as Kind;
+    let detail = registry_detail(error);
+    match error.kind() {
+        Kind::NotFound => PullFailure::NotFound,
+        Kind::Denied => PullFailure::Denied { detail },
+        Kind::TooManyRequests => PullFailure::TooManyRequests { detail },
+        Kind::NoPlatform => PullFailure::NoPlatform { platform: platform.to_string() },
+        _ => {
+            let status = match error {
+                RegistryError::Refused(refusal) => Some(refusal.status),
+                _ => None,
+            };
+            PullFailure::Other { status, detail }
+        }
+    }
+}
+
+/// Hashes what is read through it.
+struct HashingReader<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: std::io::Read> HashingReader<R> {
+    fn new(inner: R) -> HashingReader<R> {
+        HashingReader { inner, hasher: Hasher::sha256() }
+    }
+
+    /// The digest of all that there is, read to its end.
+    fn finish(mut self) -> std::io::Result<Digest> {
+        std::io::copy(&mut self, &mut std::io::sink())?;
+        Ok(self.hasher.finish())
+    }
+}
+
+impl<R: std::io::Read> std::io::Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}

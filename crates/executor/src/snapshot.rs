@@ -1,0 +1,119 @@
+//! Snapshots: stacks of unpacked layers, mounted to be read or changed, and what a change becomes.
+
+use std::path::{Path, PathBuf};
+
+use rbuild_image::digest::DiffId;
+use rbuild_image::layer::LayerWriter;
+use rbuild_image::manifest::media_type;
+use rbuild_image::store::LayerBlob;
+use rbuild_sandbox::root::Root;
+use rbuild_sandbox::{Durability, Overlay, OverlayMount, mount_overlay};
+
+use crate::rootfs;
+use crate::session::Session;
+use crate::stop::Stop;
+
+/// A place where a snapshot is changed: all changes end up in one directory.
+pub(crate) struct Change {
+    dir: PathBuf,
+    overlay: Overlay,
+}
+
+/// A layer that a change became.
+#[derive(Clone, Debug)]
+pub(crate) struct NewLayer {
+    pub(crate) diff_id: DiffId,
+    /// Nothing was changed: its tar has no entries.
+    pub(crate) empty: bool,
+}
+
+impl Change {
+    /// Begins a change of a stack of layers (lowest first), all of which are unpacked. `beneath` are directories
+    /// between the stack and the change, which become part of no layer.
+    pub(crate) fn begin(session: &Session, layers: &[DiffId], beneath: &[PathBuf]) -> Result<Change, Stop> {
+        let dir = session.scratch_dir()?;
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        for path in [&upper, &work] {
+            std::fs::create_dir(path)?;
+        }
+        let stack = session.unpacked(layers)?;
+        // The root directory keeps mode and owner of the layer beneath.
+        session.copy_root_attributes(stack.first().map(PathBuf::as_path), &upper)?;
+        let lower = beneath.iter().cloned().chain(stack).collect();
+        let overlay = Overlay { lower, upper, work, durability: Durability::Volatile };
+        Ok(Change { dir, overlay })
+    }
+
+    /// For a command, which mounts it by itself.
+    pub(crate) fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// The directory that takes the changes.
+    pub(crate) fn upper(&self) -> &Path {
+        &self.overlay.upper
+    }
+
+    /// Mounts it, to be changed by this process.
+    pub(crate) fn mount(&self) -> Result<OverlayMount, Stop> {
+        let target = self.dir.join("merged");
+        std::fs::create_dir(&target)?;
+        Ok(mount_overlay(&self.overlay, &target)?)
+    }
+
+    /// Writes the layer's tar into the store while hashing it, and keeps the directory as its unpacked form.
+    pub(crate) fn commit(self, session: &Session<'_>) -> Result<NewLayer, Stop> {
+        let upper = Root::open(&self.overlay.upper, session.ownership())?;
+        let mut writer = LayerWriter::new(session.store().blob_writer(session.lease())?);
+        let options =
+            rootfs::DiffOptions { rewrite_timestamp: session.options().source_date_epoch, ..Default::default() };
+        let written = rootfs::diff(&upper, &mut writer, options)?;
+        drop(upper);
+        let (digest, size) = writer.finish()?.commit()?;
+        let diff_id = DiffId(digest.clone());
+        let blob = LayerBlob { media_type: media_type::OCI_LAYER.to_owned(), digest, size, tar_size: Some(size) };
+        session.store().add_diff_blob(&diff_id, &blob)?;
+        // What the kernel kept beside it is of no use to a layer.
+        let unpacked = self.dir.join("layer");
+        std::fs::create_dir(&unpacked)?;
+        std::fs::rename(&self.overlay.upper, unpacked.join("fs"))?;
+        session.store().publish_unpacked(&diff_id, &unpacked)?;
+        session.forget_dir(&self.dir);
+        Ok(NewLayer { diff_id, empty: written.entries == 0 })
+    }
+
+    /// Gives up the change.
+    pub(crate) fn discard(self, session: &Session) {
+        session.forget_dir(&self.dir);
+    }
+}
+
+/// A stack of layers mounted to be read.
+pub(crate) struct View {
+    root: PathBuf,
+    // Unmounted before the directory goes.
+    _mount: Option<OverlayMount>,
+}
+
+impl View {
+    /// Mounts a stack of layers (lowest first), all of which are unpacked.
+    pub(crate) fn open(session: &Session, layers: &[DiffId]) -> Result<View, Stop> {
+        let stack = session.unpacked(layers)?;
+        if let [only] = stack.as_slice() {
+            return Ok(View { root: only.clone(), _mount: None });
+        }
+        let dir = session.scratch_dir()?;
+        let (upper, work, target) = (dir.join("upper"), dir.join("work"), dir.join("merged"));
+        for path in [&upper, &work, &target] {
+            std::fs::create_dir(path)?;
+        }
+        session.copy_root_attributes(stack.first().map(PathBuf::as_path), &upper)?;
+        let overlay = Overlay { lower: stack, upper, work, durability: Durability::Volatile };
+        let mount = mount_overlay(&overlay, &target)?;
+        Ok(View { root: target, _mount: Some(mount) })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.root
+    }
+}

@@ -1,0 +1,798 @@
+//! The BuildKit dialect: what the target needs, stages at the same time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use rbuild_image::digest::DiffId;
+use rbuild_image::manifest::Descriptor;
+use rbuild_logfmt::event::{Fact, Failure, InstructionStep, Item, StepId, StepKind, Version};
+use rbuild_parser::ParseOptions;
+use rbuild_parser::mount::MountType;
+use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
+
+use super::copy::{self, CopySourceTree};
+use super::mounts::{self, Prepared};
+use super::{Built, created, write_config};
+use crate::base::{BaseImage, BaseLayer};
+use crate::context::{Context, ContextError, Sync, SyncSnapshot, Transfer};
+use crate::emit;
+use crate::exec::{self, Command};
+use crate::export::Exports;
+use crate::key::{CacheKey, KeyBuilder};
+use crate::plan::buildkit::{
+    CopyOp, CopySource, Draft, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex, StepLabel, WantedImage,
+};
+use crate::plan::users;
+use crate::session::{PullProgress, Session, Unwatched};
+use crate::snapshot::{Change, View};
+use crate::stop::Stop;
+
+/// The result of a stage, or of some of its steps.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) key: CacheKey,
+    pub(super) layers: Vec<DiffId>,
+    /// The image at its bottom, whose layers may not be here yet.
+    pub(super) base: Option<Arc<BaseImage>>,
+}
+
+/// The parser's rules for this build.
+pub(crate) fn parser_version(session: &Session<'_>) -> rbuild_parser::Version {
+    match session.options().dialect.version {
+        Version::V20 => rbuild_parser::Version::V20,
+        Version::V28 => rbuild_parser::Version::V28,
+    }
+}
+
+/// Builds with BuildKit's rules.
+pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports) -> Result<Built, Stop> {
+    let emitter = session.emitter();
+    let (name, text) = context.dockerfile();
+    let step = emitter.begin(StepKind::LoadDefinition { name: name.to_owned() }, &[]);
+    emitter.emit(Fact::Dockerfile { name: name.to_owned(), text: String::from_utf8_lossy(text).into_owned() });
+    transferred(session, context, Transfer::Dockerfile, step, |held| context.dockerfile_sync_size(held))?;
+    emitter.done(step);
+    let version = parser_version(session);
+    let refused = |error: &rbuild_parser::ParseError| Stop::from(crate::plan::buildkit::parse_failure(error));
+    let options = ParseOptions::for_file(version, text);
+    let dockerfile = rbuild_parser::parse_with(text, options).map_err(|error| refused(&error))?;
+    frontend(session, text)?;
+    let contexts = named_contexts(session)?;
+    let lookup = |name: &str| contexts.get(name).cloned();
+    let mut draft = Draft::new(&dockerfile, session.options(), &lookup)?;
+    // Each image once, however many stages begin with it.
+    let mut known: HashMap<String, Arc<BaseImage>> = HashMap::new();
+    loop {
+        let wanted = draft.wanted_images()?;
+        let images = load_metadata(session, &wanted, &mut known)?;
+        for (want, image) in wanted.iter().zip(images) {
+            draft.set_image(want.stage, image);
+        }
+        if !draft.add_triggers()? {
+            break;
+        }
+    }
+    let step = emitter.begin(StepKind::LoadIgnore, &[]);
+    transferred(session, context, Transfer::Ignore, step, |held| context.ignore_sync_size(held))?;
+    emitter.done(step);
+    let plan = draft.finish()?;
+    let solver = Solver::new(session, context, &plan);
+    let snapshot = solver.solve()?;
+    export(session, &plan, &snapshot, solver.last_step(), exports)
+}
+
+/// Shows how much of a local source was sent, given what the other end has already.
+fn transferred(
+    session: &Session<'_>,
+    context: &Context,
+    transfer: Transfer,
+    step: StepId,
+    measure: impl FnOnce(Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError>,
+) -> Result<(), Stop> {
+    let key = KeyBuilder::new("sync").field("source", context.sync_key(transfer)).finish();
+    let held: Option<SyncSnapshot> = session.cached_value(&key)?;
+    let measured = measure(held.as_ref()).map_err(|error| session.context_failed(&error))?;
+    if let Some(sync) = measured {
+        let item = match transfer {
+            Transfer::Dockerfile => Item::TransferDockerfile,
+            Transfer::Ignore | Transfer::Context => Item::TransferContext,
+        };
+        session.emitter().progress(step, item, sync.bytes, None, true);
+        session.remember_value(&key, &sync.snapshot)?;
+    }
+    Ok(())
+}
+
+/// `# syntax=`: the images of docker/dockerfile are built in; any other cannot be run.
+fn frontend(session: &Session<'_>, text: &[u8]) -> Result<(), Stop> {
+    let Some(syntax) = rbuild_parser::detect_syntax(text) else { return Ok(()) };
+    if syntax.is_docker_frontend() {
+        return Ok(());
+    }
+    let reference = syntax.image.clone();
+    let lines = Some(emit::lines(syntax.lines));
+    let step = session.emitter().begin(StepKind::ResolveFrontend { reference: reference.clone() }, &[]);
+    let platform = rbuild_image::platform::Platform::host();
+    let parsed = rbuild_image::reference::Reference::parse_normalized(
+        &reference,
+        crate::plan::buildkit::docker_version(parser_version(session)),
+    );
+    let stop = match parsed {
+        Err(error) => super::instruction_failed(error.to_string()),
+        Ok(parsed) => match session.remote_image(&parsed.or_latest(), &platform) {
+            Err(stop) => stop,
+            Ok(_) => Stop::failed(Failure::Own {
+                message: format!("the frontend `{reference}` cannot be run: only docker/dockerfile is built in"),
+                hint: Some("remove the `# syntax=` line or name docker/dockerfile".to_owned()),
+            }),
+        },
+    };
+    Err(fail_step(session, step, stop).at(step, lines))
+}
+
+fn fail_step(session: &Session<'_>, step: StepId, stop: Stop) -> Stop {
+    let failure = match &stop {
+        Stop::Failed(failed) => Some(failed.failure.clone()),
+        Stop::Cancelled => None,
+    };
+    session.emitter().emit(Fact::StepFailed { step, failure });
+    stop
+}
+
+/// The sources that `--build-context` names.
+fn named_contexts(session: &Session<'_>) -> Result<HashMap<String, StageBase>, Stop> {
+    let mut contexts = HashMap::new();
+    for (name, value) in &session.options().build_contexts {
+        contexts.insert(name.clone(), session.named_context(name, value)?);
+    }
+    Ok(contexts)
+}
+
+/// Asks for several images at once.
+fn load_metadata(
+    session: &Session<'_>,
+    wanted: &[WantedImage],
+    known: &mut HashMap<String, Arc<BaseImage>>,
+) -> Result<Vec<Arc<BaseImage>>, Stop> {
+    let name = |want: &WantedImage| format!("{} {}", want.reference, want.platform);
+    let mut asked: Vec<(String, &WantedImage, Option<StepId>)> = Vec::new();
+    for want in wanted {
+        let name = name(want);
+        if known.contains_key(&name) || asked.iter().any(|(other, _, _)| *other == name) {
+            continue;
+        }
+        let kind = StepKind::LoadMetadata { reference: want.reference.to_string() };
+        asked.push((name, want, Some(session.emitter().begin(kind, &[]))));
+    }
+    let results: Vec<Result<Arc<BaseImage>, Stop>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = asked
+            .iter()
+            .map(|(_, want, step)| scope.spawn(move || load_one(session, want, *step)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Stop::Cancelled))).collect()
+    });
+    let mut failed = None;
+    for ((name, _, _), result) in asked.into_iter().zip(results) {
+        match result {
+            Ok(image) => drop(known.insert(name, image)),
+            Err(stop) => drop(failed.get_or_insert(stop)),
+        }
+    }
+    if let Some(stop) = failed {
+        return Err(stop);
+    }
+    Ok(wanted.iter().filter_map(|want| known.get(&name(want)).cloned()).collect())
+}
+
+fn load_one(session: &Session<'_>, want: &WantedImage, step: Option<StepId>) -> Result<Arc<BaseImage>, Stop> {
+    let found = match session.built_here(&want.reference, &want.platform) {
+        Ok(Some(image)) if !session.options().pull => Ok(image),
+        Ok(_) => session.remote_image(&want.reference, &want.platform),
+        Err(stop) => Err(stop),
+    };
+    match (found, step) {
+        (Ok(image), step) => {
+            if let Some(step) = step {
+                session.emitter().done(step);
+            }
+            Ok(Arc::new(image))
+        }
+        (Err(stop), Some(step)) => Err(fail_step(session, step, stop).at(step, want.lines)),
+        (Err(stop), None) => Err(stop),
+    }
+}
+
+/// The result of one stage, waited for by those that need it.
+#[derive(Default)]
+struct Cell {
+    done: Mutex<Option<Option<Snapshot>>>,
+    ready: Condvar,
+}
+
+impl Cell {
+    fn set(&self, result: Option<Snapshot>) {
+        *self.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.ready.notify_all();
+    }
+
+    /// The stage's result; `None` if it failed.
+    fn wait(&self) -> Option<Snapshot> {
+        let guard = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.ready.wait_while(guard, |done| done.is_none()).unwrap_or_else(PoisonError::into_inner);
+        guard.clone().flatten()
+    }
+}
+
+struct StageSteps {
+    from: Option<StepId>,
+    steps: Vec<StepId>,
+}
+
+struct Solver<'s> {
+    session: &'s Session<'s>,
+    context: &'s Context,
+    plan: &'s Plan,
+    context_step: Option<StepId>,
+    context_loaded: Mutex<bool>,
+    declared: Vec<StageSteps>,
+    cells: Vec<Cell>,
+    /// Why the first step failed; the others are cancelled then.
+    failed: Mutex<Option<Stop>>,
+    /// Images being fetched: by one thread, for all stages that begin with it.
+    fetching: Mutex<()>,
+    caches: mounts::CacheLocks,
+}
+
+impl<'s> Solver<'s> {
+    fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
+        let emitter = session.emitter();
+        let needs_context = !plan.context_paths.is_empty();
+        let context_step = needs_context.then(|| emitter.declare(StepKind::LoadContext { name: None }, &[]));
+        let mut declared: Vec<StageSteps> = Vec::new();
+        for stage in &plan.stages {
+            let shown = |label: &StepLabel| {
+                StepKind::Instruction(InstructionStep {
+                    instruction: label.instruction.clone(),
+                    number: 0,
+                    total: 0,
+                    text: label.title.clone(),
+                    title: label.title.clone(),
+                    stage: stage.shown.clone(),
+                    position: label.position,
+                    positions: stage.positions,
+                    lines: label.lines,
+                })
+            };
+            let from = stage.from.as_ref().map(|label| match (label.position, &stage.base) {
+                (0, StageBase::Image(image)) => {
+                    emitter.declare(StepKind::Image { reference: image.shown.clone() }, &[])
+                }
+                _ => emitter.declare(shown(label), &[]),
+            });
+            let mut previous = from;
+            let mut steps = Vec::new();
+            for step in &stage.steps {
+                let inputs: Vec<StepId> = previous.into_iter().chain(context_step).collect();
+                let id = emitter.declare(shown(&step.label), &inputs);
+                previous = Some(id);
+                steps.push(id);
+            }
+            declared.push(StageSteps { from, steps });
+        }
+        Solver {
+            session,
+            context,
+            plan,
+            context_step,
+            context_loaded: Mutex::new(false),
+            cells: plan.stages.iter().map(|_| Cell::default()).collect(),
+            declared,
+            failed: Mutex::new(None),
+            fetching: Mutex::new(()),
+            caches: mounts::CacheLocks::default(),
+        }
+    }
+
+    fn last_step(&self) -> Option<StepId> {
+        let target = &self.declared[self.plan.target.0];
+        target.steps.last().copied().or(target.from)
+    }
+
+    /// Runs all stages that the target needs, each in a thread of its own, and gives the target's result.
+    fn solve(&self) -> Result<Snapshot, Stop> {
+        std::thread::scope(|scope| {
+            if self.context_step.is_some() {
+                scope.spawn(|| {
+                    if let Err(stop) = self.load_context() {
+                        self.fail(stop);
+                    }
+                });
+            }
+            for (index, stage) in self.plan.stages.iter().enumerate() {
+                if stage.reachable {
+                    scope.spawn(move || {
+                        let result = self.stage(index);
+                        let snapshot = result.map_err(|stop| self.fail(stop)).ok();
+                        self.cells[index].set(snapshot);
+                    });
+                }
+            }
+        });
+        if let Some(stop) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(stop);
+        }
+        self.cells[self.plan.target.0].wait().ok_or(Stop::Cancelled)
+    }
+
+    /// Notes the first failure and ends everything else.
+    fn fail(&self, stop: Stop) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*failed, &stop) {
+            (None, _) | (Some(Stop::Cancelled), Stop::Failed(_)) => *failed = Some(stop),
+            _ => {}
+        }
+        drop(failed);
+        self.session.abort();
+    }
+
+    fn check(&self) -> Result<(), Stop> {
+        if self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Err(Stop::Cancelled);
+        }
+        self.session.check()
+    }
+
+    fn wait_for(&self, stage: StageIndex) -> Result<Snapshot, Stop> {
+        self.cells[stage.0].wait().ok_or(Stop::Cancelled)
+    }
+
+    fn load_context(&self) -> Result<(), Stop> {
+        let Some(step) = self.context_step else { return Ok(()) };
+        let mut loaded = self.context_loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if *loaded {
+            return Ok(());
+        }
+        let emitter = self.session.emitter();
+        emitter.emit(Fact::StepStarted { step });
+        let wanted: Vec<String> = if self.plan.context_paths.contains("/") {
+            Vec::new()
+        } else {
+            self.plan.context_paths.iter().cloned().collect()
+        };
+        let sent = transferred(self.session, self.context, Transfer::Context, step, |held| {
+            self.context.sync_size(&wanted, held)
+        });
+        if let Err(stop) = sent {
+            return Err(fail_step(self.session, step, stop).at(step, None));
+        }
+        emitter.done(step);
+        *loaded = true;
+        Ok(())
+    }
+
+    fn stage(&self, index: usize) -> Result<Snapshot, Stop> {
+        let stage = &self.plan.stages[index];
+        let declared = &self.declared[index];
+        let emitter = self.session.emitter();
+        let mut snapshot = match &stage.base {
+            StageBase::Stage(base) => self.wait_for(*base)?,
+            StageBase::Image(image) => Snapshot {
+                key: KeyBuilder::new("image").field("layers", image.cache_name()).finish(),
+                layers: image.diff_ids(),
+                base: Some(Arc::clone(image)),
+            },
+            StageBase::Scratch | StageBase::Directory(_) | StageBase::Unresolved => {
+                Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None }
+            }
+        };
+        if let Some(step) = declared.from {
+            emitter.emit(Fact::StepStarted { step });
+            let is_hit = match stage.steps.first() {
+                Some(first) => self.peek(&snapshot, first, stage.no_cache),
+                None => Ok(stage.positions > 0),
+            };
+            let fetched = is_hit.and_then(|is_hit| match &snapshot.base {
+                Some(image) if !is_hit => self.fetch(image, &Pulled { session: self.session, step, image }),
+                _ => Ok(()),
+            });
+            fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
+            emitter.done(step);
+        }
+        for (step, id) in stage.steps.iter().zip(&declared.steps) {
+            self.check()?;
+            snapshot = self.step(snapshot, step, *id, stage.no_cache)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// Whether the cache has a step's result, as far as that can be told without waiting for other stages.
+    fn peek(&self, snapshot: &Snapshot, step: &PlannedStep, no_cache: bool) -> Result<bool, Stop> {
+        let waits = match &step.op {
+            Op::Run(run) => run.mounts.iter().any(|mount| matches!(mount.from, MountFrom::Stage(_))),
+            Op::Copy(copy) => copy.sources.iter().any(|source| {
+                matches!(source, CopySource::Files { from: MountFrom::Stage(_), .. } | CopySource::Http { .. } | CopySource::Git { .. })
+            }),
+            Op::Mkdir { .. } => false,
+        };
+        if no_cache || waits {
+            return Ok(false);
+        }
+        match self.key(snapshot, step) {
+            Ok(keys) => Ok(self.lookup(&keys)?.is_some()),
+            // It fails again where it can be told of.
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn fetch(&self, image: &BaseImage, progress: &dyn PullProgress) -> Result<(), Stop> {
+        let _one_at_a_time = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        self.session.fetch(image, progress)?;
+        self.session.name_base(image)
+    }
+
+    /// Makes sure that all layers of a snapshot are here.
+    fn materialise(&self, snapshot: &Snapshot) -> Result<(), Stop> {
+        match &snapshot.base {
+            Some(image) => self.fetch(image, &Unwatched),
+            None => Ok(()),
+        }
+    }
+
+    fn lookup(&self, keys: &[CacheKey]) -> Result<Option<DiffId>, Stop> {
+        for key in keys {
+            if let Some(layer) = self.session.cached_layer(key)? {
+                return Ok(Some(layer));
+            }
+        }
+        Ok(None)
+    }
+
+    fn step(&self, snapshot: Snapshot, step: &PlannedStep, id: StepId, no_cache: bool) -> Result<Snapshot, Stop> {
+        let emitter = self.session.emitter();
+        let lines = step.label.lines;
+        let started = std::cell::Cell::new(false);
+        let begin = || {
+            if !started.replace(true) {
+                emitter.emit(Fact::StepStarted { step: id });
+            }
+        };
+        let result = (|| {
+            let keys = self.key(&snapshot, step)?;
+            let Some(key) = keys.first().cloned() else { return Err(Stop::Cancelled) };
+            if !no_cache {
+                if let Some(layer) = self.lookup(&keys)? {
+                    begin();
+                    emitter.emit(Fact::StepDone { step: id, cached: true, image: None });
+                    return Ok((key, layer));
+                }
+            }
+            self.materialise(&snapshot)?;
+            begin();
+            let layer = match &step.op {
+                Op::Run(run) => self.run(&snapshot, run, id)?,
+                Op::Copy(copy) => self.copy(&snapshot, copy)?,
+                Op::Mkdir { path, user } => self.mkdir(&snapshot, path, user)?,
+            };
+            for key in &keys {
+                self.session.remember_layer(key, &layer)?;
+            }
+            emitter.done(id);
+            Ok((key, layer))
+        })();
+        match result {
+            Ok((key, layer)) => {
+                let mut layers = snapshot.layers;
+                layers.push(layer);
+                Ok(Snapshot { key, layers, base: snapshot.base })
+            }
+            Err(stop) => {
+                if started.get() || matches!(stop, Stop::Failed(_)) {
+                    begin();
+                    return Err(fail_step(self.session, id, stop).at(id, lines));
+                }
+                Err(stop)
+            }
+        }
+    }
+
+    /// What a step's result is filed under, the strongest first.
+    fn key(&self, snapshot: &Snapshot, step: &PlannedStep) -> Result<Vec<CacheKey>, Stop> {
+        let epoch = self.session.options().source_date_epoch.map(|e| e.to_string()).unwrap_or_default();
+        let key = |kind: &str| KeyBuilder::new(kind).key("parent", &snapshot.key).field("epoch", &epoch);
+        Ok(match &step.op {
+            Op::Mkdir { path, user } => vec![key("mkdir").field("path", path).field("user", user).finish()],
+            Op::Run(run) => vec![self.run_key(key("run"), run)?],
+            Op::Copy(op) => vec![self.copy_key(key("copy"), op)?],
+        })
+    }
+
+    fn run_key(&self, key: KeyBuilder, run: &RunOp) -> Result<CacheKey, Stop> {
+        let options = self.session.options();
+        let mut key = key
+            .list("argv", &run.argv)
+            .list("env", &run.env)
+            .field("cwd", &run.cwd)
+            .field("user", &run.user)
+            .field("network", format!("{:?} {:?}", run.network, options.network))
+            .field("security", format!("{:?}", run.security));
+        if let Some((name, data)) = &run.script {
+            key = key.field("script", name).field("text", data);
+        }
+        for mount in &run.mounts {
+            // Which secrets there are does not count, nor does what a cache holds.
+            key = key.field("mount", mount.kind.as_str()).field("target", &mount.target).field("source", &mount.source);
+            key = match mount.from {
+                MountFrom::Empty => key,
+                MountFrom::Stage(stage) => {
+                    let from = self.wait_for(stage)?;
+                    match mount.kind {
+                        MountType::Bind => key.key("from", &from.key),
+                        _ => key,
+                    }
+                }
+                MountFrom::Context => {
+                    self.load_context()?;
+                    let source = CopySourceTree::Context(self.context);
+                    key.field("content", copy::buildkit::selection_hash(&source, &mount.source, None, &[])?)
+                }
+            };
+        }
+        Ok(key.finish())
+    }
+
+    fn copy_key(&self, key: KeyBuilder, op: &CopyOp) -> Result<CacheKey, Stop> {
+        let mut key = key
+            .field("dest", &op.dest)
+            .field("chown", op.chown.as_deref().unwrap_or_default())
+            .field("chmod", op.chmod.as_deref().unwrap_or_default())
+            .field("link", op.link.to_string())
+            .list("exclude", &op.exclude);
+        for source in &op.sources {
+            key = match source {
+                CopySource::Files { from, pattern, parents, unpack } => {
+                    let key = key
+                        .field("pattern", pattern)
+                        .field("parents", parents.as_deref().unwrap_or_default())
+                        .field("unpack", unpack.to_string());
+                    let content = match from {
+                        MountFrom::Stage(stage) => self.stage_content(*stage, pattern, parents.as_deref(), &op.exclude)?,
+                        _ => {
+                            self.load_context()?;
+                            let source = CopySourceTree::Context(self.context);
+                            copy::buildkit::selection_hash(&source, pattern, parents.as_deref(), &op.exclude)?
+                        }
+                    };
+                    key.field("content", content)
+                }
+                CopySource::Inline { name, data } => key.field("inline", name).field("data", data),
+                CopySource::Http { url, checksum, unpack, .. } => {
+                    let file = self.session.download(url, checksum.as_deref())?;
+                    key.field("url", file.digest()).field("unpack", unpack.to_string())
+                }
+                CopySource::Git { url, .. } => key.field("git", url),
+            };
+        }
+        Ok(key.finish())
+    }
+
+    /// The digest of what is copied from a stage, remembered by the stage's key, so that an unchanged stage need not be
+    /// read.
+    fn stage_content(
+        &self,
+        stage: StageIndex,
+        pattern: &str,
+        parents: Option<&str>,
+        exclude: &[String],
+    ) -> Result<String, Stop> {
+        if let StageBase::Directory(path) = &self.plan.stages[stage.0].base {
+            let source = CopySourceTree::directory(self.session, path)?;
+            return copy::buildkit::selection_hash(&source, pattern, parents, exclude);
+        }
+        let snapshot = self.wait_for(stage)?;
+        let key = KeyBuilder::new("content")
+            .key("stage", &snapshot.key)
+            .field("pattern", pattern)
+            .field("parents", parents.unwrap_or_default())
+            .list("exclude", exclude)
+            .finish();
+        if let Some(hash) = self.session.cached_value(&key)? {
+            return Ok(hash);
+        }
+        self.materialise(&snapshot)?;
+        let view = View::open(self.session, &snapshot.layers)?;
+        let source = CopySourceTree::view(self.session, &view)?;
+        let hash = copy::buildkit::selection_hash(&source, pattern, parents, exclude)?;
+        self.session.remember_value(&key, &hash)?;
+        Ok(hash)
+    }
+
+    fn mkdir(&self, snapshot: &Snapshot, path: &str, user: &str) -> Result<DiffId, Stop> {
+        self.change(snapshot, |change| {
+            let mount = change.mount()?;
+            let root = Root::open(mount.target(), self.session.ownership())?;
+            let owner = if user.is_empty() { (0, 0) } else { owner_of(&root, user) };
+            let time = self.session.options().source_date_epoch;
+            let time = time.map(|seconds| Timestamp { seconds, nanoseconds: 0 });
+            match root.create_dir_all(path, NewDirs { mode: 0o755, owner, time }) {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                    Err(super::instruction_failed(format!("mkdir {path}: not a directory")))
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    fn copy(&self, snapshot: &Snapshot, op: &CopyOp) -> Result<DiffId, Stop> {
+        let mut views: HashMap<StageIndex, View> = HashMap::new();
+        for source in &op.sources {
+            let CopySource::Files { from: MountFrom::Stage(stage), .. } = source else { continue };
+            if matches!(self.plan.stages[stage.0].base, StageBase::Directory(_)) || views.contains_key(stage) {
+                continue;
+            }
+            let from = self.wait_for(*stage)?;
+            self.materialise(&from)?;
+            views.insert(*stage, View::open(self.session, &from.layers)?);
+        }
+        let tree = |from: &MountFrom| -> Result<CopySourceTree<'_>, Stop> {
+            match from {
+                MountFrom::Stage(stage) => match (&self.plan.stages[stage.0].base, views.get(stage)) {
+                    (StageBase::Directory(path), _) => CopySourceTree::directory(self.session, path),
+                    (_, Some(view)) => CopySourceTree::view(self.session, view),
+                    (_, None) => Err(Stop::Cancelled),
+                },
+                _ => Ok(CopySourceTree::Context(self.context)),
+            }
+        };
+        self.change(snapshot, |change| copy::buildkit::perform(self.session, change, op, &tree))
+    }
+
+    fn run(&self, snapshot: &Snapshot, run: &RunOp, step: StepId) -> Result<DiffId, Stop> {
+        let mut prepared = Prepared::new(self.session, &self.caches);
+        for mount in &run.mounts {
+            let stage = match mount.from {
+                MountFrom::Stage(stage) if mount.kind == MountType::Bind || mount.kind == MountType::Cache => {
+                    match &self.plan.stages[stage.0].base {
+                        StageBase::Directory(path) => Some(mounts::From::Directory(path.clone())),
+                        _ => {
+                            let from = self.wait_for(stage)?;
+                            self.materialise(&from)?;
+                            Some(mounts::From::Layers(from.layers))
+                        }
+                    }
+                }
+                MountFrom::Context => Some(mounts::From::Context(self.context)),
+                _ => None,
+            };
+            prepared.add(mount, stage)?;
+        }
+        if let Some((name, data)) = &run.script {
+            prepared.add_script(name, data);
+        }
+        let mut env = run.env.clone();
+        env.extend(run.proxy.iter().cloned());
+        env.extend(prepared.secret_env());
+        let command = Command {
+            argv: &run.argv,
+            env,
+            cwd: &run.cwd,
+            user: &run.user,
+            mounts: prepared.mounts(),
+            network: run.network,
+            security: run.security,
+            container: None,
+        };
+        let layer = exec::run(self.session, &snapshot.layers, command, step)?;
+        Ok(layer.diff_id)
+    }
+
+    fn change(&self, snapshot: &Snapshot, make: impl FnOnce(&Change) -> Result<(), Stop>) -> Result<DiffId, Stop> {
+        let change = Change::begin(self.session, &snapshot.layers, &[])?;
+        match make(&change) {
+            Ok(()) => Ok(change.commit(self.session)?.diff_id),
+            Err(stop) => {
+                change.discard(self.session);
+                Err(stop)
+            }
+        }
+    }
+}
+
+/// Owner by the files of an image.
+pub(super) fn owner_of(root: &Root, spec: &str) -> (u32, u32) {
+    let file = |path: &str| {
+        let bytes = root.read(path, 4 << 20).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    users::chown_buildkit(spec, &file("etc/passwd"), &file("etc/group"))
+}
+
+/// Makes the image of the target and shows it being written.
+fn export(
+    session: &Session<'_>,
+    plan: &Plan,
+    snapshot: &Snapshot,
+    last: Option<StepId>,
+    exports: &Exports,
+) -> Result<Built, Stop> {
+    // An image of which nothing ran still needs its layers.
+    if let Some(image) = &snapshot.base {
+        session.fetch(image, &Unwatched)?;
+        session.name_base(image)?;
+    }
+    let target = &plan.stages[plan.target.0];
+    let emitter = session.emitter();
+    let kind = StepKind::Export { target: exports.target() };
+    let inputs: Vec<StepId> = last.into_iter().collect();
+    let step = emitter.begin(kind, &inputs);
+    let written = (|| {
+        emitter.progress(step, Item::ExportLayers, 0, None, false);
+        emitter.progress(step, Item::ExportLayers, 0, None, true);
+        let built = write_config(session, target.image.config.clone(), &snapshot.layers, &created(session))?;
+        exports.write(session, &built, Some(step))?;
+        Ok(built)
+    })();
+    match written {
+        Ok(built) => {
+            emitter.done(step);
+            Ok(built)
+        }
+        Err(stop) => Err(fail_step(session, step, stop).at(step, None)),
+    }
+}
+
+/// Tells of a pull as BuildKit's log shows it.
+struct Pulled<'s> {
+    session: &'s Session<'s>,
+    step: StepId,
+    image: &'s BaseImage,
+}
+
+impl Pulled<'_> {
+    fn tell(&self, item: Item, current: u64, total: Option<u64>, done: bool) {
+        self.session.emitter().progress(self.step, item, current, total, done);
+    }
+}
+
+impl PullProgress for Pulled<'_> {
+    fn begin(&self) {
+        let reference = self.image.shown.clone();
+        self.tell(Item::Resolve { reference }, 0, None, true);
+        if let Some(remote) = &self.image.remote {
+            let mut seen = Vec::new();
+            for blob in [&remote.top, &remote.manifest, &remote.config] {
+                if !seen.contains(&&blob.digest) {
+                    seen.push(&blob.digest);
+                    let item = Item::Download { digest: blob.digest.to_string() };
+                    self.tell(item, blob.size, Some(blob.size), true);
+                }
+            }
+        }
+    }
+
+    fn exists(&self, layer: &BaseLayer) {
+        if let Some(blob) = &layer.blob {
+            self.downloaded(blob);
+        }
+    }
+
+    fn downloading(&self, blob: &Descriptor, current: u64) {
+        self.tell(Item::Download { digest: blob.digest.to_string() }, current, Some(blob.size), false);
+    }
+
+    fn downloaded(&self, blob: &Descriptor) {
+        self.tell(Item::Download { digest: blob.digest.to_string() }, blob.size, Some(blob.size), true);
+    }
+
+    fn extracting(&self, layer: &BaseLayer) {
+        if let Some(blob) = &layer.blob {
+            self.tell(Item::Extract { digest: blob.digest.to_string() }, 0, None, false);
+        }
+    }
+
+    fn extracted(&self, layer: &BaseLayer) {
+        if let Some(blob) = &layer.blob {
+            self.tell(Item::Extract { digest: blob.digest.to_string() }, 0, None, true);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! COPY and ADD of the legacy builder (moby `builder/dockerfile/copy.go`).
+
+use std::path::{Path, PathBuf};
+
+use rbuild_logfmt::event::Failure;
+use rbuild_sandbox::root::Root;
+
+use super::{CopySourceTree, docker_text, try_unpack};
+use crate::mode::ModeChange;
+use crate::plan::buildkit::is_http;
+use crate::plan::go;
+use crate::plan::legacy::CopyAction;
+use crate::plan::users::{self, ChownError};
+use crate::rootfs::{self, DirectorySums, RootfsError, Sums};
+use crate::download::NamedDownload;
+use crate::session::Session;
+use crate::snapshot::Change;
+use crate::solve::instruction_failed;
+use crate::stop::Stop;
+
+/// Sources found and hashed.
+pub(in crate::solve) struct PreparedCopy {
+    items: Vec<Item>,
+    hash: String,
+}
+
+enum Item {
+    /// A path of the source tree.
+    Path(PathBuf),
+    /// A file from the web.
+    Remote(NamedDownload),
+}
+
+impl PreparedCopy {
+    /// What history has for the sources.
+    pub(in crate::solve) fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+fn failed(copy: &CopyAction, message: impl Into<String>, missing: Option<String>) -> Stop {
+    Stop::failed(Failure::Copy { instruction: copy.instruction.to_owned(), message: message.into(), missing })
+}
+
+/// Finds the sources and hashes them.
+pub(in crate::solve) fn prepare(
+    session: &Session<'_>,
+    tree: &CopySourceTree<'_>,
+    copy: &CopyAction,
+) -> Result<PreparedCopy, Stop> {
+    let source = tree.source();
+    let sums = match tree {
+        CopySourceTree::Tree(_) => Sums::Files,
+        CopySourceTree::Context(_) => Sums::Directory(DirectorySums::default()),
+    };
+    let mut items = Vec::new();
+    let mut hashes = Vec::new();
+    for written in &copy.paths.sources {
+        if is_http(written) || written.starts_with("http://") || written.starts_with("https://") {
+            if copy.instruction == "COPY" {
+                return Err(failed(copy, "source can't be a URL for COPY", None));
+            }
+            let file = session.download(written, None)?;
+            let name = file.legacy_name();
+            if name.is_none() && copy.paths.dest.ends_with('/') {
+                return Err(failed(copy, format!("cannot determine filename for source {written}"), None));
+            }
+            let named = file.named(session, name.as_deref().unwrap_or("__unnamed__"))?;
+            let root = Root::open(named.directory(), session.ownership())?;
+            let hash = rootfs::legacy_hash(&rootfs::Source::new(&root), &Sums::Files, Path::new(named.name()))?;
+            hashes.extend(hash);
+            items.push(Item::Remote(named));
+            continue;
+        }
+        let is_context = copy.from.is_none();
+        let path = source_path(written).ok_or_else(|| {
+            failed(copy, format!("forbidden path outside the build context: {written} ()"), None)
+        })?;
+        if rootfs::has_wildcards(&path) {
+            for found in rootfs::legacy_matches(&source, &path)? {
+                hashes.push(hash_of(&source, &sums, &found, is_context, copy)?);
+                items.push(Item::Path(found));
+            }
+        } else {
+            hashes.push(hash_of(&source, &sums, &path, is_context, copy)?);
+            items.push(Item::Path(path));
+        }
+    }
+    if items.is_empty() {
+        return Err(failed(copy, "no source files were specified", None));
+    }
+    if items.len() > 1 && !copy.paths.dest.ends_with('/') {
+        return Err(instruction_failed(format!(
+            "When using {} with more than one source file, the destination must be a directory and end with a /",
+            copy.instruction
+        )));
+    }
+    let hash = rootfs::legacy_multi_hash(&hashes);
+    Ok(PreparedCopy { items, hash })
+}
+
+/// A source without its leading `/` or `./`; `None` if it leads out of the tree.
+fn source_path(written: &str) -> Option<PathBuf> {
+    let path = written.strip_prefix('/').unwrap_or(written);
+    let path = path.strip_prefix("./").unwrap_or(path);
+    let clean = go::clean_path(path);
+    if clean == ".." || clean.starts_with("../") {
+        return None;
+    }
+    Some(PathBuf::from(if clean == "." || clean == "/" { String::new() } else { path.to_owned() }))
+}
+
+fn hash_of(
+    source: &rootfs::Source<'_>,
+    sums: &Sums,
+    path: &Path,
+    is_context: bool,
+    copy: &CopyAction,
+) -> Result<String, Stop> {
+    let found = match rootfs::legacy_hash(source, sums, path) {
+        Err(error) if error.is_not_found() => None,
+        other => other?,
+    };
+    found.ok_or_else(|| {
+        let text = format!("stat {}: file does not exist", path.display());
+        let text = if is_context {
+            format!("file not found in build context or excluded by .dockerignore: {text}")
+        } else {
+            text
+        };
+        failed(copy, text, Some(path.display().to_string()))
+    })
+}
+
+/// Copies what was found into a change.
+pub(in crate::solve) fn perform(
+    session: &Session<'_>,
+    change: &Change,
+    tree: &CopySourceTree<'_>,
+    prepared: &PreparedCopy,
+    copy: &CopyAction,
+    working_dir: &str,
+) -> Result<(), Stop> {
+    let mount = change.mount()?;
+    let dest = Root::open(mount.target(), session.ownership())?;
+    let owner = match copy.chown.as_deref().filter(|owner| !owner.is_empty()) {
+        Some(spec) => Some(owner(&dest, spec)?),
+        None if copy.from.is_some() => None,
+        None => Some((0, 0)),
+    };
+    let to = destination(working_dir, &copy.paths.dest);
+    let chmod = copy.chmod.as_deref().filter(|text| !text.is_empty()).and_then(ModeChange::parse);
+    for item in &prepared.items {
+        session.check()?;
+        let remote;
+        let (source, path, unpacks) = match item {
+            Item::Path(path) => (tree.source(), path.as_path(), copy.instruction == "ADD"),
+            Item::Remote(file) => {
+                remote = Root::open(file.directory(), session.ownership())?;
+                (rootfs::Source::new(&remote), Path::new(file.name()), false)
+            }
+        };
+        let copied = copy_one(&source, path, unpacks, &dest, &to, owner, chmod.as_ref());
+        copied.map_err(|error| copy_failed(&error))?;
+    }
+    Ok(())
+}
+
+fn copy_one(
+    source: &rootfs::Source<'_>,
+    path: &Path,
+    unpacks: bool,
+    dest: &Root,
+    to: &Path,
+    owner: Option<(u32, u32)>,
+    chmod: Option<&ModeChange>,
+) -> Result<(), RootfsError> {
+    if unpacks && try_unpack(source, path, dest, to, None, (0, 0))? {
+        return Ok(());
+    }
+    match chmod {
+        None => rootfs::copy_legacy(source, path, dest, to, owner),
+        // Only the lenient dialect gets here: BuildKit's copy knows modes.
+        Some(change) => {
+            let apply = |mode: u32, is_dir: bool| change.apply(mode, is_dir);
+            let options = rootfs::CopyOptions { chown: owner, chmod: Some(&apply), ..Default::default() };
+            rootfs::copy(source, path, dest, to, options)
+        }
+    }
+}
+
+/// The destination as an absolute path that keeps its final slash.
+fn destination(working_dir: &str, dest: &str) -> PathBuf {
+    if dest.starts_with('/') {
+        return PathBuf::from(dest);
+    }
+    let mut path = go::join_path("/", &go::join_path(working_dir, dest));
+    if dest.ends_with('/') && !path.ends_with('/') {
+        path.push('/');
+    }
+    PathBuf::from(path)
+}
+
+fn owner(dest: &Root, spec: &str) -> Result<(u32, u32), Stop> {
+    let file = |path: &str| {
+        let bytes = dest.read(path, 4 << 20).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    users::chown(spec, &file("etc/passwd"), &file("etc/group")).map_err(|error| {
+        let cause = match error {
+            ChownError::Format(text) => format!("invalid chown string format: {text}"),
+            ChownError::User(name) => format!("can't find uid for user {name}: no such user: {name}"),
+            ChownError::Group(name) => format!("can't find gid for group {name}: no such group: {name}"),
+        };
+        instruction_failed(format!("unable to convert uid/gid chown string to host mapping: {cause}"))
+    })
+}
+
+fn copy_failed(error: &RootfsError) -> Stop {
+    match docker_text(error) {
+        Some(text) => instruction_failed(format!("failed to copy files: {text}")),
+        None => Stop::own(error),
+    }
+}

@@ -1,0 +1,535 @@
+//! The legacy dialect: every stage in order, an image after every instruction.
+
+use rbuild_image::config::ImageConfig;
+use rbuild_image::digest::{DiffId, ImageId};
+use rbuild_image::json::to_go_bytes;
+use rbuild_image::manifest::Descriptor;
+use rbuild_image::platform::Platform;
+use rbuild_image::reference::Reference;
+use rbuild_logfmt::event::{
+    Fact, Failure, InstructionStep, LayerState, Lines, PullFact, Speaker, StepId, StepKind, Warning,
+};
+use rbuild_parser::words::Lexer;
+use rbuild_parser::{Instruction, InstructionKind, KeyValue, LineRange, ParseOptions, Span};
+use rbuild_sandbox::root::{NewDirs, Root};
+
+use super::copy::{self, CopySourceTree};
+use super::{Built, created, instruction_failed, legacy_history, write_config};
+use crate::base::{BaseImage, BaseLayer};
+use crate::context::Context;
+use crate::emit;
+use crate::exec::{self, Command};
+use crate::key::{CacheKey, KeyBuilder};
+use crate::plan::buildkit::{Lookup, docker_version, target_platform};
+use crate::plan::legacy::{Action, BuildArgs, Comment, CopyAction, Stage};
+use crate::session::{PullProgress, Session};
+use crate::snapshot::{Change, NewLayer, View};
+use crate::stop::Stop;
+
+/// An image of this build, or a base of it. `id` is `None` for `scratch`.
+#[derive(Clone, Debug)]
+struct State {
+    id: Option<ImageId>,
+    layers: Vec<DiffId>,
+    config: ImageConfig,
+}
+
+struct Builder<'s> {
+    session: &'s Session<'s>,
+    context: &'s Context,
+    platform: Platform,
+    version: rbuild_parser::Version,
+    lexer: Lexer,
+    number: u32,
+    total: u32,
+    /// Results of the stages that are done.
+    stages: Vec<(Option<String>, State)>,
+}
+
+/// One instruction or trigger on its way.
+struct Current<'a> {
+    step: StepId,
+    lines: Option<Lines>,
+    stage: &'a mut Stage,
+    state: &'a mut State,
+    /// The cache missed once in this stage: it is not asked again.
+    missed: &'a mut bool,
+}
+
+/// Builds with the legacy builder's rules.
+pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, Stop> {
+    let emitter = session.emitter();
+    let tar_bytes = context.legacy_tar_size().map_err(|error| session.context_failed(&error))?;
+    emitter.emit(Fact::Context { tar_bytes });
+    let (name, text) = context.dockerfile();
+    emitter.emit(Fact::Dockerfile { name: name.to_owned(), text: String::from_utf8_lossy(text).into_owned() });
+    let version = super::buildkit::parser_version(session);
+    let refused = |error: &rbuild_parser::ParseError| Stop::from(crate::plan::buildkit::parse_failure(error));
+    let mut options = ParseOptions::for_version(version);
+    if session.options().lenient {
+        options.heredocs = true;
+        options.labs = true;
+    }
+    let dockerfile = rbuild_parser::parse_with(text, options).map_err(|error| refused(&error))?;
+    let instructions = dockerfile.instructions().map_err(|error| refused(&error))?;
+    let mut stages = instructions.stages;
+    if let Some(target) = &session.options().target {
+        let index = stages
+            .iter()
+            .position(|stage| stage.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(target)))
+            .or_else(|| target.parse::<usize>().ok().filter(|index| *index < stages.len()));
+        let Some(index) = index else {
+            let message = match version {
+                rbuild_parser::Version::V20 => format!("failed to reach build target {target} in Dockerfile"),
+                _ => format!("target stage {} could not be found", crate::plan::go::quote(target)),
+            };
+            return Err(Stop::failed(Failure::Request { message, by: Speaker::Daemon }));
+        };
+        stages.truncate(index + 1);
+    }
+    if let Some(last) = stages.last_mut() {
+        let mut labels = session.options().labels.clone();
+        labels.sort();
+        labels.dedup_by(|later, first| {
+            let same = later.0 == first.0;
+            if same {
+                first.1.clone_from(&later.1);
+            }
+            same
+        });
+        last.instructions.extend(labels.into_iter().map(|(name, value)| label_option(&name, &value)));
+    }
+    let total = instructions.meta_args.len() + stages.iter().map(|stage| 1 + stage.instructions.len()).sum::<usize>();
+    let lexer = Lexer::new(dockerfile.escape).version(version);
+    let mut builder = Builder {
+        session,
+        context,
+        platform: target_platform(session.options())?,
+        version,
+        lexer,
+        number: 0,
+        total: u32::try_from(total).unwrap_or(u32::MAX),
+        stages: Vec::new(),
+    };
+    let mut args = BuildArgs::new(&session.options().build_args, version);
+    for meta in &instructions.meta_args {
+        let InstructionKind::Arg(variables) = &meta.kind else { continue };
+        let lines = Some(emit::lines(meta.lines));
+        let step = builder.begin("ARG", &meta.original, lines);
+        args.add_meta(variables, lexer).map_err(|message| instruction_failed(message).at(step, lines))?;
+        emitter.emit(Fact::StepDone { step, cached: false, image: None });
+    }
+    for stage in &stages {
+        builder.stage(stage, &mut args)?;
+    }
+    let unused = args.unused();
+    if !unused.is_empty() {
+        emitter.emit(Fact::Warning(Warning::UnusedBuildArgs { names: unused }));
+    }
+    match builder.stages.pop() {
+        Some((_, State { id: Some(id), layers, config })) => Ok(Built { id, config, layers }),
+        _ => Err(instruction_failed("No image was generated. Is your Dockerfile empty?")),
+    }
+}
+
+/// `--label` as the instruction that Docker makes of it.
+fn label_option(name: &str, value: &str) -> Instruction {
+    let quote = |text: &str| crate::plan::go::quote(text);
+    // What the log shows is `LABEL` with quoted words; what is expanded must give them back.
+    let single = |text: &str| format!("'{}'", text.replace('\'', "'\"'\"'"));
+    Instruction {
+        keyword: "LABEL".to_owned(),
+        original: format!("LABEL {}={}", quote(name).trim_matches('"'), single(value).trim_matches('\'')),
+        lines: LineRange::default(),
+        span: Span::default(),
+        kind: InstructionKind::Label(vec![KeyValue { key: single(name), value: single(value), legacy_form: false }]),
+    }
+}
+
+impl Builder<'_> {
+    fn begin(&mut self, instruction: &str, text: &str, lines: Option<Lines>) -> StepId {
+        self.number += 1;
+        self.declare(self.number, instruction, text, lines)
+    }
+
+    fn declare(&self, number: u32, instruction: &str, text: &str, lines: Option<Lines>) -> StepId {
+        let kind = StepKind::Instruction(InstructionStep {
+            instruction: instruction.to_owned(),
+            number,
+            total: self.total,
+            text: text.to_owned(),
+            title: text.to_owned(),
+            stage: None,
+            position: number,
+            positions: self.total,
+            lines,
+        });
+        self.session.emitter().begin(kind, &[])
+    }
+
+    fn stage(&mut self, source: &rbuild_parser::Stage, args: &mut BuildArgs) -> Result<(), Stop> {
+        let lines = Some(emit::lines(source.lines));
+        if let Some(name) = &source.name {
+            if self.stages.iter().any(|(other, _)| other.as_ref() == Some(name)) {
+                return Err(instruction_failed(format!("{name} stage name already used")));
+            }
+        }
+        let step = self.begin("FROM", &source.original, lines);
+        let mut state = self.from(source, args, step).map_err(|stop| stop.at(step, lines))?;
+        let base = state.id.is_some().then_some(&state.config);
+        let mut stage = Stage::new(base, &self.platform, args.for_stage(), self.lexer, self.version);
+        let mut missed = false;
+        let triggers = stage.image.triggers();
+        if !triggers.is_empty() {
+            stage.image.clear_triggers();
+            let count = u32::try_from(triggers.len()).unwrap_or(u32::MAX);
+            self.session.emitter().emit(Fact::Triggers { step, count });
+            for trigger in &triggers {
+                let instruction = rbuild_parser::parse_trigger(trigger, ParseOptions::for_version(self.version))
+                    .map_err(|error| instruction_failed(error.to_string()).at(step, lines))?;
+                let inner = self.declare(0, instruction.kind.name(), &instruction.original, lines);
+                let current =
+                    Current { step: inner, lines, stage: &mut stage, state: &mut state, missed: &mut missed };
+                self.instruction(&instruction, current)?;
+            }
+        }
+        let image = state.id.as_ref().map(|id| id.digest().to_string()).unwrap_or_default();
+        self.session.emitter().emit(Fact::StepDone { step, cached: false, image: Some(image) });
+        for instruction in &source.instructions {
+            self.session.check()?;
+            let lines = Some(emit::lines(instruction.lines));
+            let step = self.begin(instruction.kind.name(), &instruction.original, lines);
+            let current = Current { step, lines, stage: &mut stage, state: &mut state, missed: &mut missed };
+            self.instruction(instruction, current)?;
+        }
+        args.merge_referenced(&stage.args);
+        self.stages.push((source.name.clone(), state));
+        Ok(())
+    }
+
+    fn from(&mut self, source: &rbuild_parser::Stage, args: &BuildArgs, step: StepId) -> Result<State, Stop> {
+        let variables = args.meta_variables();
+        let word = |text: &str| self.lexer.process_word(text, &Lookup(&variables)).map_err(|e| e.to_string());
+        let mut platform = self.platform.clone();
+        if let Some(written) = &source.platform {
+            let text = word(written).map_err(|error| {
+                instruction_failed(format!("failed to process arguments for platform : {error}"))
+            })?;
+            platform = Platform::parse(&text, docker_version(self.version))
+                .map_err(|error| instruction_failed(format!("failed to parse platform {text}: {error}")))?;
+        }
+        let name = word(&source.base).map_err(instruction_failed)?;
+        if name.is_empty() {
+            return Err(instruction_failed(format!("base name ({}) should not be blank", source.base)));
+        }
+        if let Some(state) = self.stage_named(&name) {
+            return Ok(state);
+        }
+        if name == "scratch" {
+            return Ok(State { id: None, layers: Vec::new(), config: ImageConfig::default() });
+        }
+        self.image(&name, &platform, step)
+    }
+
+    fn stage_named(&self, name: &str) -> Option<State> {
+        let found = self.stages.iter().find(|(stage, _)| stage.as_deref().is_some_and(|s| s.eq_ignore_ascii_case(name)));
+        found.map(|(_, state)| state.clone())
+    }
+
+    /// An image from the store, or else from its registry.
+    fn image(&self, name: &str, platform: &Platform, step: StepId) -> Result<State, Stop> {
+        let session = self.session;
+        if !session.options().pull {
+            if let Some(image) = session.local_image(name, platform)? {
+                session.fetch(&image, &crate::session::Unwatched)?;
+                return Ok(state_of(&image));
+            }
+        }
+        let reference = Reference::parse_normalized(name, docker_version(self.version))
+            .map_err(|error| {
+                Stop::failed(Failure::Request { message: error.to_string(), by: Speaker::Builder })
+            })?
+            .or_latest();
+        let before = session.store().resolve_reference(&reference)?;
+        let image = session.remote_image(&reference, platform)?;
+        let emit = |fact: PullFact| session.emitter().emit(Fact::Pull { step, fact });
+        let tag = reference.digest().map_or_else(
+            || reference.tag().unwrap_or_default().to_owned(),
+            |digest| digest.as_str().to_owned(),
+        );
+        emit(PullFact::Started { tag, repository: reference.path().to_owned() });
+        let newer = before.as_ref() != Some(&image.id);
+        if newer {
+            session.fetch(&image, &Pulled { session, step })?;
+        } else {
+            session.fetch(&image, &crate::session::Unwatched)?;
+        }
+        session.name_base(&image)?;
+        let digest = image.top_digest().map(ToString::to_string).unwrap_or_default();
+        emit(PullFact::Finished { digest, name: reference.familiar(), newer });
+        Ok(state_of(&image))
+    }
+
+    fn instruction(&mut self, instruction: &Instruction, current: Current<'_>) -> Result<(), Stop> {
+        let (step, lines) = (current.step, current.lines);
+        self.dispatch(instruction, current).map_err(|stop| match stop {
+            Stop::Cancelled => {
+                self.session.emitter().emit(Fact::StepFailed { step, failure: None });
+                Stop::Cancelled
+            }
+            stop => {
+                let stop = stop.at(step, lines);
+                if let Stop::Failed(failed) = &stop {
+                    self.session.emitter().emit(Fact::StepFailed { step, failure: Some(failed.failure.clone()) });
+                }
+                stop
+            }
+        })
+    }
+
+    fn dispatch(&mut self, instruction: &Instruction, current: Current<'_>) -> Result<(), Stop> {
+        if !self.session.options().lenient {
+            rbuild_parser::legacy::legacy_check(instruction, self.version).map_err(|error| instruction_failed(error.to_string()))?;
+        }
+        let action = current.stage.dispatch(instruction).map_err(instruction_failed)?;
+        match action {
+            Action::Commit(Comment(words)) => self.without_files(current, &words),
+            Action::Workdir { path, comment } => self.workdir(current, &path, &comment.0),
+            Action::Run { argv, recorded, env } => self.run(current, &argv, &recorded, env, instruction),
+            Action::Copy(copy) => self.copy(current, &copy),
+        }
+    }
+
+    /// Takes a result from the cache, if there is one.
+    fn probe(&self, current: &mut Current<'_>, command: &[String]) -> Result<(CacheKey, bool), Stop> {
+        let session = self.session;
+        let probe = current.stage.probe(command);
+        let config = to_go_bytes(&probe).map_err(|error| Stop::own(&error))?;
+        let parent = current.state.id.as_ref().map(|id| id.digest().to_string()).unwrap_or_default();
+        let key = KeyBuilder::new("legacy").field("parent", parent).field("config", config).finish();
+        if session.options().no_cache || *current.missed {
+            return Ok((key, false));
+        }
+        if let Some(image) = session.cached_image(&key)? {
+            self.finish(current, state_of(&image), true);
+            return Ok((key, true));
+        }
+        *current.missed = true;
+        Ok((key, false))
+    }
+
+    fn finish(&self, current: &mut Current<'_>, state: State, cached: bool) {
+        *current.state = state;
+        let id = current.state.id.as_ref().map(|id| id.digest().to_string());
+        current.stage.image.run_mut().image.set(id.clone().unwrap_or_default());
+        self.session.emitter().emit(Fact::StepDone { step: current.step, cached, image: id });
+    }
+
+    /// Makes an image of the stage as it is now, with one more layer or none.
+    fn commit(
+        &self,
+        current: &mut Current<'_>,
+        key: &CacheKey,
+        command: &[String],
+        layer: Option<NewLayer>,
+    ) -> Result<State, Stop> {
+        let now = created(self.session);
+        let layer = layer.filter(|layer| !layer.empty);
+        let mut config = current.stage.image.config.clone();
+        config.history = current.state.config.history.clone();
+        let author = config.author.get().cloned();
+        let history = legacy_history(command.join(" "), &now, author.as_deref(), layer.is_none());
+        config.history.get_or_default().push(history);
+        let mut layers = current.state.layers.clone();
+        layers.extend(layer.map(|layer| layer.diff_id));
+        let built = write_config(self.session, config, &layers, &now)?;
+        self.session.remember_image(key, &built.id)?;
+        Ok(State { id: Some(built.id), layers: built.layers, config: built.config })
+    }
+
+    /// A container that is made and never started, as the log tells it.
+    fn container(&self, current: &Current<'_>) -> Result<String, Stop> {
+        let id = random_id()?;
+        self.session.emitter().emit(Fact::Container { step: current.step, id: id.clone(), removed: false });
+        Ok(id)
+    }
+
+    fn removed(&self, current: &Current<'_>, id: String) {
+        self.session.emitter().emit(Fact::Container { step: current.step, id, removed: true });
+    }
+
+    fn without_files(&mut self, mut current: Current<'_>, command: &[String]) -> Result<(), Stop> {
+        let (key, hit) = self.probe(&mut current, command)?;
+        if hit {
+            return Ok(());
+        }
+        let container = self.container(&current)?;
+        let state = self.commit(&mut current, &key, command, None)?;
+        self.removed(&current, container);
+        self.finish(&mut current, state, false);
+        Ok(())
+    }
+
+    fn workdir(&mut self, mut current: Current<'_>, path: &str, command: &[String]) -> Result<(), Stop> {
+        let (key, hit) = self.probe(&mut current, command)?;
+        if hit {
+            return Ok(());
+        }
+        let session = self.session;
+        let change = Change::begin(session, &current.state.layers, &[])?;
+        let made = change.mount().and_then(|mount| {
+            let root = Root::open(mount.target(), session.ownership())?;
+            match root.create_dir_all(path, NewDirs { mode: 0o755, owner: (0, 0), time: None }) {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                    Err(instruction_failed(format!("Cannot mkdir: {path} is not a directory")))
+                }
+                Err(error) => Err(error.into()),
+            }
+        });
+        if let Err(stop) = made {
+            change.discard(session);
+            return Err(stop);
+        }
+        let container = self.container(&current)?;
+        let layer = change.commit(session)?;
+        let state = self.commit(&mut current, &key, command, Some(layer))?;
+        self.removed(&current, container);
+        self.finish(&mut current, state, false);
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        mut current: Current<'_>,
+        argv: &[String],
+        recorded: &[String],
+        env: Vec<String>,
+        instruction: &Instruction,
+    ) -> Result<(), Stop> {
+        let (key, hit) = self.probe(&mut current, recorded)?;
+        if hit {
+            return Ok(());
+        }
+        let InstructionKind::Run(run) = &instruction.kind else { return Ok(()) };
+        let container = self.container(&current)?;
+        let cwd = current.stage.image.working_dir();
+        let command = Command {
+            argv,
+            env,
+            cwd: if cwd.is_empty() { "/" } else { cwd },
+            user: current.stage.image.user(),
+            mounts: Vec::new(),
+            network: run.network,
+            security: run.security,
+            container: Some(&container),
+        };
+        let layer = exec::run(self.session, &current.state.layers, command, current.step)?;
+        let state = self.commit(&mut current, &key, recorded, Some(layer))?;
+        self.removed(&current, container);
+        self.finish(&mut current, state, false);
+        Ok(())
+    }
+
+    fn copy(&mut self, mut current: Current<'_>, copy: &CopyAction) -> Result<(), Stop> {
+        let session = self.session;
+        let view;
+        let source = match &copy.from {
+            None => CopySourceTree::Context(self.context),
+            Some(from) => {
+                let state = self.copy_from(from, current.step)?;
+                view = View::open(session, &state.layers)?;
+                CopySourceTree::view(session, &view)?
+            }
+        };
+        let prepared = copy::legacy::prepare(session, &source, copy)?;
+        let Comment(command) = current.stage.copy_comment(copy, prepared.hash());
+        let (key, hit) = self.probe(&mut current, &command)?;
+        if hit {
+            return Ok(());
+        }
+        let change = Change::begin(session, &current.state.layers, &[])?;
+        let working_dir = current.stage.image.working_dir().to_owned();
+        if let Err(stop) = copy::legacy::perform(session, &change, &source, &prepared, copy, &working_dir) {
+            change.discard(session);
+            return Err(stop);
+        }
+        let layer = change.commit(session)?;
+        let state = self.commit(&mut current, &key, &command, Some(layer))?;
+        self.finish(&mut current, state, false);
+        Ok(())
+    }
+
+    fn copy_from(&self, from: &str, step: StepId) -> Result<State, Stop> {
+        if let Some(state) = self.stage_named(from) {
+            return Ok(state);
+        }
+        if let Ok(index) = from.parse::<i64>() {
+            let wrong = |why: &str| instruction_failed(format!("invalid from flag value {from}: {why}"));
+            let found = usize::try_from(index).ok().and_then(|index| self.stages.get(index));
+            return match found {
+                Some((_, state)) => Ok(state.clone()),
+                None if usize::try_from(index).ok() == Some(self.stages.len()) => {
+                    Err(wrong("refers to current build stage"))
+                }
+                None => Err(wrong("index out of bounds")),
+            };
+        }
+        self.image(from, &self.platform, step).map_err(|stop| match stop {
+            Stop::Failed(mut failed) => {
+                if let Failure::Request { message, .. } = &mut failed.failure {
+                    *message = format!("invalid from flag value {from}: {message}");
+                }
+                Stop::Failed(failed)
+            }
+            stop => stop,
+        })
+    }
+}
+
+fn state_of(image: &BaseImage) -> State {
+    State { id: Some(image.id.clone()), layers: image.diff_ids(), config: image.config.clone() }
+}
+
+/// 64 hexadecimal digits at random, as a container's id.
+fn random_id() -> Result<String, Stop> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| Stop::own(&std::io::Error::from(errno)))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Tells of a pull as the legacy log shows it.
+struct Pulled<'s> {
+    session: &'s Session<'s>,
+    step: StepId,
+}
+
+impl Pulled<'_> {
+    fn tell(&self, blob: Option<&Descriptor>, state: LayerState) {
+        if let Some(blob) = blob {
+            let fact = PullFact::Layer { digest: blob.digest.to_string(), state };
+            self.session.emitter().emit(Fact::Pull { step: self.step, fact });
+        }
+    }
+}
+
+impl PullProgress for Pulled<'_> {
+    fn exists(&self, layer: &BaseLayer) {
+        self.tell(layer.blob.as_ref(), LayerState::Exists);
+    }
+
+    fn pulling(&self, layer: &BaseLayer) {
+        self.tell(layer.blob.as_ref(), LayerState::Pulling);
+    }
+
+    fn downloaded(&self, blob: &Descriptor) {
+        self.tell(Some(blob), LayerState::Verifying);
+        self.tell(Some(blob), LayerState::Downloaded);
+    }
+
+    fn extracted(&self, layer: &BaseLayer) {
+        self.tell(layer.blob.as_ref(), LayerState::Complete);
+    }
+}
+

@@ -1,0 +1,264 @@
+//! Mounts of a RUN: sources made ready, secrets read, caches locked.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use rbuild_image::digest::DiffId;
+use rbuild_logfmt::event::Failure;
+use rbuild_parser::mount::{MountType, Sharing};
+use rbuild_sandbox::root::Root;
+use rbuild_sandbox::{Access, Mount, OverlayMount};
+
+use super::instruction_failed;
+use crate::context::Context;
+use crate::options::SecretSource;
+use crate::plan::buildkit::RunMount;
+use crate::session::Session;
+use crate::snapshot::{Change, View};
+use crate::stop::Stop;
+
+/// Where a bind mount, or the first content of a cache, comes from.
+pub(super) enum From<'a> {
+    Layers(Vec<DiffId>),
+    Context(&'a Context),
+    Directory(PathBuf),
+}
+
+/// Caches that some step of this build uses with `sharing=locked`, or privately.
+#[derive(Default)]
+pub(super) struct CacheLocks {
+    held: Mutex<HashMap<String, u32>>,
+    freed: Condvar,
+}
+
+impl CacheLocks {
+    fn lock(&self, id: &str) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self
+            .freed
+            .wait_while(held, |held| held.get(id).is_some_and(|count| *count > 0))
+            .unwrap_or_else(PoisonError::into_inner);
+        held.insert(id.to_owned(), 1);
+    }
+
+    fn try_lock(&self, id: &str) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(id.to_owned()).or_default();
+        let free = *count == 0;
+        if free {
+            *count = 1;
+        }
+        free
+    }
+
+    fn unlock(&self, id: &str) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), 0);
+        self.freed.notify_all();
+    }
+}
+
+/// Mounts made ready, and what must live as long as the command runs.
+pub(super) struct Prepared<'s> {
+    session: &'s Session<'s>,
+    locks: &'s CacheLocks,
+    mounts: Vec<Mount>,
+    env: Vec<String>,
+    held: Vec<String>,
+    views: Vec<Arc<View>>,
+    changes: Vec<(OverlayMount, Change)>,
+}
+
+impl<'s> Prepared<'s> {
+    pub(super) fn new(session: &'s Session<'s>, locks: &'s CacheLocks) -> Prepared<'s> {
+        Prepared {
+            session,
+            locks,
+            mounts: Vec::new(),
+            env: Vec::new(),
+            held: Vec::new(),
+            views: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    pub(super) fn mounts(&self) -> Vec<Mount> {
+        self.mounts.clone()
+    }
+
+    /// Secrets that go into the environment.
+    pub(super) fn secret_env(&self) -> Vec<String> {
+        self.env.clone()
+    }
+
+    /// Adds one mount.
+    pub(super) fn add(&mut self, mount: &RunMount, from: Option<From<'_>>) -> Result<(), Stop> {
+        let target = PathBuf::from(&mount.target);
+        match mount.kind {
+            MountType::Bind => self.bind(mount, from, target),
+            MountType::Cache => self.cache(mount, from, target),
+            MountType::Tmpfs => {
+                self.mounts.push(Mount::Tmpfs { target, size: mount.size, mode: 0o1777 });
+                Ok(())
+            }
+            MountType::Secret => self.secret(mount),
+            MountType::Ssh => self.ssh(mount),
+            _ => Err(instruction_failed(format!("unsupported mount type {}", mount.kind))),
+        }
+    }
+
+    /// A here-document that is run as a file.
+    pub(super) fn add_script(&mut self, name: &str, data: &[u8]) {
+        self.mounts.push(Mount::File {
+            content: data.to_vec(),
+            target: Path::new("/dev/pipes").join(name),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            access: Access::ReadOnly,
+        });
+    }
+
+    fn bind(&mut self, mount: &RunMount, from: Option<From<'_>>, target: PathBuf) -> Result<(), Stop> {
+        let source = PathBuf::from(mount.source.trim_start_matches('/'));
+        let within = match from {
+            Some(From::Context(context)) => context.path().to_path_buf(),
+            Some(From::Directory(path)) => path,
+            // What is written is thrown away after the step.
+            Some(From::Layers(layers)) if !mount.read_only => {
+                let change = Change::begin(self.session, &layers, &[])?;
+                let mounted = change.mount()?;
+                let path = mounted.target().to_path_buf();
+                self.changes.push((mounted, change));
+                path
+            }
+            Some(From::Layers(layers)) => {
+                let view = Arc::new(View::open(self.session, &layers)?);
+                let path = view.path().to_path_buf();
+                self.views.push(view);
+                path
+            }
+            None => self.session.scratch_dir()?,
+        };
+        let root = Root::open(&within, self.session.ownership())?;
+        if !source.as_os_str().is_empty() && root.stat(&source).is_err() {
+            let quoted = crate::plan::go::quote(&mount.source);
+            return Err(Stop::failed(Failure::Copy {
+                instruction: "RUN".to_owned(),
+                message: format!("{quoted}: not found"),
+                missing: Some(mount.source.clone()),
+            }));
+        }
+        // A context is the caller's own directory: nothing may be written there.
+        let is_context = mount.from == crate::plan::buildkit::MountFrom::Context;
+        let access = if mount.read_only || is_context { Access::ReadOnly } else { Access::ReadWrite };
+        self.mounts.push(Mount::Bind { source, within: Some(within), target, access });
+        Ok(())
+    }
+
+    fn cache(&mut self, mount: &RunMount, from: Option<From<'_>>, target: PathBuf) -> Result<(), Stop> {
+        let mut id = format!("{}\0{:?}\0{}", mount.id, mount.from, mount.source);
+        match mount.sharing {
+            Sharing::Shared => {}
+            Sharing::Locked => {
+                self.locks.lock(&id);
+                self.held.push(id.clone());
+            }
+            Sharing::Private => {
+                let mut number = 0;
+                let first = id.clone();
+                while !self.locks.try_lock(&id) {
+                    number += 1;
+                    id = format!("{first}\0{number}");
+                }
+                self.held.push(id.clone());
+            }
+        }
+        let (dir, is_new) = self.session.cache_mount(&id)?;
+        let root = Root::open(&dir, self.session.ownership())?;
+        if is_new {
+            if let Some(From::Layers(layers)) = from {
+                let view = View::open(self.session, &layers)?;
+                let tree = Root::open(view.path(), self.session.ownership())?;
+                let source = crate::rootfs::Source::new(&tree);
+                let path = Path::new(&mount.source);
+                crate::rootfs::copy(&source, path, &root, Path::new("/"), crate::rootfs::CopyOptions::default())?;
+            }
+            let node = root.node("/")?;
+            node.chown(mount.uid.unwrap_or(0), mount.gid.unwrap_or(0))?;
+            node.chmod(mount.mode.unwrap_or(0o755))?;
+        }
+        let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        self.mounts.push(Mount::Bind { source: dir, within: None, target, access });
+        Ok(())
+    }
+
+    fn secret(&mut self, mount: &RunMount) -> Result<(), Stop> {
+        let given = self.session.options().secrets.iter().find(|secret| secret.id == mount.id);
+        let Some(secret) = given else {
+            if mount.required {
+                return Err(instruction_failed(format!("secret {}: not found", mount.id)));
+            }
+            return Ok(());
+        };
+        let content = match &secret.source {
+            SecretSource::Value(value) => value.clone(),
+            SecretSource::File(path) => std::fs::read(path).map_err(|error| {
+                Stop::failed(Failure::Own {
+                    message: format!("cannot read the secret `{}` from `{}`: {error}", secret.id, path.display()),
+                    hint: None,
+                })
+            })?,
+        };
+        if let Some(name) = &mount.env {
+            self.env.push(format!("{name}={}", String::from_utf8_lossy(&content)));
+        }
+        if !mount.target.is_empty() {
+            self.mounts.push(Mount::File {
+                content,
+                target: PathBuf::from(&mount.target),
+                mode: mount.mode.unwrap_or(0o400),
+                uid: mount.uid.unwrap_or(0),
+                gid: mount.gid.unwrap_or(0),
+                access: Access::ReadOnly,
+            });
+        }
+        Ok(())
+    }
+
+    fn ssh(&mut self, mount: &RunMount) -> Result<(), Stop> {
+        let given = self.session.options().ssh.iter().find(|agent| agent.id == mount.id);
+        let Some(agent) = given else {
+            if mount.required {
+                return Err(instruction_failed(format!("unset ssh forward key {}", mount.id)));
+            }
+            return Ok(());
+        };
+        let number = self.mounts.iter().filter(|m| matches!(m, Mount::Bind { target, .. } if target.starts_with("/run/buildkit"))).count();
+        let target = match mount.target.as_str() {
+            "" => format!("/run/buildkit/ssh_agent.{number}"),
+            target => target.to_owned(),
+        };
+        self.env.push(format!("SSH_AUTH_SOCK={target}"));
+        self.mounts.push(Mount::Bind {
+            source: agent.socket.clone(),
+            within: None,
+            target: PathBuf::from(target),
+            access: Access::ReadWrite,
+        });
+        Ok(())
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        for id in &self.held {
+            self.locks.unlock(id);
+        }
+        for (mounted, change) in self.changes.drain(..) {
+            drop(mounted);
+            change.discard(self.session);
+        }
+    }
+}
+

@@ -1,0 +1,92 @@
+//! Why a build ends early, inside the worker.
+
+use rbuild_logfmt::event::{Failure, Lines, StepId};
+
+use crate::plan::PlanError;
+use crate::worker::with_causes;
+
+/// Why a build ends early.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Somebody asked for it, or another step failed.
+    Cancelled,
+    /// It cannot go on.
+    Failed(Box<Failed>),
+}
+
+/// What failed, and where.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    pub(crate) step: Option<StepId>,
+    pub(crate) lines: Option<Lines>,
+}
+
+impl Stop {
+    pub(crate) fn failed(failure: Failure) -> Stop {
+        Stop::Failed(Box::new(Failed { failure, step: None, lines: None }))
+    }
+
+    /// Adds where it happened, unless that is known.
+    pub(crate) fn at(mut self, step: StepId, lines: Option<Lines>) -> Stop {
+        if let Stop::Failed(failed) = &mut self {
+            failed.step.get_or_insert(step);
+            failed.lines = failed.lines.or(lines);
+        }
+        self
+    }
+
+    /// An error that has nothing to do with Docker.
+    pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Stop {
+        Stop::failed(own(error))
+    }
+}
+
+/// An error that has nothing to do with Docker, as a fact, with a remedy where the cause has a known one.
+pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
+    let mut cause = Some(error);
+    let mut hint = None;
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            hint = match io.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    Some("make room, or choose another store with `--root`; `rbuild prune` frees what is not used")
+                }
+                std::io::ErrorKind::PermissionDenied => Some("check who owns the store and the context"),
+                std::io::ErrorKind::ReadOnlyFilesystem => Some("choose a store that can be written with `--root`"),
+                _ => None,
+            };
+        }
+        cause = error.source();
+    }
+    Failure::Own { message: with_causes(error), hint: hint.map(str::to_owned) }
+}
+
+impl From<PlanError> for Stop {
+    fn from(error: PlanError) -> Stop {
+        Stop::Failed(Box::new(Failed { failure: error.failure, step: None, lines: error.lines }))
+    }
+}
+
+/// Errors of other crates, which Docker has no words for.
+macro_rules! own_errors {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for Stop {
+            fn from(error: $error) -> Stop {
+                Stop::own(&error)
+            }
+        }
+    )*};
+}
+
+own_errors!(
+    std::io::Error,
+    rbuild_image::config::ConfigError,
+    rbuild_image::manifest::ManifestError,
+    rbuild_image::layer::LayerError,
+    rbuild_image::store::StoreError,
+    rbuild_sandbox::OverlayError,
+    rbuild_sandbox::RemoveError,
+    rbuild_sandbox::root::RootError,
+    crate::rootfs::RootfsError,
+);

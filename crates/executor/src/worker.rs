@@ -1,0 +1,244 @@
+//! The boundary between the calling process and the worker that does a build.
+//!
+//! A build runs in a process of its own ([`rbuild_sandbox::Worker`]), in which all ids of the image exist: files of any
+//! owner can be made and read there with plain system calls. Options go in, events and one result come back.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_logfmt::event::{Event, Failure};
+use rbuild_sandbox::{Channel, SpawnError, Worker, WorkerChannel, WorkerOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::error::BuildError;
+use crate::options::{BuildOptions, BuildResult, Isolation};
+use crate::{build as worker_side, cancel};
+
+/// Makes the processes that this library starts; to be called first in `main`, before any thread is started.
+///
+/// The library starts the program again for each build and each RUN. In such a process this call does that work and
+/// ends the process; in any other it returns at once.
+pub fn init() {
+    rbuild_sandbox::init(&[(ENTRY, serve), crate::manage::worker::ENTRY]);
+}
+
+const ENTRY: &str = "build";
+
+/// What the caller tells the worker.
+#[derive(Serialize, Deserialize)]
+enum Request {
+    Build(Box<BuildOptions>),
+    Cancel,
+}
+
+/// What the worker tells the caller.
+#[derive(Serialize, Deserialize)]
+enum Reply {
+    Event(Event),
+    End(Result<BuildResult, End>),
+}
+
+#[derive(Serialize, Deserialize)]
+enum End {
+    Failed(Box<Failure>),
+    Cancelled,
+}
+
+type Hooks = Mutex<Vec<(u64, Box<dyn Fn() + Send>)>>;
+
+/// Cancels builds from any thread; every clone is the same handle.
+#[derive(Clone, Default)]
+pub struct Cancel(Arc<CancelState>);
+
+#[derive(Default)]
+struct CancelState {
+    cancelled: AtomicBool,
+    next: AtomicU64,
+    hooks: Hooks,
+}
+
+impl std::fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Cancel").field(&self.is_cancelled()).finish()
+    }
+}
+
+impl Cancel {
+    /// A handle that has cancelled nothing yet.
+    #[must_use]
+    pub fn new() -> Cancel {
+        Cancel::default()
+    }
+
+    /// Ends the builds that run with this handle, and lets none begin. Running commands are killed.
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::SeqCst);
+        for (_, hook) in self.0.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            hook();
+        }
+    }
+
+    /// Whether it was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::SeqCst)
+    }
+
+    fn on_cancel(&self, hook: impl Fn() + Send + 'static) -> HookGuard {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        self.0.hooks.lock().unwrap_or_else(PoisonError::into_inner).push((id, Box::new(hook)));
+        if self.is_cancelled() {
+            self.cancel();
+        }
+        HookGuard { cancel: self.clone(), id }
+    }
+}
+
+struct HookGuard {
+    cancel: Cancel,
+    id: u64,
+}
+
+impl Drop for HookGuard {
+    fn drop(&mut self) {
+        self.cancel.0.hooks.lock().unwrap_or_else(PoisonError::into_inner).retain(|(id, _)| *id != self.id);
+    }
+}
+
+/// Builds an image.
+///
+/// Events are handed over in order, from this thread; the last is [`Fact::BuildEnded`](crate::logfmt::event::Fact).
+/// Blocks until the build has ended and nothing of it is left running. Several builds may run at once, in one process
+/// and on one store.
+///
+/// Standard input is read if the context or the Dockerfile is [`Stdin`](crate::ContextSource::Stdin), and standard
+/// output is written if an output asks for it; nothing else is printed.
+///
+/// # Errors
+/// [`BuildError::Failed`] with the facts that the last event has too; [`BuildError::Cancelled`]; or that no worker
+/// could be started or it was lost.
+pub fn build(
+    options: BuildOptions,
+    cancel: &Cancel,
+    on_event: &mut dyn FnMut(&Event),
+) -> Result<BuildResult, BuildError> {
+    let mut spawn = WorkerOptions::new(ENTRY);
+    spawn.isolation = match options.isolation {
+        Isolation::Auto => rbuild_sandbox::Isolation::Auto,
+        Isolation::Userns => rbuild_sandbox::Isolation::Userns,
+        Isolation::Chroot => rbuild_sandbox::Isolation::Chroot,
+        Isolation::Ptrace => rbuild_sandbox::Isolation::Ptrace,
+    };
+    spawn.fds = standard_files()?;
+    spawn.stderr = std::io::stderr().as_fd().try_clone_to_owned().ok();
+    // git, ssh and credential helpers need to be found, and to find their own configuration.
+    spawn.env = std::env::vars_os().collect();
+    let mut worker = Worker::spawn(spawn).map_err(|error| spawn_failed(&error))?;
+    let lost = |what: &dyn std::error::Error| BuildError::Worker { message: with_causes(what), hint: None };
+    worker.send(&Request::Build(Box::new(options))).map_err(|error| lost(&error))?;
+    let killer = worker.killer();
+    // Nothing else is sent any more, so that a second handle on the socket disturbs no message.
+    let sender = Channel::new(worker.channel().stream().try_clone().map_err(|error| lost(&error))?);
+    let hook = cancel.on_cancel(move || {
+        if sender.send(&Request::Cancel).is_err() {
+            killer.kill();
+        }
+    });
+    let ending = loop {
+        match worker.recv::<Reply>().map_err(|error| lost(&error))? {
+            Some(Reply::Event(event)) => on_event(&event),
+            Some(Reply::End(end)) => break Some(end),
+            None => break None,
+        }
+    };
+    drop(hook);
+    let status = worker.wait();
+    match ending {
+        Some(Ok(result)) => Ok(result),
+        Some(Err(End::Failed(failure))) => Err(BuildError::Failed(failure)),
+        Some(Err(End::Cancelled)) => Err(BuildError::Cancelled),
+        None if cancel.is_cancelled() => Err(BuildError::Cancelled),
+        None => Err(BuildError::Worker {
+            message: match status {
+                Ok(status) => format!("the worker process ended without a result ({status:?})"),
+                Err(error) => format!("the worker process was lost: {error}"),
+            },
+            hint: Some("run again with `-v`; if memory was short, the kernel's log says so".to_owned()),
+        }),
+    }
+}
+
+/// Standard input and output of this process, for a worker that may need them.
+fn standard_files() -> Result<Vec<OwnedFd>, BuildError> {
+    let null = |error: std::io::Error| BuildError::Worker { message: format!("cannot open /dev/null: {error}"), hint: None };
+    let or_null = |fd: std::io::Result<OwnedFd>| match fd {
+        Ok(fd) => Ok(fd),
+        Err(_) => std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(null),
+    };
+    Ok(vec![
+        or_null(std::io::stdin().as_fd().try_clone_to_owned())?,
+        or_null(std::io::stdout().as_fd().try_clone_to_owned())?,
+    ])
+}
+
+fn spawn_failed(error: &SpawnError) -> BuildError {
+    let hint = match error {
+        SpawnError::NotInitialised => "call `rbuild_executor::init()` first in `main`",
+        _ => "`rbuild doctor` tells what this machine allows",
+    };
+    BuildError::Worker { message: with_causes(error), hint: Some(hint.to_owned()) }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The worker's side.
+fn serve(mut channel: WorkerChannel) -> i32 {
+    let options = match channel.recv::<Request>() {
+        Ok(Some(Request::Build(options))) => *options,
+        _ => return 1,
+    };
+    let input = channel.take_fd(0);
+    let output = channel.take_fd(1);
+    let channel = Arc::new(channel);
+    let cancel = match cancel::Cancel::new() {
+        Ok(cancel) => cancel,
+        Err(_) => return 1,
+    };
+    let listener = {
+        let (channel, cancel) = (Arc::clone(&channel), cancel.clone());
+        // Ends with the process: a request may never come.
+        std::thread::Builder::new().name("requests".to_owned()).spawn(move || {
+            // The end of the channel is the end of the caller, for whom there is no more to do.
+            while let Ok(Some(Request::Build(_))) = channel.recv::<Request>() {}
+            cancel.ask();
+        })
+    };
+    if listener.is_err() {
+        return 1;
+    }
+    let events = Arc::clone(&channel);
+    let write = Box::new(move |event: Event| {
+        // Without a listener the build is cancelled by the thread above.
+        let _ = events.send(&Reply::Event(event));
+    });
+    let facts = channel.facts().clone();
+    let end = worker_side::build(&options, facts, &cancel, input, output, write).map_err(|error| match error {
+        worker_side::Ended::Failed(failure) => End::Failed(failure),
+        worker_side::Ended::Cancelled => End::Cancelled,
+    });
+    i32::from(channel.send(&Reply::End(end)).is_err())
+}
