@@ -417,6 +417,39 @@ mod tests {
         }
     }
 
+    /// What both builders of Docker 28.5 wrote for one Dockerfile with every instruction that changes a configuration.
+    #[test]
+    fn dockers_own_configurations_round_trip_byte_for_byte() {
+        for (bytes, order) in [
+            (
+                &include_bytes!("testdata/docker28-legacy-config.json")[..],
+                KeyOrder::Legacy,
+            ),
+            (
+                &include_bytes!("testdata/docker28-buildkit-config.json")[..],
+                KeyOrder::Buildkit,
+            ),
+        ] {
+            let config = ImageConfig::parse(bytes).unwrap();
+            assert_eq!(
+                String::from_utf8(config.to_bytes(order).unwrap()).unwrap(),
+                String::from_utf8_lossy(bytes)
+            );
+            assert!(config.history_fits_layers());
+            let inner = config.config.get().unwrap();
+            assert_eq!(
+                inner.healthcheck.get().unwrap().start_interval,
+                Field::Value(2_000_000_000)
+            );
+            assert!(
+                inner.extra.is_empty() && config.extra.is_empty(),
+                "{:?} {:?}",
+                inner.extra,
+                config.extra
+            );
+        }
+    }
+
     #[test]
     fn null_empty_and_absent_stay_apart() {
         let config = ImageConfig::parse(LEGACY.as_bytes()).unwrap();

@@ -312,6 +312,8 @@ impl Index {
 /// What a manifest turned out to be.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+// There are only ever a few, and they are moved rarely.
+#[allow(clippy::large_enum_variant)]
 pub enum ManifestKind {
     /// An image.
     Image(ImageManifest),

@@ -245,13 +245,11 @@ fn layer_size(store: &Store, diff_id: &DiffId) -> Result<u64, ArchiveError> {
         return Ok(size);
     }
     let mut tar = store.open_layer(diff_id)?;
-    Ok(
-        std::io::copy(&mut tar, &mut std::io::sink()).map_err(|source| ArchiveError::Io {
-            action: "read layer",
-            path: store.layer_dir(diff_id),
-            source,
-        })?,
-    )
+    std::io::copy(&mut tar, &mut std::io::sink()).map_err(|source| ArchiveError::Io {
+        action: "read layer",
+        path: store.layer_dir(diff_id),
+        source,
+    })
 }
 
 /// What an OCI layout of these images consists of.

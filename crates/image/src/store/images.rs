@@ -275,7 +275,7 @@ impl Store {
             // A nameless entry of the same manifest has served its purpose.
             let old = at.map(|at| entries.remove(at));
             entries.retain(|e| {
-                !(e.digest == entry.digest && !e.annotations.contains_key(annotation::IMAGE_NAME))
+                e.digest != entry.digest || e.annotations.contains_key(annotation::IMAGE_NAME)
             });
             if let Some(mut old) = old
                 && image(&old) != image(&entry)
@@ -569,7 +569,12 @@ impl Store {
             if self.entry_image(&entry)?.as_ref() == Some(id) {
                 references.extend(named(&entry));
                 if manifest.is_none() {
-                    manifest = Some(self.manifest(&entry.digest, Some(&entry.media_type))?);
+                    manifest = match self.manifest(&entry.digest, Some(&entry.media_type)) {
+                        Ok(found) => Some(found),
+                        // Another process is removing the image from the list.
+                        Err(StoreError::NoBlob(_)) => None,
+                        Err(e) => return Err(e),
+                    };
                 }
             }
         }
