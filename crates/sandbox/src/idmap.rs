@@ -126,11 +126,12 @@ pub fn parse_grants(text: &[u8], names: &[Vec<u8>], uid: u32) -> Vec<Subordinate
             continue;
         }
         let parse = |field: &[u8]| std::str::from_utf8(field).ok()?.trim().parse::<u32>().ok();
-        if let (Some(start), Some(count)) = (parse(start), parse(count)) {
-            if count > 0 && start.checked_add(count).is_some() && !ranges.contains(&(start, count))
-            {
-                ranges.push((start, count));
-            }
+        if let (Some(start), Some(count)) = (parse(start), parse(count))
+            && count > 0
+            && start.checked_add(count).is_some()
+            && !ranges.contains(&(start, count))
+        {
+            ranges.push((start, count));
         }
     }
     ranges

@@ -185,10 +185,10 @@ mod tests {
         }
         fs::set_permissions(
             base.join("tree/closed/inner"),
-            fs::Permissions::from_mode(0),
+            fs::Permissions::from_mode(0o0),
         )
         .unwrap();
-        fs::set_permissions(base.join("tree/closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(base.join("tree/closed"), fs::Permissions::from_mode(0o0)).unwrap();
         remove_tree(&base.join("tree")).unwrap();
         assert!(!base.join("tree").exists());
         assert!(base.join("kept").exists());

@@ -30,6 +30,10 @@ pub struct RunSpec {
     pub umask: u32,
     /// What is mounted over the root, in this order, after `/proc`, `/dev` and `/sys`.
     pub mounts: Vec<Mount>,
+    /// A directory on the file system of the layers, in which layers of mount points are kept from one command to the
+    /// next, so that they are made once; without one they are made anew in the work directory. For an overlay only.
+    #[serde(with = "bytes::optional_path")]
+    pub mount_points: Option<PathBuf>,
     /// What network there is.
     pub network: Network,
     /// The host name.
@@ -57,6 +61,7 @@ impl RunSpec {
             groups: Vec::new(),
             umask: 0o022,
             mounts: Vec::new(),
+            mount_points: None,
             network: Network::Host,
             hostname: b"buildkitsandbox".to_vec(),
             ulimits: Vec::new(),

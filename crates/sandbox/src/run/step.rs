@@ -1,7 +1,7 @@
 //! The process that becomes a command: PID 1 of its own namespaces, with one thread.
 
 use super::{
-    Network, RootAccess, RootFs, RunSpec, Security, devices, identity,
+    ExecError, Network, RootAccess, RootFs, RunSpec, Security, devices, identity,
     lookup::look_up,
     mounts::{self, READ_ONLY, Tree, attach_to, copy_mount, mount_all, open_path},
     stubs,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    overlay::{OverlayError, attach, make_directory, open_directory},
+    overlay::{OverlayError, attach, open_directory},
     seccomp,
     sys::{
         descriptor::{FIRST_INHERITED, close_on_exec_from, take_inherited},
@@ -26,12 +26,6 @@ use rustix::{
     process::{chdir, fchdir, pivot_root, setsid, umask},
 };
 use std::{convert::Infallible, ffi::CString, path::Path};
-
-/// Where, in the work directory of an overlay, the root of a command is mounted and its mount points lie.
-const ROOT: &str = "root";
-const STUBS: &str = "stubs";
-
-use super::ExecError;
 
 /// The work of a process that was started as a step. Returns only where no command came of it: the exit code, or
 /// `None` where it was not started by us.
@@ -73,10 +67,10 @@ fn execute(spec: &RunSpec, worker: &Channel) -> Result<Infallible, Failure> {
     identity::limit(&spec.ulimits)?;
     // As runc does: as root first, and where that is refused as the user, who may see what root may not (NFS).
     let entered = chdir(&spec.cwd);
-    if let Err(errno) = entered {
-        if !matches!(errno, Errno::ACCESS | Errno::PERM) {
-            return Err(Failure::Chdir(errno.raw_os_error()));
-        }
+    if let Err(errno) = entered
+        && !matches!(errno, Errno::ACCESS | Errno::PERM)
+    {
+        return Err(Failure::Chdir(errno.raw_os_error()));
     }
     identity::bound(spec.security)?;
     if spec.security == Security::Sandbox {
@@ -142,19 +136,16 @@ fn mount_root<'a>(spec: &RunSpec, worker: &'a Channel) -> Result<Tree<'a>, Failu
                 errno: error.errno().unwrap_or(Errno::INVAL.raw_os_error()),
                 action: error.to_string(),
             };
-            let bottom = overlay.work.join(STUBS);
-            crate::remove_tree(&bottom).map_err(|error| Failure::Setup {
-                action: error.to_string(),
-                errno: Errno::BUSY.raw_os_error(),
-            })?;
-            stubs::make_layer(&bottom, &targets).map_err(failed)?;
-            let point = make_directory(&overlay.work.join(ROOT)).map_err(failed)?;
-            let handle = open_directory(&point).map_err(failed)?;
-            attach(overlay, Some(&bottom), handle.as_fd()).map_err(failed)?;
-            let root = open_directory(&point).map_err(failed)?;
+            let bottom = stubs::layer(spec.mount_points.as_deref(), &overlay.work, targets)
+                .map_err(failed)?;
+            // Over its own work directory, which nobody needs to see any more.
+            let point = open_directory(&overlay.work).map_err(failed)?;
+            let upper = open_directory(&overlay.upper).map_err(failed)?;
+            attach(overlay, Some(&bottom), point.as_fd()).map_err(failed)?;
+            let root = open_directory(&overlay.work).map_err(failed)?;
             Ok(Tree {
                 root,
-                upper: Some(open_directory(&overlay.upper).map_err(failed)?),
+                upper: Some(upper),
                 worker,
             })
         }

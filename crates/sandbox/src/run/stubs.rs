@@ -4,12 +4,11 @@
 //! layer hides them (whiteouts, opaque directories, symbolic links), and in a plain directory, they are made in the
 //! root itself and removed after the command, which must leave no trace in the layer.
 
-use super::{
-    Stub,
-    walk::{find, lexical},
-    wire::Made,
+use super::{Stub, walk::find, wire::Made};
+use crate::{
+    overlay::{OverlayError, make_directory, open_directory},
+    remove::{RemoveError, remove_tree},
 };
-use crate::overlay::{OverlayError, make_directory, open_directory};
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{
@@ -19,16 +18,78 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    fs, io,
+    collections::hash_map::RandomState,
+    fs,
+    hash::{BuildHasher, DefaultHasher, Hash, Hasher},
+    io,
     mem::MaybeUninit,
     path::{Path, PathBuf},
 };
 
+/// Where the layer lies in a work directory.
+const IN_WORK: &str = "points";
+
+/// The layer of mount points, made in `kept` if it is not there yet, or anew in `work`.
+pub(super) fn layer(
+    kept: Option<&Path>,
+    work: &Path,
+    mut targets: Vec<(PathBuf, bool)>,
+) -> Result<PathBuf, OverlayError> {
+    let Some(kept) = kept else {
+        let dir = work.join(IN_WORK);
+        remove_tree(&dir).map_err(remove_error(&dir))?;
+        make_layer(&dir, &targets)?;
+        return Ok(dir);
+    };
+    targets.sort();
+    targets.dedup();
+    // Two lists with one name would cost nothing but that a mount point is made in the upper directory.
+    let mut hasher = DefaultHasher::new();
+    targets.hash(&mut hasher);
+    let dir = kept.join(format!("{:016x}", hasher.finish()));
+    if dir.symlink_metadata().is_ok() {
+        return Ok(dir);
+    }
+    let new = kept.join(format!(
+        ".new-{:016x}",
+        RandomState::new().build_hasher().finish()
+    ));
+    make_layer(&new, &targets)?;
+    match fs::rename(&new, &dir) {
+        // Another command was faster.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+            ) =>
+        {
+            remove_tree(&new).map_err(remove_error(&new))?;
+        }
+        Err(source) => {
+            return Err(OverlayError::Io {
+                action: "rename",
+                path: new,
+                source,
+            });
+        }
+        Ok(()) => {}
+    }
+    Ok(dir)
+}
+
+fn remove_error(path: &Path) -> impl FnOnce(RemoveError) -> OverlayError {
+    let path = path.to_owned();
+    |error| OverlayError::Io {
+        action: "remove",
+        path,
+        source: io::Error::other(error),
+    }
+}
+
 /// Makes the layer of mount points in `dir`: directories, and files for the targets that are files.
-pub(super) fn make_layer(dir: &Path, targets: &[(PathBuf, bool)]) -> Result<(), OverlayError> {
+fn make_layer(dir: &Path, targets: &[(PathBuf, bool)]) -> Result<(), OverlayError> {
     make_directory(dir)?;
     for (target, directory) in targets {
-        let target = lexical(target);
         let mut path = dir.to_owned();
         let mut names = target.components().peekable();
         while let Some(name) = names.next() {

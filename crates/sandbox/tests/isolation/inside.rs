@@ -927,6 +927,20 @@ fn mount_points_leave_no_trace(place: &Place) {
         "what the command made itself stays"
     );
     assert_eq!(done.report.stubs, []);
+
+    // Kept from one command to the next.
+    let points = place.dir("points-kept");
+    for _ in 0..2 {
+        let mounts = spec.mounts;
+        spec = place.script("points", "ls -d /a/b/c; touch /a/own");
+        (spec.mounts, spec.mount_points) = (mounts, Some(points.clone()));
+        assert_eq!(output(&spec), "/a/b/c\n");
+        assert_eq!(listing(upper(&spec)), ["a", "a/own"]);
+        assert_eq!(fs::read_dir(&points).unwrap().count(), 1);
+    }
+    spec.mounts.pop();
+    assert_eq!(output(&spec), "/a/b/c\n");
+    assert_eq!(fs::read_dir(&points).unwrap().count(), 2);
 }
 
 fn hidden_mount_points_leave_no_trace(place: &Place) {
@@ -1196,6 +1210,7 @@ fn trees_of_other_ids_are_removed(place: &Place) {
 
 fn a_start_is_cheap(place: &Place) {
     let mut told = Vec::new();
+    let points = place.dir("kept-points");
     for (count, durability) in [
         (5, Durability::Volatile),
         (5, Durability::Synced),
@@ -1211,6 +1226,7 @@ fn a_start_is_cheap(place: &Place) {
                 let mut spec =
                     RunSpec::new(RootFs::Overlay(overlay), words(&["/bin/busybox", "true"]));
                 spec.env = words(&["PATH=/bin"]);
+                spec.mount_points = Some(points.clone());
                 let start = Instant::now();
                 do_it(&spec);
                 start.elapsed()

@@ -3,6 +3,8 @@
 //! As root it starts itself again as an ordinary user with subordinate ids, as one without, with no_new_privs, and as
 //! root; as anybody else it tests what that user can do. What cannot be tested is told with the reason.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program with a main of its own")]
+
 mod inside;
 mod outside;
 mod probe;
