@@ -5,7 +5,6 @@ mod args;
 mod commands;
 mod convert;
 mod error;
-mod facade;
 mod human;
 mod output;
 mod results;
@@ -20,7 +19,7 @@ use output::Output;
 
 fn main() -> ExitCode {
     // Workers of builds are this program again: they end here.
-    facade::init();
+    rbuild_executor::init();
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     ExitCode::from(run(&arguments, &Environment::of_process()))
 }

@@ -4,13 +4,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rbuild_executor::logfmt::event::{Event, Fact, Failure, Outcome};
-use rbuild_executor::{BuildError, BuildResult};
+use rbuild_executor::{BuildError, BuildResult, Cancel};
 use rbuild_logfmt::{Format, RenderOptions, Renderer};
 
 use crate::args::{BuildArgs, Environment};
 use crate::convert::{self, BuildRequest};
 use crate::error::CliError;
-use crate::facade::{self, Cancel};
 use crate::output::{self, Output};
 use crate::{results, signals};
 
@@ -120,7 +119,7 @@ fn show(request: &BuildRequest, cancel: &Cancel, output: &mut Output) -> Result<
                 lock(log).tick();
             }
         });
-        let result = facade::build(request.options.clone(), cancel, &mut |event| {
+        let result = rbuild_executor::build(request.options.clone(), cancel, &mut |event| {
             let mut log = lock(log);
             log.event(event);
             if log.output.has_failed() {

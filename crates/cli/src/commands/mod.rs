@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod doctor;
 mod images;
 mod login;
 mod program;
@@ -34,7 +35,7 @@ pub(crate) fn run(command: Command, environment: &Environment, output: &mut Outp
         Command::Completion(args) => program::completion(&args, output),
         Command::Man(args) => program::man(&args, output),
         Command::Version(_) => program::version(output),
-        Command::Doctor(_) => Ok(()),
+        Command::Doctor(args) => doctor::doctor(args, environment, output),
     }
 }
 

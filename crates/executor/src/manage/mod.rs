@@ -3,6 +3,7 @@
 //! Nothing here prints, reads the environment or keeps state: the caller names the store and how registries are reached.
 
 mod archive;
+mod doctor;
 mod error;
 mod images;
 mod inspect;
@@ -19,6 +20,7 @@ use rbuild_image::registry::{DockerConfig, ProxyOptions, Registry, RegistryError
 use crate::RegistryAccess;
 
 pub use archive::{ArchiveFormat, Loaded, load, load_file, save, save_file};
+pub use doctor::{Check, CheckState, Diagnosis, doctor};
 pub use error::ManageError;
 pub use images::{ImageName, ImageSummary, Time, list, tag};
 pub use inspect::{HistoryRow, history, inspect};

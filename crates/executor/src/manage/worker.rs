@@ -88,7 +88,7 @@ fn here(root: &Path, prune: Prune, remover: &mut dyn FnMut(&Path) -> io::Result<
     Store::open(root).and_then(|store| store.gc(prune, remover)).map(Collected::from).map_err(|error| texts(&error))
 }
 
-fn texts(error: &dyn std::error::Error) -> Vec<String> {
+pub(super) fn texts(error: &dyn std::error::Error) -> Vec<String> {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
 }
 
