@@ -617,3 +617,127 @@ impl Device {
         Ok(parsed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_mounts() {
+        let mount = Mount::parse(
+            "TYPE=Cache,dst=/c,id=x,sharing=Locked,mode=0755,uid=1,gid=2,ro",
+            Version::V28,
+        );
+        let expected = Mount {
+            kind: MountType::Cache,
+            target: Some("/c".to_owned()),
+            id: Some("x".to_owned()),
+            sharing: Some(Sharing::Locked),
+            mode: Some(0o755),
+            uid: Some(1),
+            gid: Some(2),
+            read_only: true,
+            ..Mount::default()
+        };
+        assert_eq!(mount, Ok(expected));
+        for (mount, read_only) in [
+            ("target=/a", true),
+            ("target=/a,rw", false),
+            ("target=/a,readwrite=false", true),
+            ("type=cache,target=/a", false),
+            ("type=tmpfs,target=/a", false),
+            ("type=secret,id=a", true),
+        ] {
+            let found = Mount::parse(mount, Version::V28).map(|mount| mount.read_only);
+            assert_eq!(found, Ok(read_only), "{mount}");
+        }
+        let expanded = Mount::parse_with("source=$a,target=/x", Version::V28, |value| {
+            Ok(value.replace("$a", "b,c"))
+        });
+        assert_eq!(expanded.unwrap().source.as_deref(), Some("b,c"));
+    }
+
+    #[test]
+    fn refuses_as_docker_does() {
+        for (mount, error) in [
+            ("", "failed to parse csv mounts: EOF"),
+            ("type=foo,target=/a", "unsupported mount type \"foo\""),
+            (
+                "type=cach",
+                "unsupported mount type \"cach\" (did you mean cache?)",
+            ),
+            ("target", "invalid field 'target' must be a key=value pair"),
+            ("sharing=x,type=cache", "unsupported sharing value \"x\""),
+            (
+                "type=cache,sharing=lock",
+                "unsupported sharing value \"lock\" (did you mean locked?)",
+            ),
+            ("type=tmpfs,target=/a,size=x", "invalid value for size: x"),
+            ("size=1", "unexpected key 'size' for mount type 'bind'"),
+            (
+                "required",
+                "unexpected key 'required' for mount type 'bind'",
+            ),
+            (
+                "type=bind,mode=1",
+                "mode not allowed for \"bind\" type mounts",
+            ),
+            ("type=cache,target=/a,mode=9", "invalid value 9 for mode"),
+            ("type=cache,uid=-1,target=/a", "invalid value -1 for uid"),
+            (
+                "type=secret",
+                "invalid secret mount. one of source, target required",
+            ),
+            (
+                "type=secret,from=x,id=a",
+                "secret mount should not have a from",
+            ),
+            (
+                "type=secret,source=a,id=b",
+                "both source and id can't be set",
+            ),
+            (
+                "type=secret,sharing=locked,id=a",
+                "secret mount should not define sharing",
+            ),
+            (
+                "type=bind,sharing=locked,target=/a",
+                "invalid cache sharing set for bind mount",
+            ),
+            (
+                "tagret=/a",
+                "unexpected key 'tagret' in 'tagret=/a' (did you mean target?)",
+            ),
+            ("ro=x", "invalid value for ro: x"),
+            (
+                "type=ssh,required=maybe",
+                "invalid value for required: maybe",
+            ),
+            (
+                "type=tmpfs,uid=3",
+                "uid not allowed for \"tmpfs\" type mounts",
+            ),
+        ] {
+            let found = Mount::parse(mount, Version::V28).map_err(|e| e.to_string());
+            assert_eq!(found, Err(error.to_owned()), "{mount}");
+        }
+    }
+
+    #[test]
+    fn reads_sizes() {
+        for (size, bytes) in [
+            ("1", Some(1)),
+            ("64m", Some(64 << 20)),
+            ("1.5 GiB", Some(3 << 29)),
+            ("2KB", Some(2048)),
+            ("5b", Some(5)),
+            ("-1", None),
+            ("1x", None),
+            ("1bb", None),
+            ("m", None),
+            ("", None),
+        ] {
+            assert_eq!(ram_in_bytes(size), bytes, "{size}");
+        }
+    }
+}
