@@ -234,6 +234,9 @@ impl Display {
             } else {
                 0
             };
+            if self.version == Version::V20 {
+                self.allow(at.saturating_add(TICK.saturating_mul(skipped)));
+            }
             self.next_tick = at.saturating_add(TICK.saturating_mul(skipped + 1));
             if self.next_tick == u64::MAX {
                 break;

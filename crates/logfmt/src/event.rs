@@ -256,6 +256,12 @@ pub enum StepKind {
         /// The named context, if it is not the main one.
         name: Option<String>,
     },
+    /// BuildKit: `[internal] load remote build context`, for a context that is an archive on standard input.
+    LoadRemoteContext,
+    /// BuildKit: `copy /context /`, the archive of a context taken apart.
+    CopyContext,
+    /// BuildKit: `[internal] preparing inline document`, a heredoc of COPY or ADD.
+    InlineDocument,
     /// An instruction of the Dockerfile (or a trigger of a base image).
     Instruction(InstructionStep),
     /// A base or source image that is no stage of its own: `FROM REFERENCE`.

@@ -50,15 +50,8 @@ pub enum EventsError {
 }
 
 /// Reads events, one JSON object a line; blank lines are skipped. Ends after the first error.
-pub fn read_events(source: impl BufRead) -> impl Iterator<Item = Result<Event, EventsError>> {
-    read_events_at(source, 1)
-}
-
-/// As [`read_events`], for a source whose first line has the number `line`.
-pub fn read_events_at(
-    mut source: impl BufRead,
-    mut line: u64,
-) -> impl Iterator<Item = Result<Event, EventsError>> {
+pub fn read_events(mut source: impl BufRead) -> impl Iterator<Item = Result<Event, EventsError>> {
+    let mut line = 1;
     let mut failed = false;
     std::iter::from_fn(move || {
         while !failed {

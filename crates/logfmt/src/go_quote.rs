@@ -30,8 +30,9 @@ pub(crate) fn quote(text: &str) -> String {
 /// Whether Go's `unicode.IsPrint` holds for a character beyond ASCII, as far as texts of builds go: controls, spaces
 /// other than U+0020, format characters, surrogates, private use and noncharacters are not printable.
 fn is_printable(c: char) -> bool {
-    !(c.is_control() || c.is_whitespace())
-        && !matches!(
+    let hidden = c.is_control()
+        || c.is_whitespace()
+        || matches!(
             c as u32,
             0xad | 0x600..=0x605
                 | 0x61c
@@ -46,7 +47,8 @@ fn is_printable(c: char) -> bool {
                 | 0xfff0..=0xfffb
                 | 0xfffe..=0xffff
                 | 0xe0000..=0x10_ffff
-        )
+        );
+    !hidden
 }
 
 #[cfg(test)]

@@ -138,15 +138,27 @@ impl Legacy {
     fn warn(&mut self, warning: &Warning, out: &mut dyn Sink) {
         match warning {
             Warning::EmptyContinuations { instructions } => {
+                // 20.10 writes them in one piece, 28 line by line.
+                let mut lines: Vec<String> = Vec::new();
+                let gap = if self.version == Version::V20 {
+                    "\n    "
+                } else {
+                    " "
+                };
                 for text in instructions {
-                    self.log_red(
-                        format!("[WARNING]: Empty continuation line found in: {text}\n").as_bytes(),
-                        out,
-                    );
+                    lines.push(format!(
+                        "[WARNING]: Empty continuation line found in:{gap}{text}\n"
+                    ));
                 }
-                if !instructions.is_empty() {
-                    let last = b"[WARNING]: Empty continuation lines will become errors in a future release.\n";
-                    self.log_red(last, out);
+                if !lines.is_empty() {
+                    let last = "[WARNING]: Empty continuation lines will become errors in a future release.\n";
+                    lines.push(last.to_owned());
+                }
+                if self.version == Version::V20 && !lines.is_empty() {
+                    lines = vec![lines.concat()];
+                }
+                for line in lines {
+                    self.log_red(line.as_bytes(), out);
                 }
             }
             Warning::UnusedBuildArgs { names } => {

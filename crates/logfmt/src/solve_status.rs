@@ -282,6 +282,18 @@ impl Translator {
         vertex
     }
 
+    /// The title of a step.
+    pub(crate) fn step_name(&self, kind: &StepKind) -> String {
+        names::step(kind, self.version)
+    }
+
+    /// The words of an item of a step.
+    pub(crate) fn item_name(&self, step: StepId, item: &Item) -> String {
+        self.steps
+            .get(&step)
+            .map_or_else(String::new, |state| names::item(item, &state.kind))
+    }
+
     /// The excerpt of the Dockerfile around some lines.
     pub(crate) fn excerpt(&self, lines: Lines) -> Option<String> {
         let (name, text) = self.dockerfile.as_ref()?;

@@ -151,14 +151,13 @@ impl Mux {
 
     /// Brings a step to the front and writes its news.
     fn print_step(&mut self, trace: &mut Trace, id: StepId, out: &mut Vec<u8>) {
-        if self.current != Some(id) {
-            if let Some(old) = self.current.and_then(|id| trace.steps.get_mut(&id)) {
-                if old.logs_partial {
-                    out.push(b'\n');
-                }
-                (old.logs_offset, old.count) = (0, 0);
-                line(out, format_args!("#{} ...", old.index));
+        let in_front = self.current.filter(|current| *current != id);
+        if let Some(old) = in_front.and_then(|current| trace.steps.get_mut(&current)) {
+            if old.logs_partial {
+                out.push(b'\n');
             }
+            (old.logs_offset, old.count) = (0, 0);
+            line(out, format_args!("#{} ...", old.index));
         }
         let Some(step) = trace.steps.get_mut(&id) else {
             return;
