@@ -56,14 +56,15 @@ const LINKS: &[(&str, &str)] = &[
 /// Mount points that every root needs.
 pub(super) const POINTS: &[&str] = &["proc", "dev", "sys"];
 
-pub(super) fn mount_proc(tree: &Tree<'_>) -> Result<(), Failure> {
+pub(super) fn mount_proc(tree: &Tree<'_>, security: Security) -> Result<(), Failure> {
     let target = Path::new("proc");
     let point = real_directory(tree, target)?;
     let proc = new_file_system("proc", "proc", &[], CLOSED);
     let proc = match proc {
         // The kernel gives no fresh one where parts of the outer one are masked, as in a container. The outer one
-        // shows the outer processes, of which this user namespace may inspect none.
-        Err(Errno::PERM | Errno::ACCESS) => {
+        // shows the outer processes, but those of other user namespaces and those with more capabilities, as the
+        // worker, may not be inspected; a command with all capabilities could, and would find the host there.
+        Err(Errno::PERM | Errno::ACCESS) if security == Security::Sandbox => {
             let outer = open_path(Path::new("/proc")).and_then(|proc| copy_mount(&proc));
             outer.and_then(|outer| restrict(&outer, CLOSED).map(|()| outer))
         }

@@ -51,7 +51,7 @@ fn execute(spec: &RunSpec, worker: &Channel) -> Result<Infallible, Failure> {
 
     let tree = mount_root(spec, worker)?;
     let files = mounts::Files::new(&tree, &spec.mounts)?;
-    devices::mount_proc(&tree)?;
+    devices::mount_proc(&tree, spec.security)?;
     devices::mount_dev(&tree, spec.shm_size)?;
     devices::mount_sys(&tree, spec.network, spec.security)?;
     if spec.security == Security::Sandbox {

@@ -399,7 +399,6 @@ pub(super) const ALLOWED: &[Call] = &[
     call("symlinkat", 266, 304, 36),
     call("sync", 162, 36, 81),
     call("sync_file_range", 277, 314, 84),
-    call("sync_file_range2", -1, -1, 84),
     call("syncfs", 306, 344, 267),
     call("sysinfo", 99, 116, 179),
     call("tee", 276, 315, 77),

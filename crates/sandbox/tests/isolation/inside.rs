@@ -420,7 +420,10 @@ fn no_descriptor_leaks(place: &Place) {
         "{text}"
     );
     assert_eq!(
-        output(&place.script("fds", "readlink /proc/self/cwd; readlink /proc/1/root; cat")),
+        output(&place.script(
+            "fds",
+            "readlink /proc/self/cwd; readlink /proc/self/root; cat"
+        )),
         "/\n/\n"
     );
 }
@@ -529,6 +532,19 @@ fn insecure_is_not_confined(place: &Place) {
         "mount -t tmpfs x /mnt && touch /mnt/x && grep Seccomp: /proc/self/status",
     );
     spec.security = Security::Insecure;
+    if fs::read_to_string("/proc/self/mounts")
+        .unwrap()
+        .contains(" /proc/sys/fs tmpfs")
+    {
+        let error = try_do(&spec).err().unwrap();
+        assert!(
+            matches!(&error, RunError::Mount { what, .. } if what == "proc"),
+            "{error}"
+        );
+        return place.note(
+            "insecure_is_not_confined: refused, since the outer /proc would show the worker",
+        );
+    }
     let text = output(&spec);
     let outside = fs::read_to_string("/proc/self/status").unwrap();
     let filtered = outside.lines().any(|line| line == "Seccomp:\t2");
@@ -683,6 +699,9 @@ fn the_host_is_not_seen(place: &Place) {
                 .any(|line| line.contains(" / ") && !line.starts_with("overlay")),
         "{text}"
     );
+    // Not through the processes of the worker either, should the outer /proc be the one that is shown.
+    let script = "for p in /proc/[0-9]*; do ls $p/root/etc/shadow $p/root/proc/../work $p/cwd/Cargo.toml; done 2>/dev/null";
+    assert_eq!(do_it(&place.script("host", script)).stdout, "");
     // Not by leaving a changed root either: pivot_root left nothing behind.
     let script = "mkdir -p x; chroot x /bin/true; cd ..; cd ../../..; ls | head -1";
     assert_eq!(do_it(&place.script("host", script)).stdout, "bin\n");

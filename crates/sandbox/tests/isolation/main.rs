@@ -3,7 +3,11 @@
 //! As root it starts itself again as an ordinary user with subordinate ids, as one without, with no_new_privs, and as
 //! root; as anybody else it tests what that user can do. What cannot be tested is told with the reason.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program with a main of its own")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test program with a main of its own"
+)]
 
 mod inside;
 mod outside;
@@ -94,6 +98,20 @@ fn orchestrate(wanted: &[String]) -> ExitCode {
     match test_user() {
         Ok(uid) => {
             test("user with many ids", Some(uid), setpriv(uid, &[]));
+            // As in a container: with a part of /proc covered, nobody may mount a fresh one.
+            let mut masked = Command::new("unshare");
+            let cover = "mount -t tmpfs tmpfs /proc/sys/fs && exec \"$@\"";
+            masked.args([
+                "--mount",
+                "sh",
+                "-c",
+                cover,
+                "sh",
+                "setpriv",
+                "--clear-groups",
+            ]);
+            masked.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
+            test("user with a masked proc", Some(uid), masked);
             test(
                 "user with no_new_privs",
                 Some(uid),
@@ -154,7 +172,7 @@ fn test_as_this_user(wanted: &[String]) -> ExitCode {
         Ok(mut worker) => {
             println!("   {}", describe(worker.facts()));
             let expected = match kind.as_str() {
-                "user with many ids" => Some(Privilege::ManyIds),
+                "user with many ids" | "user with a masked proc" => Some(Privilege::ManyIds),
                 "user with no_new_privs" | "user without a name" => Some(Privilege::OneId),
                 "root" => Some(Privilege::Root),
                 _ => None,
