@@ -1,8 +1,8 @@
 //! Runs one command in one root file system without privileges.
 //!
 //! A build is done by one *worker*: the program starts itself again ([`Worker::spawn`]), the copy enters a user, mount
-//! and pid namespace in which it is uid 0, and calls the entry that the program gave to [`init`]. Inside the worker,
-//! [`run`] starts one command as PID 1 of namespaces of its own, confined as Docker confines a build step. Nothing
+//! and pid namespace in which it is uid 0, and calls the entry that the program gave to [`init()`]. Inside the worker,
+//! [`run()`] starts one command as PID 1 of namespaces of its own, confined as Docker confines a build step. Nothing
 //! outlives the worker, and the worker does not outlive the process that spawned it.
 //!
 //! The crate knows nothing of images, Dockerfiles or logs: it is given directories, bytes and ids, and gives back

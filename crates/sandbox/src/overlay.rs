@@ -44,7 +44,7 @@ pub struct Overlay {
     #[serde(with = "bytes::path")]
     pub upper: PathBuf,
     /// An existing directory on the same file system as `upper`, outside of it, in which what the mount needs is made;
-    /// to be removed with [`remove_tree`](crate::remove_tree) after the last use.
+    /// to be removed with [`remove_tree`] after the last use.
     #[serde(with = "bytes::path")]
     pub work: PathBuf,
     /// Whether changes are synced.
