@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::build::BuildArgs;
-use super::shared::{RegistryArgs, CommonArgs};
+use super::shared::{CommonArgs, RegistryArgs};
 use super::values;
 
 /// The whole command line.
@@ -119,7 +119,7 @@ pub(crate) struct RmiArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TagArgs {
     /// The image, and its new name.
-    #[arg(value_name = "IMAGE> <NAME[:TAG]")]
+    #[arg(value_name = "IMAGE NAME")]
     pub(crate) names: Vec<String>,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
@@ -234,7 +234,10 @@ pub(crate) struct LoginArgs {
 
 impl std::fmt::Debug for LoginArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LoginArgs").field("servers", &self.servers).field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("LoginArgs")
+            .field("servers", &self.servers)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 

@@ -129,6 +129,13 @@ impl ManageError {
             ManageError::Store(error) if error.is_no_space() => {
                 Some("make room, `rbuild prune` frees some, or put the store elsewhere with --root".to_owned())
             }
+            ManageError::Store(
+                StoreError::Io {
+                    action: "create directory",
+                    ..
+                }
+                | StoreError::NoLocks { .. },
+            ) => Some("name another directory for the store with --root or RBUILD_ROOT".to_owned()),
             ManageError::NoConfig => Some("name a directory with the variable DOCKER_CONFIG".to_owned()),
             ManageError::Registry { source, .. } => match source.kind() {
                 RegistryErrorKind::Unauthorized | RegistryErrorKind::Denied => {

@@ -10,12 +10,16 @@ mod inspect;
 mod login;
 mod prune;
 mod remove;
+#[cfg(test)]
+mod tests;
 mod transfer;
 pub(crate) mod worker;
 
 use std::sync::Arc;
 
-use rbuild_image::registry::{DockerConfig, ProxyOptions, Registry, RegistryError, RegistryOptions};
+use rbuild_image::registry::{
+    DockerConfig, ProxyOptions, Registry, RegistryError, RegistryOptions,
+};
 
 use crate::RegistryAccess;
 
@@ -46,7 +50,10 @@ fn registry_options(access: &RegistryAccess) -> RegistryOptions {
             https: access.https_proxy.clone(),
             no_proxy: access.no_proxy.clone(),
         },
-        credentials: access.docker_config.as_ref().map(|path| Arc::new(DockerConfig::new(path)) as Arc<_>),
+        credentials: access
+            .docker_config
+            .as_ref()
+            .map(|path| Arc::new(DockerConfig::new(path)) as Arc<_>),
         ..RegistryOptions::default()
     }
 }

@@ -4,9 +4,9 @@ use rbuild_image::digest::ImageId;
 use rbuild_image::reference::{DockerVersion, Reference};
 use rbuild_image::store::{ImageSummary as Listed, Prune, Store, StoreError};
 
+use super::ManageError;
 use super::images::{open, resolve};
 use super::worker;
-use super::ManageError;
 use crate::StoreOptions;
 
 /// What a removal did.
@@ -41,12 +41,16 @@ pub fn remove(store: &StoreOptions, name: &str, force: Force) -> Result<Vec<Remo
     let id = resolve(&store, name)?;
     let Some(listed) = find(&store, &id)? else {
         // Known to the build cache alone; pruning that removes it.
-        return Err(ManageError::NoImage { name: name.to_owned() });
+        return Err(ManageError::NoImage {
+            name: name.to_owned(),
+        });
     };
     match named_by(&store, &id, name)? {
         Some(reference) => untag(&store, &listed, &reference),
         None if listed.references.len() > 1 && force == Force::No => {
-            Err(ManageError::SeveralNames { id: id.short().to_owned() })
+            Err(ManageError::SeveralNames {
+                id: id.short().to_owned(),
+            })
         }
         None => delete(&store, &listed),
     }
@@ -66,15 +70,25 @@ fn find(store: &Store, id: &ImageId) -> Result<Option<Listed>, ManageError> {
 
 /// The name that `text` is, if it is one and no id.
 fn named_by(store: &Store, id: &ImageId, text: &str) -> Result<Option<Reference>, ManageError> {
-    let Ok(reference) = Reference::parse_normalized(text, DockerVersion::V28) else { return Ok(None) };
+    let Ok(reference) = Reference::parse_normalized(text, DockerVersion::V28) else {
+        return Ok(None);
+    };
     let reference = reference.or_latest();
     Ok((store.resolve_reference(&reference)?.as_ref() == Some(id)).then_some(reference))
 }
 
-fn untag(store: &Store, listed: &Listed, reference: &Reference) -> Result<Vec<Removed>, ManageError> {
+fn untag(
+    store: &Store,
+    listed: &Listed,
+    reference: &Reference,
+) -> Result<Vec<Removed>, ManageError> {
     let names: Vec<&Reference> = match reference.digest() {
         // A digest stands for every name of that repository that has it.
-        Some(_) => listed.references.iter().filter(|name| name.name() == reference.name()).collect(),
+        Some(_) => listed
+            .references
+            .iter()
+            .filter(|name| name.name() == reference.name())
+            .collect(),
         None => vec![reference],
     };
     if names.len() == listed.references.len() {
@@ -86,9 +100,14 @@ fn untag(store: &Store, listed: &Listed, reference: &Reference) -> Result<Vec<Re
         removed.push(Removed::Untagged(name.familiar()));
     }
     let left = |pulled: &Reference| {
-        listed.references.iter().any(|name| name.name() == pulled.name() && !names.contains(&name))
+        listed
+            .references
+            .iter()
+            .any(|name| name.name() == pulled.name() && !names.contains(&name))
     };
-    removed.extend(digests(listed, |pulled| pulled.name() == reference.name() && !left(pulled)));
+    removed.extend(digests(listed, |pulled| {
+        pulled.name() == reference.name() && !left(pulled)
+    }));
     Ok(removed)
 }
 
@@ -108,7 +127,13 @@ pub(super) fn all_of(listed: &Listed) -> Vec<Removed> {
     }
     for repository in repositories {
         let of_it = |name: &&Reference| name.name() == repository;
-        removed.extend(listed.references.iter().filter(of_it).map(|name| Removed::Untagged(name.familiar())));
+        removed.extend(
+            listed
+                .references
+                .iter()
+                .filter(of_it)
+                .map(|name| Removed::Untagged(name.familiar())),
+        );
         removed.extend(digests(listed, |pulled| pulled.name() == repository));
     }
     removed.push(Removed::Deleted(listed.id.to_string()));
@@ -120,8 +145,13 @@ fn digests(listed: &Listed, goes: impl Fn(&Reference) -> bool) -> Vec<Removed> {
     let mut texts: Vec<String> = Vec::new();
     for pulled in listed.pulled.iter().filter(|pulled| goes(pulled)) {
         if let Some(digest) = pulled.digest() {
-            let text = pulled.without_version().with_digest(digest.clone()).familiar();
-            if !texts.contains(&text) && !listed.references.iter().any(|name| name.familiar() == text) {
+            let text = pulled
+                .without_version()
+                .with_digest(digest.clone())
+                .familiar();
+            if !texts.contains(&text)
+                && !listed.references.iter().any(|name| name.familiar() == text)
+            {
                 texts.push(text);
             }
         }

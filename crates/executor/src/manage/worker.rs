@@ -39,7 +39,11 @@ pub(super) struct Collected {
 
 impl From<GcReport> for Collected {
     fn from(report: GcReport) -> Collected {
-        Collected { cache_records: report.cache_records, freed: report.freed, live_leases: report.live_leases }
+        Collected {
+            cache_records: report.cache_records,
+            freed: report.freed,
+            live_leases: report.live_leases,
+        }
     }
 }
 
@@ -51,29 +55,48 @@ type Reply = Result<Collected, Vec<String>>;
 pub(super) fn collect(store: &StoreOptions, prune: Prune) -> Result<Collected, ManageError> {
     match Worker::spawn(WorkerOptions::new(ENTRY.0)) {
         Ok(worker) => in_worker(worker, store, prune),
-        Err(why) => here(&store.root, prune, &mut rbuild_image::store::remove_tree)
-            .map_err(|causes| ManageError::Collect { causes, no_worker: Some(why) }),
+        Err(why) => {
+            here(&store.root, prune, &mut rbuild_image::store::remove_tree).map_err(|causes| {
+                ManageError::Collect {
+                    causes,
+                    no_worker: Some(why),
+                }
+            })
+        }
     }
 }
 
-fn in_worker(mut worker: Worker, store: &StoreOptions, prune: Prune) -> Result<Collected, ManageError> {
+fn in_worker(
+    mut worker: Worker,
+    store: &StoreOptions,
+    prune: Prune,
+) -> Result<Collected, ManageError> {
     let scope = match prune {
         Prune::Unreferenced => Scope::Unreferenced,
         Prune::Dangling => Scope::Dangling,
         Prune::Cache => Scope::Cache,
         Prune::All => Scope::All,
     };
-    let failed = |causes| ManageError::Collect { causes, no_worker: None };
+    let failed = |causes| ManageError::Collect {
+        causes,
+        no_worker: None,
+    };
     let lost = |error: &dyn std::error::Error| failed(texts(error));
     let root = std::path::absolute(&store.root).map_err(|error| lost(&error))?;
-    worker.send(&Request { root, scope }).map_err(|error| lost(&error))?;
+    worker
+        .send(&Request { root, scope })
+        .map_err(|error| lost(&error))?;
     let reply: Option<Reply> = worker.recv().map_err(|error| lost(&error))?;
     worker.wait().map_err(|error| lost(&error))?;
-    reply.unwrap_or_else(|| Err(vec!["the worker ended without an answer".to_owned()])).map_err(failed)
+    reply
+        .unwrap_or_else(|| Err(vec!["the worker ended without an answer".to_owned()]))
+        .map_err(failed)
 }
 
 fn serve(channel: WorkerChannel) -> i32 {
-    let Ok(Some(Request { root, scope })) = channel.recv() else { return 1 };
+    let Ok(Some(Request { root, scope })) = channel.recv() else {
+        return 1;
+    };
     let prune = match scope {
         Scope::Unreferenced => Prune::Unreferenced,
         Scope::Dangling => Prune::Dangling,
@@ -85,11 +108,16 @@ fn serve(channel: WorkerChannel) -> i32 {
 }
 
 fn here(root: &Path, prune: Prune, remover: &mut dyn FnMut(&Path) -> io::Result<u64>) -> Reply {
-    Store::open(root).and_then(|store| store.gc(prune, remover)).map(Collected::from).map_err(|error| texts(&error))
+    Store::open(root)
+        .and_then(|store| store.gc(prune, remover))
+        .map(Collected::from)
+        .map_err(|error| texts(&error))
 }
 
 pub(super) fn texts(error: &dyn std::error::Error) -> Vec<String> {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// Removes a tree whatever its owners, modes and depth, and says how many bytes that freed.
@@ -108,9 +136,13 @@ fn disk_usage(path: &Path) -> u64 {
     let mut bytes = 0;
     let mut waiting = vec![path.to_owned()];
     while let Some(path) = waiting.pop() {
-        let Ok(found) = path.symlink_metadata() else { continue };
+        let Ok(found) = path.symlink_metadata() else {
+            continue;
+        };
         if found.is_dir() {
-            let Ok(entries) = std::fs::read_dir(&path) else { continue };
+            let Ok(entries) = std::fs::read_dir(&path) else {
+                continue;
+            };
             waiting.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
         } else if found.nlink() == 1 {
             bytes += found.blocks() * 512;
@@ -121,7 +153,10 @@ fn disk_usage(path: &Path) -> u64 {
 
 /// That no worker can be had, for the error's hint.
 pub(super) fn explain(why: &SpawnError) -> String {
-    format!("files of other owners can only be removed in a worker, and there is none: {}", texts(why).join(": "))
+    format!(
+        "files of other owners can only be removed in a worker, and there is none: {}",
+        texts(why).join(": ")
+    )
 }
 
 #[cfg(test)]
