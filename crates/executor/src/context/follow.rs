@@ -10,10 +10,17 @@ use super::tree::{SourceTree, is_absent};
 use crate::rootfs::go_match;
 
 /// The paths to include, sorted; `None` for everything.
-pub(super) fn follow_links(tree: &SourceTree, wanted: &[String]) -> Result<Option<Vec<String>>, ContextError> {
+pub(super) fn follow_links(
+    tree: &SourceTree,
+    wanted: &[String],
+) -> Result<Option<Vec<String>>, ContextError> {
     let mut resolved = BTreeSet::new();
     // A stack in place of recursion: links may lead to links without end but for `resolved`.
-    let mut pending: Vec<PathBuf> = wanted.iter().rev().map(|path| joined(Path::new(path))).collect();
+    let mut pending: Vec<PathBuf> = wanted
+        .iter()
+        .rev()
+        .map(|path| joined(Path::new(path)))
+        .collect();
     while let Some(path) = pending.pop() {
         follow(tree, &path, &mut resolved, &mut pending)?;
     }
@@ -22,7 +29,10 @@ pub(super) fn follow_links(tree: &SourceTree, wanted: &[String]) -> Result<Optio
         if path == "." {
             return Ok(None);
         }
-        if !kept.last().is_some_and(|last| path.strip_prefix(last.as_str()).is_some_and(|rest| rest.starts_with('/'))) {
+        if !kept.last().is_some_and(|last| {
+            path.strip_prefix(last.as_str())
+                .is_some_and(|rest| rest.starts_with('/'))
+        }) {
             kept.push(path);
         }
     }
@@ -43,13 +53,22 @@ fn follow(
         }
         let rest = components.as_path();
         let targets = targets(tree, &current)?;
-        let name = if current.as_os_str().is_empty() { ".".into() } else { current.to_string_lossy().into_owned() };
+        let name = if current.as_os_str().is_empty() {
+            ".".into()
+        } else {
+            current.to_string_lossy().into_owned()
+        };
         let is_last = rest.as_os_str().is_empty();
         if (is_last || !targets.is_empty()) && !resolved.insert(name) {
             return Ok(());
         }
         if !targets.is_empty() {
-            pending.extend(targets.iter().rev().map(|target| joined(&target.join(rest))));
+            pending.extend(
+                targets
+                    .iter()
+                    .rev()
+                    .map(|target| joined(&target.join(rest))),
+            );
             return Ok(());
         }
         if is_last {
@@ -60,7 +79,9 @@ fn follow(
 
 /// Where the links lead that a path names: one for a link, several where its last component has wildcards.
 fn targets(tree: &SourceTree, path: &Path) -> Result<Vec<PathBuf>, ContextError> {
-    let Some(name) = path.file_name() else { return Ok(Vec::new()) };
+    let Some(name) = path.file_name() else {
+        return Ok(Vec::new());
+    };
     let name = name.to_string_lossy();
     let parent = path.parent().unwrap_or(Path::new(""));
     if !has_wildcards(&name) {
@@ -81,7 +102,9 @@ fn targets(tree: &SourceTree, path: &Path) -> Result<Vec<PathBuf>, ContextError>
 }
 
 fn target(tree: &SourceTree, path: &Path) -> Result<Option<PathBuf>, ContextError> {
-    let Some(target) = tree.node(path)?.and_then(|node| node.target) else { return Ok(None) };
+    let Some(target) = tree.node(path)?.and_then(|node| node.target) else {
+        return Ok(None);
+    };
     Ok(Some(if target.is_absolute() {
         joined(&target)
     } else {

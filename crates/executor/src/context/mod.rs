@@ -196,51 +196,73 @@ impl Context {
         let size = self.dockerfile.bytes.len() as u64;
         let added = match self.dockerfile.from {
             From::Alone => return Ok(legacy::dockerfile_tar_size(size)),
-            From::Added => Some(legacy::AddedDockerfile { name: &self.dockerfile.name, size }),
+            From::Added => Some(legacy::AddedDockerfile {
+                name: &self.dockerfile.name,
+                size,
+            }),
             From::Context | From::Directory(_) => None,
         };
-        legacy::tar_size(&self.tree, &self.ignore.patterns, self.dialect.version, added)
+        legacy::tar_size(
+            &self.tree,
+            &self.ignore.patterns,
+            self.dialect.version,
+            added,
+        )
     }
 
     /// BuildKit: the transfer of the context, where the Dockerfile needs the paths `wanted`: sources of COPY and ADD
-    /// (without URLs) and of bind mounts, words expanded, wildcards as they are. With none, or `.` or `/` among them,
-    /// all is sent. `held` is what the last transfer under [`Context::sync_key`] left. `None` for a tar.
+    /// (without URLs) and of bind mounts, words expanded, wildcards as they are. A tmpfs mount counts as `/`: BuildKit
+    /// takes it for a mount of the whole context. With no path, or `.` or `/` among them, all is sent. `held` is what the last transfer under [`Context::sync_key`] left. `None` for a tar.
     ///
     /// # Errors
     /// If the tree cannot be read.
-    pub fn sync_size(&self, wanted: &[String], held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
+    pub fn sync_size(
+        &self,
+        wanted: &[String],
+        held: Option<&SyncSnapshot>,
+    ) -> Result<Option<Sync>, ContextError> {
         if self.is_archive() {
             return Ok(None);
         }
-        let is_all = wanted.is_empty() || wanted.iter().any(|path| follow::joined(Path::new(path)).as_os_str().is_empty());
+        let is_all = wanted.is_empty()
+            || wanted
+                .iter()
+                .any(|path| follow::joined(Path::new(path)).as_os_str().is_empty());
         let wanted = if is_all { &[] } else { wanted };
-        self.transfer(&self.tree, wanted, &self.ignore.patterns, held, Asks::Changed, (0, 0)).map(Some)
+        let patterns = &self.ignore.patterns;
+        transfer(
+            self.dialect.version,
+            &self.tree,
+            wanted,
+            patterns,
+            held,
+            Asks::Changed,
+            &|_| (0, 0),
+        )
+        .map(Some)
     }
 
     /// BuildKit: the transfer of the Dockerfile; `None` where it comes from a tar.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn dockerfile_sync_size(&self, held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
+    pub fn dockerfile_sync_size(
+        &self,
+        held: Option<&SyncSnapshot>,
+    ) -> Result<Option<Sync>, ContextError> {
         let name = &self.dockerfile.name;
         let tree = match &self.dockerfile.from {
             From::Directory(tree) => tree,
             From::Context if self.is_archive() || name.is_empty() => return Ok(None),
             From::Context => &self.tree,
             From::Added | From::Alone => {
-                return Ok(Some(sync::single_file("Dockerfile", self.dockerfile.bytes.len() as u64)));
+                return Ok(Some(sync::single_file(
+                    "Dockerfile",
+                    self.dockerfile.bytes.len() as u64,
+                )));
             }
         };
-        self.definition_size(tree, name, held).map(Some)
-    }
-
-    fn definition_size(
-        &self,
-        tree: &SourceTree,
-        name: &str,
-        held: Option<&SyncSnapshot>,
-    ) -> Result<Sync, ContextError> {
-        definition_size(self.dialect.version, tree, name, held)
+        definition_size(self.dialect.version, tree, name, held).map(Some)
     }
 
     /// BuildKit: the transfer in `load .dockerignore`; `None` where there is no such step, since the Dockerfile has an
@@ -248,13 +270,26 @@ impl Context {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn ignore_sync_size(&self, held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
+    pub fn ignore_sync_size(
+        &self,
+        held: Option<&SyncSnapshot>,
+    ) -> Result<Option<Sync>, ContextError> {
         if self.is_archive() || self.ignore.is_own {
             return Ok(None);
         }
         let wanted = [legacy::IGNORE_FILE.to_owned()];
-        let asks = asks_for_single(self.dialect.version);
-        self.transfer(&self.tree, &wanted, &PatternMatcher::default(), held, asks, (0, 0)).map(Some)
+        let version = self.dialect.version;
+        let asks = asks_for_single(version);
+        transfer(
+            version,
+            &self.tree,
+            &wanted,
+            &PatternMatcher::default(),
+            held,
+            asks,
+            &|_| (0, 0),
+        )
+        .map(Some)
     }
 
     /// The name under which the snapshot of a transfer is kept: BuildKit's key of the local source. In 28 contexts whose
@@ -273,18 +308,6 @@ impl Context {
             (Transfer::Context, named) => (named, format!("context:{named}")),
         };
         format!("{version}:{name}:{hint}:{}", self.shared_key)
-    }
-
-    fn transfer(
-        &self,
-        tree: &SourceTree,
-        wanted: &[String],
-        exclude: &PatternMatcher,
-        held: Option<&SyncSnapshot>,
-        asks: Asks,
-        owner: (u32, u32),
-    ) -> Result<Sync, ContextError> {
-        transfer(self.dialect.version, tree, wanted, exclude, held, asks, &|_| owner)
     }
 }
 
@@ -307,15 +330,34 @@ fn definition_size(
         wanted.push("dockerfile".to_owned());
     }
     // 20 sends the owner of the Dockerfile. Who runs the build is root to it.
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
     let owner = |node: &Node| match version {
         Version::V20 => (
-            if node.status.uid == uid { 0 } else { node.status.uid },
-            if node.status.gid == gid { 0 } else { node.status.gid },
+            if node.status.uid == uid {
+                0
+            } else {
+                node.status.uid
+            },
+            if node.status.gid == gid {
+                0
+            } else {
+                node.status.gid
+            },
         ),
         Version::V28 => (0, 0),
     };
-    transfer(version, tree, &wanted, &PatternMatcher::default(), held, asks_for_single(version), &owner)
+    transfer(
+        version,
+        tree,
+        &wanted,
+        &PatternMatcher::default(),
+        held,
+        asks_for_single(version),
+        &owner,
+    )
 }
 
 fn transfer(
@@ -331,7 +373,10 @@ fn transfer(
         [] => None,
         wanted => follow::follow_links(tree, wanted)?,
     };
-    let include = include.map(PatternMatcher::new).transpose().map_err(ContextError::IgnoreChecked)?;
+    let include = include
+        .map(PatternMatcher::new)
+        .transpose()
+        .map_err(ContextError::IgnoreChecked)?;
     let hard_links = match version {
         Version::V20 => HardLinks::Kept,
         Version::V28 => HardLinks::Reset,
@@ -339,7 +384,11 @@ fn transfer(
     let mut filter = Filter::new(Rules::Sync(version), include.as_ref(), exclude);
     let mut sizer = SyncSizer::new(tree, held, asks, hard_links);
     tree.walk(&mut |node| {
-        let candidate = Candidate { path: node.path.clone(), is_dir: node.status.is_dir(), payload: node.clone() };
+        let candidate = Candidate {
+            path: node.path.clone(),
+            is_dir: node.status.is_dir(),
+            payload: node.clone(),
+        };
         let step = filter.visit(&candidate, &mut |fate, file| match fate {
             filter::Fate::Met => sizer.meet(&file.payload),
             filter::Fate::Sent => sizer.send(&file.payload, owner(&file.payload)),
@@ -350,7 +399,11 @@ fn transfer(
 }
 
 /// What the ignore file, and in the legacy dialect its removal, leave of a tree.
-fn shown_filter(dialect: Dialect, patterns: &Arc<PatternMatcher>, removed: Vec<PathBuf>) -> Box<ShownFilter<'static>> {
+fn shown_filter(
+    dialect: Dialect,
+    patterns: &Arc<PatternMatcher>,
+    removed: Vec<PathBuf>,
+) -> Box<ShownFilter<'static>> {
     let patterns = Arc::clone(patterns);
     let rules = match dialect.builder {
         Builder::Legacy => Rules::Tar(dialect.version),

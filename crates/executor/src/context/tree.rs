@@ -52,8 +52,12 @@ pub(super) fn is_denied(error: &RootError) -> bool {
 impl SourceTree {
     /// Opens a directory; links in `path` itself are followed.
     pub(super) fn open(path: &Path, ownership: Ownership) -> Result<Self, ContextError> {
-        let root = Root::open(path, ownership).map_err(|source| ContextError::root(path, source))?;
-        Ok(Self { path: path.to_owned(), root })
+        let root =
+            Root::open(path, ownership).map_err(|source| ContextError::root(path, source))?;
+        Ok(Self {
+            path: path.to_owned(),
+            root,
+        })
     }
 
     /// Where it lies.
@@ -72,8 +76,16 @@ impl SourceTree {
     /// The file at this path, no link followed; `None` if there is none.
     pub(super) fn node(&self, path: &Path) -> Result<Option<Node>, ContextError> {
         let inspected = self.root.lstat(path).and_then(|status| {
-            let target = if status.is_symlink() { Some(self.root.read_link(path)?) } else { None };
-            Ok(Node { path: path.to_owned(), status, target })
+            let target = if status.is_symlink() {
+                Some(self.root.read_link(path)?)
+            } else {
+                None
+            };
+            Ok(Node {
+                path: path.to_owned(),
+                status,
+                target,
+            })
         });
         match inspected {
             Ok(node) => Ok(Some(node)),
@@ -116,7 +128,9 @@ impl SourceTree {
                 continue;
             };
             let path = directory.join(name);
-            let Some(node) = self.node(&path)? else { continue };
+            let Some(node) = self.node(&path)? else {
+                continue;
+            };
             let step = visit(&node)?;
             if step != Step::Skip && node.status.is_dir() {
                 levels.extend(self.level(&path, step)?);
@@ -134,7 +148,9 @@ impl SourceTree {
             Ok(names) => Ok(Some((path.to_owned(), names.into_iter()))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) if is_denied(&error) && step == Step::EnterIfAllowed => Ok(None),
-            Err(error) if is_denied(&error) => Err(ContextError::DirectoryDenied { path: path.to_owned() }),
+            Err(error) if is_denied(&error) => Err(ContextError::DirectoryDenied {
+                path: path.to_owned(),
+            }),
             Err(error) => Err(self.failed(path, error)),
         }
     }
