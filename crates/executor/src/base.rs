@@ -2,7 +2,7 @@
 
 use rbuild_image::config::ImageConfig;
 use rbuild_image::digest::{DiffId, Digest, ImageId};
-use rbuild_image::manifest::Descriptor;
+use rbuild_image::manifest::{Descriptor, Manifest};
 use rbuild_image::reference::Reference;
 
 /// An image that a stage begins with or copies from.
@@ -27,10 +27,14 @@ pub(crate) struct Remote {
     pub(crate) reference: Reference,
     /// What the tag led to: an index or a manifest.
     pub(crate) top: Descriptor,
+    /// Its bytes.
+    pub(crate) top_bytes: Vec<u8>,
     /// The manifest.
-    pub(crate) manifest: Descriptor,
+    pub(crate) manifest: Manifest,
     /// The configuration.
     pub(crate) config: Descriptor,
+    /// Its bytes.
+    pub(crate) config_bytes: Vec<u8>,
 }
 
 /// A layer of a base image.

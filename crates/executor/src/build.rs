@@ -54,7 +54,7 @@ pub(crate) fn build(
 fn finish(emitter: &Emitter, cancel: &Cancel, built: Result<BuildResult, Stop>) -> Result<BuildResult, Ended> {
     let (outcome, ended) = match built {
         Ok(result) => {
-            let tags = result.names.clone();
+            let tags = result.names.iter().map(|name| familiar(name)).collect();
             (Outcome::Success { image: result.image_id.clone(), tags }, Ok(result))
         }
         Err(Stop::Failed(failed)) if !cancel.was_asked() => {
@@ -65,6 +65,11 @@ fn finish(emitter: &Emitter, cancel: &Cancel, built: Result<BuildResult, Stop>) 
     };
     emitter.emit(Fact::BuildEnded { outcome });
     ended
+}
+
+/// A canonical name as Docker shows it.
+fn familiar(name: &str) -> String {
+    name.parse::<rbuild_image::reference::Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 
 fn run(session: &Session<'_>) -> Result<BuildResult, Stop> {

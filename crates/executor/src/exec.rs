@@ -88,6 +88,7 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     spec.mounts.extend(command.mounts);
     spec.network = if host_network { Network::Host } else { Network::None };
     spec.hostname = hostname.into_bytes();
+    spec.mount_points = Some(session.mount_points()?);
     spec.ulimits = ulimits(&session.options().ulimits)?;
     if let Some(size) = session.options().shm_size {
         spec.shm_size = size;
@@ -114,7 +115,7 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
         }
         Err(RunError::Chdir { path, source }) => {
             let text = format!("chdir to cwd ({}) set in config.json failed: {}", path_text(&path), errno_text(&source));
-            Err(Stop::failed(start_failed(session, step, argv, &text)))
+            Err(Stop::failed(Failure::Start { argv, message: text, code: 1 }))
         }
         Err(error) => Err(Stop::own(&error)),
     }
@@ -132,18 +133,15 @@ fn errno_text(error: &std::io::Error) -> String {
     }
 }
 
-/// What Docker makes of a command that cannot be executed (runc 1.3's words): legacy ends the build with the runtime's
-/// error, BuildKit shows it as output of a command that ends with code 1.
+/// What a runtime says of a command that cannot be executed (runc 1.3's words).
 fn exec_failed(session: &Session<'_>, step: StepId, argv: Vec<String>, argv0: &str, reason: ExecError) -> Failure {
     let quoted = go::quote(argv0);
-    let text = match reason {
+    let message = match reason {
         ExecError::NotFoundInPath => format!("exec: {quoted}: executable file not found in $PATH"),
         ExecError::PermissionDenied => format!("exec: {quoted}: permission denied"),
         ExecError::IsDirectory if session.is_legacy() => format!("exec: {quoted}: is a directory: permission denied"),
         ExecError::IsDirectory => format!("exec: {quoted}: is a directory"),
-        ExecError::Stat(errno) => {
-            format!("exec: {quoted}: stat {argv0}: {}", go::errno_text(errno))
-        }
+        ExecError::Stat(errno) => format!("exec: {quoted}: stat {argv0}: {}", go::errno_text(errno)),
         // The runtime has nothing left to say then but on the command's own output.
         ExecError::Exec(errno) => {
             let data = format!("exec {argv0}: {}\n", go::errno_text(errno)).into_bytes();
@@ -151,20 +149,7 @@ fn exec_failed(session: &Session<'_>, step: StepId, argv: Vec<String>, argv0: &s
             return Failure::Run { argv, code: 255 };
         }
     };
-    start_failed(session, step, argv, &text)
-}
-
-fn start_failed(session: &Session<'_>, step: StepId, argv: Vec<String>, text: &str) -> Failure {
-    if session.is_legacy() {
-        let message = format!(
-            "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
-             failed: unable to start container process: error during container init: {text}"
-        );
-        return Failure::Start { argv, message, code: 1 };
-    }
-    let data = format!("runc run failed: unable to start container process: error during container init: {text}\n");
-    session.emitter().emit(Fact::Output { step, stream: Stream::Stderr, data: data.into_bytes() });
-    Failure::Run { argv, code: 1 }
+    Failure::Start { argv, message, code: 1 }
 }
 
 /// BuildKit's steps are called `buildkitsandbox`; a legacy container has its own id, or the host's name with the host's

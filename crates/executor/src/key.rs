@@ -8,11 +8,6 @@ pub(crate) struct CacheKey(Digest);
 
 impl CacheKey {
     /// As the store names it.
-    pub(crate) fn name(&self) -> &str {
-        self.0.hex()
-    }
-
-    /// As a step is identified in events.
     pub(crate) fn as_str(&self) -> &str {
         self.0.as_str()
     }

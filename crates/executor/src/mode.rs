@@ -82,6 +82,14 @@ impl ModeChange {
         (!clauses.is_empty()).then_some(ModeChange::Clauses(clauses))
     }
 
+    /// The mode that every file gets, if that is the same for all.
+    pub(crate) fn fixed(&self) -> Option<u32> {
+        match self {
+            ModeChange::Set(mode) => Some(*mode),
+            ModeChange::Clauses(_) => None,
+        }
+    }
+
     /// The mode that a file of mode `mode` gets.
     pub(crate) fn apply(&self, mode: u32, is_dir: bool) -> u32 {
         match self {

@@ -41,6 +41,7 @@ pub(crate) struct Session<'a> {
     registry: Registry,
     /// Layers being unpacked: one thread does it, the others wait.
     unpacking: Mutex<()>,
+    mount_points: Mutex<Option<PathBuf>>,
     /// Files from the web that came in this build, by address.
     downloads: Mutex<HashMap<String, Download>>,
     input: Mutex<Option<OwnedFd>>,
@@ -98,6 +99,7 @@ impl<'a> Session<'a> {
             lease,
             registry,
             unpacking: Mutex::new(()),
+            mount_points: Mutex::default(),
             downloads: Mutex::default(),
             input: Mutex::new(input),
             output: Mutex::new(output),
@@ -106,10 +108,6 @@ impl<'a> Session<'a> {
 
     pub(crate) fn options(&self) -> &BuildOptions {
         self.options
-    }
-
-    pub(crate) fn facts(&self) -> &Facts {
-        &self.facts
     }
 
     pub(crate) fn emitter(&self) -> &Emitter {
@@ -169,6 +167,15 @@ impl<'a> Session<'a> {
         Ok(self.lease.stage_dir()?)
     }
 
+    /// Where mount points lie that images lack; the same for all steps, so that they are made once.
+    pub(crate) fn mount_points(&self) -> Result<PathBuf, Stop> {
+        let mut dir = self.mount_points.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(dir.insert(self.scratch_dir()?).clone()),
+        }
+    }
+
     /// Removes a directory of this build. What cannot be removed goes with the lease.
     pub(crate) fn forget_dir(&self, dir: &Path) {
         if let Err(error) = rbuild_sandbox::remove_tree(dir) {
@@ -177,8 +184,13 @@ impl<'a> Session<'a> {
     }
 
     /// Directories of unpacked layers, top first, from a stack with the lowest first.
+    ///
+    /// A layer that occurs several times counts where it is topmost: whatever is in it, and whatever it hides, is
+    /// decided there, and overlayfs takes no directory twice.
     pub(crate) fn unpacked(&self, layers: &[DiffId]) -> Result<Vec<PathBuf>, Stop> {
-        layers.iter().rev().map(|layer| self.unpacked_layer(layer)).collect()
+        let mut seen = std::collections::HashSet::new();
+        let topmost = layers.iter().rev().filter(|layer| seen.insert(*layer));
+        topmost.map(|layer| self.unpacked_layer(layer)).collect()
     }
 
     fn unpacked_layer(&self, layer: &DiffId) -> Result<PathBuf, Stop> {
@@ -269,12 +281,18 @@ impl<'a> Session<'a> {
         self.stored_image(id, &reference.to_string(), platform)
     }
 
+    /// Whether the store lists this very image, whatever its names.
+    pub(crate) fn is_listed(&self, image: &BaseImage) -> Result<bool, Stop> {
+        Ok(self.store.list()?.iter().any(|listed| listed.id == image.id))
+    }
+
     /// Lists a base image by its name, so that it outlives this build.
     pub(crate) fn name_base(&self, image: &BaseImage) -> Result<(), Stop> {
         let Some(remote) = &image.remote else { return Ok(()) };
-        let manifest = self.store.manifest(&remote.manifest.digest, Some(&remote.manifest.media_type))?;
-        let config = self.store.read_blob(&remote.config.digest)?;
-        let id = self.store.put_image(&self.lease, &config, Some(&manifest), &[])?;
+        for bytes in [remote.top_bytes.as_slice(), remote.manifest.bytes()] {
+            self.store.put_blob(&self.lease, bytes)?;
+        }
+        let id = self.store.put_image(&self.lease, &remote.config_bytes, Some(&remote.manifest), &[])?;
         Ok(self.store.tag_pulled(&self.lease, &id, &remote.reference, Some(&remote.top.digest))?)
     }
 
@@ -308,9 +326,6 @@ impl<'a> Session<'a> {
             Some(_) => reference.to_string(),
             None => reference.with_digest(top.digest.clone()).to_string(),
         };
-        for bytes in [resolved.top.bytes(), resolved.manifest.bytes(), resolved.config_bytes.as_slice()] {
-            self.store.put_blob(&self.lease, bytes)?;
-        }
         Ok(BaseImage {
             id: ImageId(image.config.digest.clone()),
             config: resolved.config.clone(),
@@ -318,9 +333,11 @@ impl<'a> Session<'a> {
             shown,
             remote: Some(Remote {
                 reference: reference.clone(),
-                manifest: resolved.manifest.descriptor(),
                 config: image.config.clone(),
                 top,
+                top_bytes: resolved.top.bytes().to_vec(),
+                config_bytes: resolved.config_bytes.clone(),
+                manifest: resolved.manifest,
             }),
         })
     }

@@ -49,11 +49,6 @@ impl Change {
         &self.overlay
     }
 
-    /// The directory that takes the changes.
-    pub(crate) fn upper(&self) -> &Path {
-        &self.overlay.upper
-    }
-
     /// Mounts it, to be changed by this process.
     pub(crate) fn mount(&self) -> Result<OverlayMount, Stop> {
         let target = self.dir.join("merged");

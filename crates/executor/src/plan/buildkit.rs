@@ -84,6 +84,8 @@ pub(crate) struct StepLabel {
     pub(crate) title: String,
     /// Position in the stage, counted from 1; 0 where the log shows none.
     pub(crate) position: u32,
+    /// How many positions it is shown with. FROM is told before the triggers of its image are known.
+    pub(crate) positions: u32,
     /// Where it stands.
     pub(crate) lines: Option<Lines>,
 }
@@ -198,8 +200,6 @@ pub(crate) enum CopySource {
 #[derive(Clone, Debug)]
 pub(crate) struct WantedImage {
     pub(crate) stage: StageIndex,
-    /// The name as written, variables expanded.
-    pub(crate) name: String,
     /// Normalised, with a tag.
     pub(crate) reference: Reference,
     pub(crate) platform: Platform,
@@ -212,7 +212,6 @@ struct DraftStage {
     base_name: String,
     base: StageBase,
     platform: Platform,
-    platform_given: bool,
     /// An image that COPY or a mount names, which is no stage of the Dockerfile.
     implicit: bool,
     /// Stages that instructions copy or mount from.
@@ -231,7 +230,6 @@ struct StageSources {
 pub(crate) struct Draft<'a> {
     options: &'a BuildOptions,
     version: Version,
-    escape: char,
     lexer: Lexer,
     globals: Variables,
     build_args: Variables,
@@ -292,7 +290,6 @@ impl<'a> Draft<'a> {
         let mut draft = Draft {
             options,
             version,
-            escape: dockerfile.escape,
             lexer,
             globals,
             build_args,
@@ -345,7 +342,6 @@ impl<'a> Draft<'a> {
             },
         };
         self.stages.push(DraftStage {
-            platform_given: source.platform.is_some(),
             source,
             base_name,
             base,
@@ -436,7 +432,6 @@ impl<'a> Draft<'a> {
             base_name: name.to_owned(),
             base,
             platform: self.target_platform.clone(),
-            platform_given: false,
             implicit: true,
             sources: Vec::new(),
             triggers_done: true,
@@ -513,7 +508,6 @@ impl<'a> Draft<'a> {
                 .or_latest();
             wanted.push(WantedImage {
                 stage: index,
-                name: stage.base_name.clone(),
                 reference,
                 platform: stage.platform.clone(),
                 lines,
@@ -634,7 +628,7 @@ impl<'a> Draft<'a> {
         };
         state.image.clear_triggers();
         if stage.implicit {
-            let from = matches!(stage.base, StageBase::Image(_)).then(|| self.from_label(index, 0));
+            let from = matches!(stage.base, StageBase::Image(_)).then(|| self.from_label(index, 0, 0));
             let planned = StagePlan {
                 shown: None,
                 base: stage.base.clone(),
@@ -662,6 +656,9 @@ impl<'a> Draft<'a> {
         let own = stage.source.instructions.iter().zip(&stage.sources);
         // Every trigger counts, whatever it is.
         let total = own.filter(|(i, sources)| sources.is_trigger || counted(&i.kind)).count() + usize::from(has_own_base);
+        let total = u32::try_from(total).unwrap_or(u32::MAX);
+        let triggers = stage.sources.iter().filter(|sources| sources.is_trigger).count();
+        let triggers = u32::try_from(triggers).unwrap_or(u32::MAX);
         let mut position = u32::from(has_own_base);
         let mut steps = Vec::new();
         for at in 0..stage.source.instructions.len() {
@@ -677,7 +674,7 @@ impl<'a> Draft<'a> {
                 position += 1;
                 let title = if sources.is_trigger { format!("ONBUILD {title}") } else { title };
                 let instruction = instruction.kind.name().to_owned();
-                steps.push(PlannedStep { label: StepLabel { instruction, title, position, lines }, op });
+                steps.push(PlannedStep { label: StepLabel { instruction, title, position, positions: total, lines }, op });
             }
         }
         let stage = &self.stages[index];
@@ -687,8 +684,8 @@ impl<'a> Draft<'a> {
             base: stage.base.clone(),
             reachable: true,
             steps,
-            positions: u32::try_from(total).unwrap_or(u32::MAX),
-            from: has_own_base.then(|| self.from_label(index, 1)),
+            positions: total,
+            from: has_own_base.then(|| self.from_label(index, 1, total - triggers)),
             image: state.image.clone(),
             no_cache: self.options.no_cache
                 || name.is_some_and(|name| self.options.no_cache_filter.iter().any(|f| f.eq_ignore_ascii_case(name))),
@@ -696,7 +693,7 @@ impl<'a> Draft<'a> {
         Ok((planned, Some(state)))
     }
 
-    fn from_label(&self, index: usize, position: u32) -> StepLabel {
+    fn from_label(&self, index: usize, position: u32, positions: u32) -> StepLabel {
         let stage = &self.stages[index];
         let shown = match &stage.base {
             StageBase::Image(image) => image.shown.clone(),
@@ -706,6 +703,7 @@ impl<'a> Draft<'a> {
             instruction: "FROM".to_owned(),
             title: format!("FROM {shown}"),
             position,
+            positions,
             lines: Some(emit::lines(stage.source.lines)),
         }
     }

@@ -1,6 +1,6 @@
 //! The BuildKit dialect: what the target needs, stages at the same time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_image::digest::DiffId;
@@ -238,8 +238,10 @@ struct Solver<'s> {
     cells: Vec<Cell>,
     /// Why the first step failed; the others are cancelled then.
     failed: Mutex<Option<Stop>>,
-    /// Images being fetched: by one thread, for all stages that begin with it.
+    /// Images being fetched: by one thread, for all stages that begin with them.
     fetching: Mutex<()>,
+    /// Steps of base images that are done.
+    bases: Mutex<HashSet<StepId>>,
     caches: mounts::CacheLocks,
 }
 
@@ -249,6 +251,7 @@ impl<'s> Solver<'s> {
         let needs_context = !plan.context_paths.is_empty();
         let context_step = needs_context.then(|| emitter.declare(StepKind::LoadContext { name: None }, &[]));
         let mut declared: Vec<StageSteps> = Vec::new();
+        let mut bases: HashMap<String, StepId> = HashMap::new();
         for stage in &plan.stages {
             let shown = |label: &StepLabel| {
                 StepKind::Instruction(InstructionStep {
@@ -259,16 +262,21 @@ impl<'s> Solver<'s> {
                     title: label.title.clone(),
                     stage: stage.shown.clone(),
                     position: label.position,
-                    positions: stage.positions,
+                    positions: label.positions,
                     lines: label.lines,
                 })
             };
-            let from = stage.from.as_ref().map(|label| match (label.position, &stage.base) {
-                (0, StageBase::Image(image)) => {
-                    emitter.declare(StepKind::Image { reference: image.shown.clone() }, &[])
+            // Stages that begin with one image share its step; the first gives it a name.
+            let from = match (&stage.from, &stage.base) {
+                (Some(label), StageBase::Image(image)) => {
+                    let step = *bases.entry(image.shown.clone()).or_insert_with(|| match label.position {
+                        0 => emitter.declare(StepKind::Image { reference: image.shown.clone() }, &[]),
+                        _ => emitter.declare(shown(label), &[]),
+                    });
+                    Some(step)
                 }
-                _ => emitter.declare(shown(label), &[]),
-            });
+                _ => None,
+            };
             let mut previous = from;
             let mut steps = Vec::new();
             for step in &stage.steps {
@@ -289,6 +297,7 @@ impl<'s> Solver<'s> {
             declared,
             failed: Mutex::new(None),
             fetching: Mutex::new(()),
+            bases: Mutex::default(),
             caches: mounts::CacheLocks::default(),
         }
     }
@@ -373,7 +382,6 @@ impl<'s> Solver<'s> {
     fn stage(&self, index: usize) -> Result<Snapshot, Stop> {
         let stage = &self.plan.stages[index];
         let declared = &self.declared[index];
-        let emitter = self.session.emitter();
         let mut snapshot = match &stage.base {
             StageBase::Stage(base) => self.wait_for(*base)?,
             StageBase::Image(image) => Snapshot {
@@ -386,23 +394,34 @@ impl<'s> Solver<'s> {
             }
         };
         if let Some(step) = declared.from {
-            emitter.emit(Fact::StepStarted { step });
-            let is_hit = match stage.steps.first() {
-                Some(first) => self.peek(&snapshot, first, stage.no_cache),
-                None => Ok(stage.positions > 0),
-            };
-            let fetched = is_hit.and_then(|is_hit| match &snapshot.base {
-                Some(image) if !is_hit => self.fetch(image, &Pulled { session: self.session, step, image }),
-                _ => Ok(()),
-            });
-            fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
-            emitter.done(step);
+            self.base(index, step, &snapshot)?;
         }
         for (step, id) in stage.steps.iter().zip(&declared.steps) {
             self.check()?;
             snapshot = self.step(snapshot, step, *id, stage.no_cache)?;
         }
         Ok(snapshot)
+    }
+
+    /// Shows the step of a base image, which is fetched only if something is going to be done on it.
+    fn base(&self, index: usize, step: StepId, snapshot: &Snapshot) -> Result<(), Stop> {
+        let mut done = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        if !done.insert(step) {
+            return Ok(());
+        }
+        let stage = &self.plan.stages[index];
+        self.session.emitter().emit(Fact::StepStarted { step });
+        let is_hit = match stage.steps.first() {
+            Some(first) => self.peek(snapshot, first, stage.no_cache),
+            None => Ok(stage.positions > 0),
+        };
+        let fetched = is_hit.and_then(|is_hit| match &snapshot.base {
+            Some(image) if !is_hit => self.fetch(image, &Pulled { session: self.session, step, image }),
+            _ => Ok(()),
+        });
+        fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
+        self.session.emitter().done(step);
+        Ok(())
     }
 
     /// Whether the cache has a step's result, as far as that can be told without waiting for other stages.
@@ -760,9 +779,9 @@ impl PullProgress for Pulled<'_> {
         self.tell(Item::Resolve { reference }, 0, None, true);
         if let Some(remote) = &self.image.remote {
             let mut seen = Vec::new();
-            for blob in [&remote.top, &remote.manifest, &remote.config] {
-                if !seen.contains(&&blob.digest) {
-                    seen.push(&blob.digest);
+            for blob in [&remote.top, &remote.manifest.descriptor(), &remote.config] {
+                if !seen.contains(&blob.digest) {
+                    seen.push(blob.digest.clone());
                     let item = Item::Download { digest: blob.digest.to_string() };
                     self.tell(item, blob.size, Some(blob.size), true);
                 }

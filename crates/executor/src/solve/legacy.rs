@@ -99,6 +99,17 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
         });
         last.instructions.extend(labels.into_iter().map(|(name, value)| label_option(&name, &value)));
     }
+    let empty: Vec<String> = dockerfile
+        .warnings
+        .iter()
+        .map(|warning| match warning {
+            rbuild_parser::Warning::EmptyContinuation { instruction, .. } => instruction.clone(),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    if !empty.is_empty() {
+        emitter.emit(Fact::Warning(Warning::EmptyContinuations { instructions: empty }));
+    }
     let total = instructions.meta_args.len() + stages.iter().map(|stage| 1 + stage.instructions.len()).sum::<usize>();
     let lexer = Lexer::new(dockerfile.escape).version(version);
     let mut builder = Builder {
@@ -259,7 +270,8 @@ impl Builder<'_> {
         );
         emit(PullFact::Started { tag, repository: reference.path().to_owned() });
         let newer = before.as_ref() != Some(&image.id);
-        if newer {
+        // Of an image that is here under another name no layer is told.
+        if newer && !session.is_listed(&image)? {
             session.fetch(&image, &Pulled { session, step })?;
         } else {
             session.fetch(&image, &crate::session::Unwatched)?;

@@ -103,7 +103,6 @@ impl<'s> Prepared<'s> {
             }
             MountType::Secret => self.secret(mount),
             MountType::Ssh => self.ssh(mount),
-            _ => Err(instruction_failed(format!("unsupported mount type {}", mount.kind))),
         }
     }
 

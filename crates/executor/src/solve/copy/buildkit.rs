@@ -116,7 +116,8 @@ pub(in crate::solve) fn perform<'t>(
         chown,
         chmod: mode.as_ref().map(|_| &chmod as &rootfs::ChangeMode<'_>),
         time,
-        parents: (0o755, chown.unwrap_or((0, 0))),
+        // Directories made on the way get the mode too, if it is one for all.
+        parents: (mode.as_ref().and_then(ModeChange::fixed).unwrap_or(0o755), chown.unwrap_or((0, 0))),
         ..CopyOptions::default()
     };
     for from in &op.sources {
