@@ -17,7 +17,7 @@ use crate::{results, signals};
 const TICK: Duration = Duration::from_millis(100);
 
 /// Time for an event to arrive: a tick may not overtake an event that happened before it.
-const LAG: Duration = Duration::from_millis(50);
+const LAG: Duration = Duration::from_millis(200);
 
 /// Builds.
 pub(crate) fn run(
