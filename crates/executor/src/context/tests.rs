@@ -839,13 +839,13 @@ fn link(target: &str) -> Kind {
 #[test]
 fn a_tar_keeps_what_the_builder_keeps() {
     let mut locked = Entry::new("locked", Kind::Dir);
-    locked.mode = 0;
-    // Without any capability, nothing can be put into such a directory.
-    let inside = if rustix::process::geteuid().is_root() {
-        "locked/in"
+    // Without any capability, no record can be read from a directory of mode 0, and nothing be put into it.
+    let (mode, inside) = if rustix::process::geteuid().is_root() {
+        (0, "locked/in")
     } else {
-        "open/in"
+        (0o500, "open/in")
     };
+    locked.mode = mode;
     let archive = tar(&[
         file("Dockerfile", "FROM a\n"),
         file("implied/deep/f", "hello"),
@@ -880,7 +880,7 @@ fn a_tar_keeps_what_the_builder_keeps() {
         );
         assert_eq!(stat("implied").mode, 0o755);
         assert_eq!(stat("implied").uid, 0);
-        assert_eq!(stat("locked").mode, 0);
+        assert_eq!(stat("locked").mode, mode);
         assert_eq!(context.root().read(inside, 9).unwrap(), b"1");
         assert_eq!(
             (stat("null").kind, stat("null").device),
