@@ -284,6 +284,7 @@ pub(crate) fn build_request(
         registry: registry_access(&args.registry, environment),
         dialect,
         lenient: args.lenient,
+        unpack_xz: args.unpack_xz,
         context,
         dockerfile,
         tags,

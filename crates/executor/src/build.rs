@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rbuild_logfmt::event::{Event, Fact, Failure, Outcome};
+use rbuild_logfmt::event::{Event, Fact, Failure, Item, Outcome, StepKind};
 use rbuild_sandbox::Facts;
 
 use crate::cancel::Cancel;
@@ -102,5 +102,32 @@ fn open_context(session: &Session<'_>) -> Result<Context, Stop> {
         scratch_dir: session.scratch_dir()?,
         dialect: options.dialect,
     });
-    opened.map_err(|error: ContextError| session.context_failed(&error))
+    opened.map_err(|error: ContextError| {
+        if let ContextError::Transferred { tar_bytes, dockerfile, .. } = &error {
+            // The client had sent what there was before the other end found fault with it.
+            let emitter = session.emitter();
+            if let Some(tar_bytes) = *tar_bytes {
+                emitter.emit(Fact::Context { tar_bytes });
+            }
+            let name = dockerfile.as_ref().map_or_else(|| dockerfile_name(options), |(name, _)| name.clone());
+            if !session.is_legacy() {
+                let step = emitter.begin(StepKind::LoadDefinition { name }, &[]);
+                let bytes = dockerfile.as_ref().map_or(EMPTY_TRANSFER, |(_, bytes)| *bytes);
+                emitter.progress(step, Item::TransferDockerfile, bytes, None, true);
+                emitter.done(step);
+            }
+        }
+        session.context_failed(&error)
+    })
+}
+
+/// Bytes of a transfer of no file, as BuildKit counts them.
+const EMPTY_TRANSFER: u64 = 2;
+
+/// The Dockerfile's name as BuildKit shows it.
+fn dockerfile_name(options: &BuildOptions) -> String {
+    match &options.dockerfile {
+        DockerfileSource::Path(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        DockerfileSource::Default | DockerfileSource::Stdin => "Dockerfile".to_owned(),
+    }
 }

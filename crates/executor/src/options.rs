@@ -173,6 +173,8 @@ pub struct BuildOptions {
     pub dialect: Dialect,
     /// The legacy dialect runs BuildKit-only features instead of refusing them.
     pub lenient: bool,
+    /// Whether ADD unpacks xz archives: as the recorded Docker of this version by default (28: no, 20: yes).
+    pub unpack_xz: Option<bool>,
     /// The build context.
     pub context: ContextSource,
     /// The Dockerfile.
@@ -226,6 +228,7 @@ impl BuildOptions {
             registry: RegistryAccess::default(),
             dialect: Dialect { builder: Builder::Buildkit, version: Version::V28 },
             lenient: false,
+            unpack_xz: None,
             context,
             dockerfile: DockerfileSource::Default,
             tags: Vec::new(),

@@ -14,7 +14,7 @@ use rbuild_image::platform::Platform;
 use rbuild_image::reference::{DockerVersion, Reference};
 use rbuild_image::registry::{Registry, RegistryError, TransferEvent};
 use rbuild_image::store::{CacheRecord, LayerBlob, Lease, Store, StoreError};
-use rbuild_logfmt::event::{Builder, Failure, PullFailure};
+use rbuild_logfmt::event::{Builder, Failure, PullFailure, Version};
 use rbuild_sandbox::root::{Ownership, Root};
 use rbuild_sandbox::{Facts, Privilege};
 
@@ -132,6 +132,12 @@ impl<'a> Session<'a> {
 
     pub(crate) fn is_legacy(&self) -> bool {
         self.options.dialect.builder == Builder::Legacy
+    }
+
+    /// Whether ADD unpacks xz archives. Docker runs the `xz` program for it: where the daemon finds none, as in the
+    /// recordings of 28.5, an xz archive is no archive to it; 20.10's were made with one.
+    pub(crate) fn unpacks_xz(&self) -> bool {
+        self.options.unpack_xz.unwrap_or(self.options.dialect.version == Version::V20)
     }
 
     /// Standard input of the caller; to be had once.
@@ -279,6 +285,16 @@ impl<'a> Session<'a> {
             return Ok(None);
         }
         self.stored_image(id, &reference.to_string(), platform)
+    }
+
+    /// Whether all layers of an image are here, ready to be mounted.
+    pub(crate) fn is_unpacked(&self, image: &BaseImage) -> Result<bool, Stop> {
+        for layer in &image.layers {
+            if self.lease.hold_layer(&layer.diff_id)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the store lists this very image, whatever its names.

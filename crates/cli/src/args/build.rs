@@ -112,6 +112,12 @@ pub(crate) struct BuildArgs {
     #[arg(long, help_heading = "Log")]
     pub(crate) lenient: bool,
 
+    /// Unpack xz archives in ADD, or do not [default: as the recorded Docker: 20 yes, 28 no]
+    ///
+    /// Docker unpacks them only where its daemon finds an `xz` program.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) unpack_xz: Option<bool>,
+
     #[command(flatten)]
     pub(crate) common: CommonArgs,
     #[command(flatten)]

@@ -31,7 +31,7 @@ pub use named::{NamedContext, NamedSource};
 pub use request::ContextRequest;
 pub use sync::{Sync, SyncSnapshot};
 
-use crate::rootfs::{Filter as ShownFilter, Shown, Source};
+use crate::rootfs::{Filter as ShownFilter, HashOptions, RootfsError, Shown, Source, Sums, content_hash};
 use filter::{Candidate, Filter, Judgement, Rules, judge};
 use sync::{Asks, HardLinks, SyncSizer};
 use tree::{Node, SourceTree};
@@ -59,6 +59,7 @@ pub struct Context {
     kind: Kind,
     dockerfile: Dockerfile,
     ignore: Ignore,
+    sums: Sums,
     shown: Box<ShownFilter<'static>>,
     sync_name: String,
     shared_key: String,
@@ -165,6 +166,21 @@ impl Context {
             owner: (is_legacy || !is_archive).then_some((0, 0)),
             capabilities: is_legacy || is_archive,
         }
+    }
+
+    /// The digest of all that is seen of the tree.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn content_hash(&self) -> Result<[u8; 32], RootfsError> {
+        let options = HashOptions { follow: true, contents: true, filter: None };
+        content_hash(&self.source(), &[PathBuf::new()], options)
+    }
+
+    /// Legacy: where the hashes of its files come from ([`crate::rootfs::legacy_hash`]).
+    #[must_use]
+    pub fn sums(&self) -> &Sums {
+        &self.sums
     }
 
     /// What the builder sees of a path relative to the root.

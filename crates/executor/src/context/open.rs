@@ -21,7 +21,7 @@ use super::{
     Context, ContextError, ContextRequest, Dockerfile, FILE_MAX, From, Ignore, Kind,
     definition_size, shown_filter,
 };
-use crate::rootfs::{RootfsError, UnpackOptions, unpack_archive};
+use crate::rootfs::{ArchiveSums, DirectorySums, RootfsError, Sums, UnpackOptions, unpack_archive};
 use crate::{ContextSource, DockerfileSource};
 
 const DOCKERFILE: &str = "Dockerfile";
@@ -103,6 +103,7 @@ fn assemble(
         kind,
         dockerfile,
         ignore,
+        sums: Sums::Directory(DirectorySums::default()),
         shown,
         sync_name,
         shared_key,
@@ -544,7 +545,11 @@ fn open_archive(request: &mut ContextRequest, stream: impl Read) -> Result<Conte
         inner: BufReader::with_capacity(128 << 10, stream),
         bytes: 0,
     };
-    let unpacked = unpack(&mut counted, &tree);
+    let mut sums = Sums::Directory(DirectorySums::default());
+    let unpacked = match request.dialect.builder {
+        Builder::Legacy => unpack_and_sum(&mut counted, &tree).map(|found| sums = Sums::Archive(found)),
+        Builder::Buildkit => unpack(&mut counted, &tree),
+    };
     // Docker's client sends all of it, whatever follows the end of the tar.
     let drained = io::copy(&mut counted, &mut io::sink());
     let bytes = counted.bytes;
@@ -558,7 +563,7 @@ fn open_archive(request: &mut ContextRequest, stream: impl Read) -> Result<Conte
     // No ignore file applies to a tar.
     let ignore = Ignore::default();
     let kind = Kind::Archive(bytes);
-    Ok(assemble(
+    let mut context = assemble(
         request.dialect,
         tree,
         Some(scratch),
@@ -568,10 +573,55 @@ fn open_archive(request: &mut ContextRequest, stream: impl Read) -> Result<Conte
         removed,
         "context",
         String::new(),
-    ))
+    );
+    context.sums = sums;
+    Ok(context)
+}
+
+/// Unpacks a tar and hashes its entries on the way, for the legacy builder's history lines.
+fn unpack_and_sum(stream: impl Read, tree: &SourceTree) -> Result<ArchiveSums, ContextError> {
+    let failed = |source: RootfsError| ContextError::Archive { source: Box::new(source) };
+    let (from, to) = io::pipe().map_err(input_error)?;
+    std::thread::scope(|scope| {
+        let summing = scope.spawn(move || {
+            let mut reader = LayerReader::new(BufReader::with_capacity(128 << 10, from));
+            let sums = ArchiveSums::read(&mut reader);
+            // The writer waits for a reader until the end.
+            let drained = io::copy(&mut reader.into_inner(), &mut io::sink());
+            drained.map(|_| sums)
+        });
+        // The tee closes its end when the archive has been read.
+        let unpacked = unpack_through(stream, tree, |decoded| Box::new(Tee { inner: decoded, copy: to }));
+        let summed = summing.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        unpacked?;
+        summed.map_err(input_error)?.map_err(failed)
+    })
+}
+
+/// Passes on what is read, and writes it elsewhere too.
+struct Tee<'r> {
+    inner: Box<dyn Read + 'r>,
+    copy: io::PipeWriter,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.copy.write_all(buffer.get(..count).unwrap_or_default())?;
+        Ok(count)
+    }
 }
 
 fn unpack(stream: impl Read, tree: &SourceTree) -> Result<(), ContextError> {
+    unpack_through(stream, tree, |decoded| decoded)
+}
+
+/// Unpacks a tar that passes through `tap` when it is decompressed.
+fn unpack_through<'r>(
+    stream: impl Read + 'r,
+    tree: &SourceTree,
+    tap: impl FnOnce(Box<dyn Read + 'r>) -> Box<dyn Read + 'r>,
+) -> Result<(), ContextError> {
     let failed = |source: RootfsError| ContextError::Archive {
         source: Box::new(source),
     };
@@ -586,7 +636,7 @@ fn unpack(stream: impl Read, tree: &SourceTree) -> Result<(), ContextError> {
         )
     })?;
     unpack_archive(
-        &mut LayerReader::new(stream),
+        &mut LayerReader::new(tap(Box::new(stream))),
         tree.root(),
         Path::new(""),
         UnpackOptions::default(),

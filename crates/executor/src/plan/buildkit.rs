@@ -1023,6 +1023,11 @@ impl<'a> Draft<'a> {
                 plan.context_paths.insert(source.clone());
                 MountFrom::Context
             }
+            // BuildKit asks for all of the context then, though it uses none of it.
+            (MountType::Tmpfs, None) if mount.from.as_deref().unwrap_or_default().is_empty() => {
+                plan.context_paths.insert(source.clone());
+                MountFrom::Empty
+            }
             _ => MountFrom::Empty,
         };
         let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();

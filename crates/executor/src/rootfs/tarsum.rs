@@ -3,7 +3,7 @@
 //! They are tar sums of version 1 (moby 28 `daemon/builder/remotecontext`): the fields of a file's tar header and its
 //! content, without its time. Which header is meant differs: a context counts as the tar that the client sends, a stage,
 //! an image or a download as the files that lie there.
-use std::cell::OnceCell;
+use std::sync::OnceLock;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -32,7 +32,7 @@ pub enum Sums {
 /// Names of files in a context directory that have more than one.
 #[derive(Debug, Default)]
 pub struct DirectorySums {
-    first_names: OnceCell<HashMap<(u64, u64), PathBuf>>,
+    first_names: OnceLock<HashMap<(u64, u64), PathBuf>>,
 }
 
 /// Hashes of the entries of a context tar by their names.

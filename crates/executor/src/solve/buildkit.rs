@@ -48,10 +48,22 @@ pub(crate) fn parser_version(session: &Session<'_>) -> rbuild_parser::Version {
 pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports) -> Result<Built, Stop> {
     let emitter = session.emitter();
     let (name, text) = context.dockerfile();
-    let step = emitter.begin(StepKind::LoadDefinition { name: name.to_owned() }, &[]);
     emitter.emit(Fact::Dockerfile { name: name.to_owned(), text: String::from_utf8_lossy(text).into_owned() });
-    transferred(session, context, Transfer::Dockerfile, step, |held| context.dockerfile_sync_size(held))?;
-    emitter.done(step);
+    if context.is_archive() {
+        // It was unpacked already; what is shown is that it came.
+        let hash = context.content_hash()?;
+        let key = KeyBuilder::new("archive").field("content", hash).finish();
+        let cached = session.cached_value::<bool>(&key)?.is_some();
+        session.remember_value(&key, &true)?;
+        for kind in [StepKind::LoadRemoteContext, StepKind::CopyContext] {
+            let step = emitter.begin(kind, &[]);
+            emitter.emit(Fact::StepDone { step, cached, image: None });
+        }
+    } else {
+        let step = emitter.begin(StepKind::LoadDefinition { name: name.to_owned() }, &[]);
+        transferred(session, context, Transfer::Dockerfile, step, |held| context.dockerfile_sync_size(held))?;
+        emitter.done(step);
+    }
     let version = parser_version(session);
     let refused = |error: &rbuild_parser::ParseError| Stop::from(crate::plan::buildkit::parse_failure(error));
     let options = ParseOptions::for_file(version, text);
@@ -72,9 +84,11 @@ pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports)
             break;
         }
     }
-    let step = emitter.begin(StepKind::LoadIgnore, &[]);
-    transferred(session, context, Transfer::Ignore, step, |held| context.ignore_sync_size(held))?;
-    emitter.done(step);
+    if !context.is_archive() {
+        let step = emitter.begin(StepKind::LoadIgnore, &[]);
+        transferred(session, context, Transfer::Ignore, step, |held| context.ignore_sync_size(held))?;
+        emitter.done(step);
+    }
     let plan = draft.finish()?;
     let solver = Solver::new(session, context, &plan);
     let snapshot = solver.solve()?;
@@ -248,7 +262,7 @@ struct Solver<'s> {
 impl<'s> Solver<'s> {
     fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
         let emitter = session.emitter();
-        let needs_context = !plan.context_paths.is_empty();
+        let needs_context = !plan.context_paths.is_empty() && !context.is_archive();
         let context_step = needs_context.then(|| emitter.declare(StepKind::LoadContext { name: None }, &[]));
         let mut declared: Vec<StageSteps> = Vec::new();
         let mut bases: HashMap<String, StepId> = HashMap::new();
@@ -309,14 +323,8 @@ impl<'s> Solver<'s> {
 
     /// Runs all stages that the target needs, each in a thread of its own, and gives the target's result.
     fn solve(&self) -> Result<Snapshot, Stop> {
+        self.check_sources()?;
         std::thread::scope(|scope| {
-            if self.context_step.is_some() {
-                scope.spawn(|| {
-                    if let Err(stop) = self.load_context() {
-                        self.fail(stop);
-                    }
-                });
-            }
             for (index, stage) in self.plan.stages.iter().enumerate() {
                 if stage.reachable {
                     scope.spawn(move || {
@@ -379,6 +387,34 @@ impl<'s> Solver<'s> {
         Ok(())
     }
 
+    /// Finds sources that the context lacks before anything runs: BuildKit computes cache keys first, and the one of
+    /// such a step fails. Steps of its stage before it are then shown as cached.
+    fn check_sources(&self) -> Result<(), Stop> {
+        self.load_context()?;
+        let tree = CopySourceTree::Context(self.context);
+        for (stage, declared) in self.plan.stages.iter().zip(&self.declared) {
+            for (at, (step, id)) in stage.steps.iter().zip(&declared.steps).enumerate() {
+                let Op::Copy(op) = &step.op else { continue };
+                let Err(stop) = copy::buildkit::check_sources(&tree, op) else { continue };
+                let emitter = self.session.emitter();
+                for (before, id) in stage.steps.iter().zip(&declared.steps).take(at) {
+                    if matches!(before.op, Op::Copy(_)) {
+                        emitter.emit(Fact::StepStarted { step: *id });
+                        emitter.emit(Fact::StepDone { step: *id, cached: true, image: None });
+                    }
+                }
+                emitter.emit(Fact::StepStarted { step: *id });
+                let stop = fail_step(self.session, *id, stop).at(*id, step.label.lines);
+                if let Some(from) = declared.from {
+                    emitter.emit(Fact::StepStarted { step: from });
+                    emitter.emit(Fact::StepFailed { step: from, failure: None });
+                }
+                return Err(stop);
+            }
+        }
+        Ok(())
+    }
+
     fn stage(&self, index: usize) -> Result<Snapshot, Stop> {
         let stage = &self.plan.stages[index];
         let declared = &self.declared[index];
@@ -416,11 +452,18 @@ impl<'s> Solver<'s> {
             None => Ok(stage.positions > 0),
         };
         let fetched = is_hit.and_then(|is_hit| match &snapshot.base {
-            Some(image) if !is_hit => self.fetch(image, &Pulled { session: self.session, step, image }),
-            _ => Ok(()),
+            Some(image) if !is_hit && self.session.is_unpacked(image)? => {
+                self.fetch(image, &Unwatched)?;
+                Ok(true)
+            }
+            Some(image) if !is_hit => {
+                self.fetch(image, &Pulled { session: self.session, step, image })?;
+                Ok(false)
+            }
+            _ => Ok(false),
         });
-        fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
-        self.session.emitter().done(step);
+        let cached = fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
+        self.session.emitter().emit(Fact::StepDone { step, cached, image: None });
         Ok(())
     }
 
@@ -686,7 +729,7 @@ impl<'s> Solver<'s> {
             prepared.add(mount, stage)?;
         }
         if let Some((name, data)) = &run.script {
-            prepared.add_script(name, data);
+            prepared.add_script(name, data)?;
         }
         let mut env = run.env.clone();
         env.extend(run.proxy.iter().cloned());

@@ -1,6 +1,7 @@
 //! Mounts of a RUN: sources made ready, secrets read, caches locked.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -107,15 +108,17 @@ impl<'s> Prepared<'s> {
     }
 
     /// A here-document that is run as a file.
-    pub(super) fn add_script(&mut self, name: &str, data: &[u8]) {
-        self.mounts.push(Mount::File {
-            content: data.to_vec(),
-            target: Path::new("/dev/pipes").join(name),
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            access: Access::ReadOnly,
-        });
+    pub(super) fn add_script(&mut self, name: &str, data: &[u8]) -> Result<(), Stop> {
+        let dir = self.session.scratch_dir()?;
+        let root = Root::open(&dir, self.session.ownership())?;
+        let node = root.create_file(name)?;
+        if let Some(mut file) = node.file() {
+            file.write_all(data)?;
+        }
+        node.chmod(0o755)?;
+        let target = PathBuf::from("/dev/pipes");
+        self.mounts.push(Mount::Bind { source: dir, within: None, target, access: Access::ReadOnly });
+        Ok(())
     }
 
     fn bind(&mut self, mount: &RunMount, from: Option<From<'_>>, target: PathBuf) -> Result<(), Stop> {

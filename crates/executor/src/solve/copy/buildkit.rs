@@ -78,6 +78,16 @@ fn find(source: &Source<'_>, pattern: &str) -> Result<Vec<PathBuf>, Stop> {
     Ok(found)
 }
 
+/// Whether all that is to be copied from the context is there.
+pub(in crate::solve) fn check_sources(tree: &CopySourceTree<'_>, op: &CopyOp) -> Result<(), Stop> {
+    for source in &op.sources {
+        if let CopySource::Files { from: MountFrom::Context, pattern, .. } = source {
+            find(&tree.source(), pattern)?;
+        }
+    }
+    Ok(())
+}
+
 /// The digest of what a source stands for.
 pub(in crate::solve) fn selection_hash(
     tree: &CopySourceTree<'_>,
@@ -130,7 +140,7 @@ pub(in crate::solve) fn perform<'t>(
                 let filter = |path: &Path| selection.shown(path);
                 let filter: Option<&rootfs::Filter<'_>> = if selection.is_all() { None } else { Some(&filter) };
                 for path in find(&source, pattern)? {
-                    if *unpack && try_unpack(&source, &path, &dest, to, chown, chown.unwrap_or((0, 0))).map_err(failed)? {
+                    if *unpack && try_unpack(session, &source, &path, &dest, to, chown).map_err(failed)? {
                         continue;
                     }
                     let options = CopyOptions { filter, ..options };
@@ -154,7 +164,7 @@ pub(in crate::solve) fn perform<'t>(
                 let root = Root::open(file.directory(), session.ownership())?;
                 let source = Source::new(&root);
                 let path = Path::new(file.name());
-                if *unpack && try_unpack(&source, path, &dest, to, chown, chown.unwrap_or((0, 0))).map_err(failed)? {
+                if *unpack && try_unpack(session, &source, path, &dest, to, chown).map_err(failed)? {
                     continue;
                 }
                 rootfs::copy(&source, path, &dest, to, options).map_err(failed)?;

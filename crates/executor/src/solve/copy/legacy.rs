@@ -11,7 +11,7 @@ use crate::plan::buildkit::is_http;
 use crate::plan::go;
 use crate::plan::legacy::CopyAction;
 use crate::plan::users::{self, ChownError};
-use crate::rootfs::{self, DirectorySums, RootfsError, Sums};
+use crate::rootfs::{self, RootfsError, Sums};
 use crate::download::NamedDownload;
 use crate::session::Session;
 use crate::snapshot::Change;
@@ -50,8 +50,8 @@ pub(in crate::solve) fn prepare(
 ) -> Result<PreparedCopy, Stop> {
     let source = tree.source();
     let sums = match tree {
-        CopySourceTree::Tree(_) => Sums::Files,
-        CopySourceTree::Context(_) => Sums::Directory(DirectorySums::default()),
+        CopySourceTree::Tree(_) => &Sums::Files,
+        CopySourceTree::Context(context) => context.sums(),
     };
     let mut items = Vec::new();
     let mut hashes = Vec::new();
@@ -78,11 +78,11 @@ pub(in crate::solve) fn prepare(
         })?;
         if rootfs::has_wildcards(&path) {
             for found in rootfs::legacy_matches(&source, &path)? {
-                hashes.push(hash_of(&source, &sums, &found, is_context, copy)?);
+                hashes.push(hash_of(&source, sums, &found, is_context, copy)?);
                 items.push(Item::Path(found));
             }
         } else {
-            hashes.push(hash_of(&source, &sums, &path, is_context, copy)?);
+            hashes.push(hash_of(&source, sums, &path, is_context, copy)?);
             items.push(Item::Path(path));
         }
     }
@@ -160,13 +160,15 @@ pub(in crate::solve) fn perform(
                 (rootfs::Source::new(&remote), Path::new(file.name()), false)
             }
         };
-        let copied = copy_one(&source, path, unpacks, &dest, &to, owner, chmod.as_ref());
+        let copied = copy_one(session, &source, path, unpacks, &dest, &to, owner, chmod.as_ref());
         copied.map_err(|error| copy_failed(&error))?;
     }
     Ok(())
 }
 
+#[allow(clippy::too_many_arguments)]
 fn copy_one(
+    session: &Session<'_>,
     source: &rootfs::Source<'_>,
     path: &Path,
     unpacks: bool,
@@ -175,7 +177,7 @@ fn copy_one(
     owner: Option<(u32, u32)>,
     chmod: Option<&ModeChange>,
 ) -> Result<(), RootfsError> {
-    if unpacks && try_unpack(source, path, dest, to, None, (0, 0))? {
+    if unpacks && try_unpack(session, source, path, dest, to, None)? {
         return Ok(());
     }
     match chmod {

@@ -2,11 +2,13 @@
 
 pub(super) mod buildkit;
 pub(super) mod legacy;
+use std::io::Read;
 use std::path::Path;
 
-use rbuild_image::compression;
+use rbuild_image::compression::{self, Compression};
 use rbuild_image::layer::LayerReader;
-use rbuild_sandbox::root::Root;
+use rbuild_logfmt::event::Fact;
+use rbuild_sandbox::root::{NewDirs, Root};
 
 use crate::context::Context;
 use crate::rootfs::{self, RootfsError, Source, UnpackOptions};
@@ -41,22 +43,36 @@ impl<'a> CopySourceTree<'a> {
     }
 }
 
-/// Unpacks a file as an archive into a directory, if it is one and the destination allows it.
+/// Unpacks a file as an archive into a directory, if it is one.
 fn try_unpack(
+    session: &Session<'_>,
     source: &Source<'_>,
     path: &Path,
     dest: &Root,
     to: &Path,
     chown: Option<(u32, u32)>,
-    parents: (u32, u32),
 ) -> Result<bool, RootfsError> {
     let Some(metadata) = source.lstat(&source.root.resolve(path)?)? else { return Ok(false) };
-    if !metadata.is_file() || !compression::is_archive(source.root.open_file(path)?) {
+    if !metadata.is_file() {
         return Ok(false);
     }
-    let new = rbuild_sandbox::root::NewDirs { mode: 0o755, owner: parents, time: None };
-    dest.create_dir_all(to, new)?;
     let failed = |source| RootfsError::Content { action: "read", path: path.to_path_buf(), source };
+    let mut magic = Vec::new();
+    let head = source.root.open_file(path)?;
+    head.take(compression::MAGIC_LEN as u64).read_to_end(&mut magic).map_err(failed)?;
+    if Compression::detect(&magic) == Compression::Xz && !session.unpacks_xz() {
+        let text = format!(
+            "ADD left `{}` packed, as Docker does where it has no `xz` program; `--unpack-xz` unpacks it",
+            path.display()
+        );
+        session.emitter().emit(Fact::Note { text });
+        return Ok(false);
+    }
+    if !compression::is_archive(source.root.open_file(path)?) {
+        return Ok(false);
+    }
+    let new = NewDirs { mode: 0o755, owner: chown.unwrap_or((0, 0)), time: None };
+    dest.create_dir_all(to, new)?;
     let decoder = compression::decoder(source.root.open_file(path)?).map_err(failed)?;
     rootfs::unpack_archive(&mut LayerReader::new(decoder), dest, to, UnpackOptions { chown })?;
     Ok(true)
