@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use rbuild_image::config::{ImageConfig, KeyOrder};
 use rbuild_image::digest::DiffId;
 use rbuild_image::manifest::Descriptor;
 use rbuild_logfmt::event::{Fact, Failure, InstructionStep, Item, StepId, StepKind, Version};
@@ -790,7 +791,9 @@ fn export(
     let written = (|| {
         emitter.progress(step, Item::ExportLayers, 0, None, false);
         emitter.progress(step, Item::ExportLayers, 0, None, true);
-        let built = write_config(session, target.image.config.clone(), &snapshot.layers, &created(session))?;
+        let config = target.image.config.clone();
+        let created = created_before(session, &config, &snapshot.layers)?;
+        let built = write_config(session, config, &snapshot.layers, &created)?;
         exports.write(session, &built, Some(step))?;
         Ok(built)
     })();
@@ -801,6 +804,23 @@ fn export(
         }
         Err(stop) => Err(fail_step(session, step, stop).at(step, None)),
     }
+}
+
+/// The time of an image: that of the first build that gave it, so that a build of which all is cached gives the very
+/// image again, as BuildKit does with the times of its cached layers.
+fn created_before(session: &Session<'_>, config: &ImageConfig, layers: &[DiffId]) -> Result<String, Stop> {
+    let key = KeyBuilder::new("created")
+        .field("config", config.to_bytes(KeyOrder::Buildkit)?)
+        .list("layers", layers.iter().map(|layer| layer.digest().as_str().to_owned()))
+        .finish();
+    let options = session.options();
+    let fixed = options.no_cache || options.source_date_epoch.is_some();
+    if let (false, Some(created)) = (fixed, session.cached_value(&key)?) {
+        return Ok(created);
+    }
+    let created = created(session);
+    session.remember_value(&key, &created)?;
+    Ok(created)
 }
 
 /// Tells of a pull as BuildKit's log shows it.
