@@ -55,10 +55,8 @@ impl Exports {
             return Err(wrong("only one output can be written to standard output", "give the others a file with `dest=`"));
         }
         for output in &options.outputs {
-            if let Output::Registry { names: to } = output {
-                if to.is_empty() && names.is_empty() {
-                    return Err(wrong("the image has no name to be pushed to", "name it with `-t REGISTRY/NAME:TAG`"));
-                }
+            if matches!(output, Output::Registry { names: to } if to.is_empty()) && names.is_empty() {
+                return Err(wrong("the image has no name to be pushed to", "name it with `-t REGISTRY/NAME:TAG`"));
             }
         }
         Ok(Exports { names, outputs: options.outputs.clone() })
@@ -251,10 +249,10 @@ fn to_file(
                     out.flush().map_err(|error| cannot("write", path, &error))
                 })
                 .and_then(|()| std::fs::rename(&temporary, path).map_err(|error| cannot("write", path, &error)));
-            if written.is_err() {
-                if let Err(error) = std::fs::remove_file(&temporary) {
-                    tracing::debug!("{}", with_causes(&error));
-                }
+            if written.is_err()
+                && let Err(error) = std::fs::remove_file(&temporary)
+            {
+                tracing::debug!("{}", with_causes(&error));
             }
             written
         }

@@ -600,10 +600,10 @@ const PARALLEL_LAYERS: usize = 3;
 
 /// What the registry said: code and message, as Docker puts them; else our own words.
 fn registry_detail(error: &RegistryError) -> String {
-    if let RegistryError::Refused(refusal) = error {
-        if let Some(first) = refusal.errors.first() {
-            return format!("{}: {}", first.code.to_lowercase().replace('_', " "), first.message);
-        }
+    if let RegistryError::Refused(refusal) = error
+        && let Some(first) = refusal.errors.first()
+    {
+        return format!("{}: {}", first.code.to_lowercase().replace('_', " "), first.message);
     }
     crate::worker::with_causes(error)
 }

@@ -364,13 +364,8 @@ impl<'a> Draft<'a> {
         if let Some(index) = self.stage_named(name) {
             return Ok(index);
         }
-        // Unnamed stages go by the names the log gives them.
+        // Unnamed stages go by the names the log gives them, but cannot be asked for by those.
         let shown = |index: usize| self.stages[index].source.name.clone().unwrap_or_else(|| format!("stage-{index}"));
-        if let Some(index) = (0..self.stages.len()).find(|index| shown(*index).eq_ignore_ascii_case(name)) {
-            if self.version >= Version::V28 && self.stages[index].source.name.is_some() {
-                return Ok(StageIndex(index));
-            }
-        }
         // `HasStage` also takes a number.
         if let Some(index) = name.parse::<usize>().ok().filter(|index| *index < self.stages.len()) {
             return Ok(StageIndex(index));
@@ -628,7 +623,7 @@ impl<'a> Draft<'a> {
         };
         state.image.clear_triggers();
         if stage.implicit {
-            let from = matches!(stage.base, StageBase::Image(_)).then(|| self.from_label(index, 0, 0));
+            let from = matches!(stage.base, StageBase::Image(_)).then(|| self.base_label(index, 0, 0));
             let planned = StagePlan {
                 shown: None,
                 base: stage.base.clone(),
@@ -685,7 +680,7 @@ impl<'a> Draft<'a> {
             reachable: true,
             steps,
             positions: total,
-            from: has_own_base.then(|| self.from_label(index, 1, total - triggers)),
+            from: has_own_base.then(|| self.base_label(index, 1, total - triggers)),
             image: state.image.clone(),
             no_cache: self.options.no_cache
                 || name.is_some_and(|name| self.options.no_cache_filter.iter().any(|f| f.eq_ignore_ascii_case(name))),
@@ -693,7 +688,7 @@ impl<'a> Draft<'a> {
         Ok((planned, Some(state)))
     }
 
-    fn from_label(&self, index: usize, position: u32, positions: u32) -> StepLabel {
+    fn base_label(&self, index: usize, position: u32, positions: u32) -> StepLabel {
         let stage = &self.stages[index];
         let shown = match &stage.base {
             StageBase::Image(image) => image.shown.clone(),
@@ -931,29 +926,13 @@ impl<'a> Draft<'a> {
     ) -> Result<(String, Op), PlanError> {
         let lines = Some(emit::lines(instruction.lines));
         let fail = |message: String| PlanError::instruction(message, lines);
+        if !run.devices.is_empty() {
+            return Err(fail("RUN --device is not supported: there are no CDI devices here".to_owned()));
+        }
         let mut text = instruction.original.clone();
-        let mut script = None;
-        let mut args = run.command.args.clone();
-        if let [first, ..] = run.command.files.as_slice() {
-            let line = args.first().cloned().unwrap_or_default();
-            if is_lone_heredoc(&line) {
-                let data = if first.chomp { rbuild_parser::chomp_tabs(&first.data) } else { first.data.clone() };
-                text.push_str(&format!(" ({})", summary(&String::from_utf8_lossy(&first.data))));
-                if first.data.starts_with(b"#!") {
-                    args = vec![format!("/dev/pipes/{}", first.name)];
-                    script = Some((first.name.clone(), data));
-                } else {
-                    args = vec![String::from_utf8_lossy(&data).into_owned()];
-                }
-            } else {
-                let mut whole = line;
-                for file in &run.command.files {
-                    whole.push('\n');
-                    whole.push_str(&String::from_utf8_lossy(&file.data));
-                    whole.push_str(&file.name);
-                }
-                args = vec![whole];
-            }
+        let InlineCommand { mut args, script, summary } = inline_command(&run.command);
+        if let Some(summary) = summary {
+            text.push_str(&format!(" ({summary})"));
         }
         if run.command.prepend_shell {
             let mut argv = state.image.shell();
@@ -1030,50 +1009,7 @@ impl<'a> Draft<'a> {
             }
             _ => MountFrom::Empty,
         };
-        let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-        let mut id = mount.id.clone().unwrap_or_default();
-        let mut target = written_target.clone();
-        match mount.kind {
-            MountType::Secret => {
-                if let Some(source) = mount.source.as_deref().filter(|s| !s.is_empty()) {
-                    id = source.to_owned();
-                }
-                if id.is_empty() {
-                    if target.is_empty() {
-                        return Err("one of source, target required".to_owned());
-                    }
-                    id = base(&target);
-                }
-                if target.is_empty() && mount.env.is_none() {
-                    target = format!("/run/secrets/{}", base(&id));
-                }
-            }
-            MountType::Ssh if id.is_empty() => id = "default".to_owned(),
-            MountType::Cache if id.is_empty() => id = go::clean_path(&target),
-            _ => {}
-        }
-        let in_env_only = mount.kind == MountType::Secret && target.is_empty();
-        if mount.kind != MountType::Ssh && !in_env_only {
-            target = super::working_dir(state.image.working_dir(), &target);
-            if target == "/" {
-                return Err(format!("invalid mount target {}", go::quote(&written_target)));
-            }
-        }
-        Ok(RunMount {
-            kind: mount.kind,
-            from: place,
-            source,
-            target,
-            read_only: mount.read_only,
-            size: u64::try_from(mount.size).ok().filter(|size| *size > 0),
-            id,
-            sharing: mount.sharing.unwrap_or(Sharing::Shared),
-            required: mount.required,
-            env: mount.env,
-            mode: mount.mode,
-            uid: mount.uid,
-            gid: mount.gid,
-        })
+        resolve_mount(mount, place, source, state.image.working_dir())
     }
 
     fn dispatch_copy(
@@ -1128,16 +1064,9 @@ impl<'a> Draft<'a> {
             } else {
                 let absolute = go::join_path("/", source);
                 if from == MountFrom::Context {
-                    plan.context_paths.insert(if absolute.is_empty() { "/".to_owned() } else { absolute.clone() });
+                    plan.context_paths.insert(if absolute.is_empty() { "/".to_owned() } else { absolute });
                 }
-                let (pattern, parents) = if flags.parents {
-                    let (pivot, below) = source.split_once("/./").unwrap_or(("/", source));
-                    let below = go::join_path("/", below).trim_start_matches('/').to_owned();
-                    (go::join_path("/", pivot), Some(below))
-                } else {
-                    (absolute, None)
-                };
-                sources.push(CopySource::Files { from, pattern, parents, unpack: flags.unpack });
+                sources.push(files_source(source, flags.parents, from, flags.unpack));
             }
         }
         for content in &paths.contents {
@@ -1163,6 +1092,63 @@ impl<'a> Draft<'a> {
             exclude: flags.exclude,
         }))
     }
+}
+
+/// A mount with its defaults filled in.
+///
+/// # Errors
+/// Docker's text.
+pub(crate) fn resolve_mount(
+    mount: Mount,
+    place: MountFrom,
+    source: String,
+    working_dir: &str,
+) -> Result<RunMount, String> {
+    let written_target = mount.target.clone().unwrap_or_default();
+    let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut id = mount.id.clone().unwrap_or_default();
+    let mut target = written_target.clone();
+    match mount.kind {
+        MountType::Secret => {
+            if let Some(source) = mount.source.as_deref().filter(|s| !s.is_empty()) {
+                id = source.to_owned();
+            }
+            if id.is_empty() {
+                if target.is_empty() {
+                    return Err("one of source, target required".to_owned());
+                }
+                id = base(&target);
+            }
+            if target.is_empty() && mount.env.is_none() {
+                target = format!("/run/secrets/{}", base(&id));
+            }
+        }
+        MountType::Ssh if id.is_empty() => id = "default".to_owned(),
+        MountType::Cache if id.is_empty() => id = go::clean_path(&target),
+        _ => {}
+    }
+    let in_env_only = mount.kind == MountType::Secret && target.is_empty();
+    if mount.kind != MountType::Ssh && !in_env_only {
+        target = super::working_dir(working_dir, &target);
+        if target == "/" {
+            return Err(format!("invalid mount target {}", go::quote(&written_target)));
+        }
+    }
+    Ok(RunMount {
+        kind: mount.kind,
+        from: place,
+        source,
+        target,
+        read_only: mount.read_only,
+        size: u64::try_from(mount.size).ok().filter(|size| *size > 0),
+        id,
+        sharing: mount.sharing.unwrap_or(Sharing::Shared),
+        required: mount.required,
+        env: mount.env,
+        mode: mount.mode,
+        uid: mount.uid,
+        gid: mount.gid,
+    })
 }
 
 struct CopyFlags {
@@ -1294,6 +1280,51 @@ fn run_command_string(args: &[String], declared: &[(String, String)], variables:
     words.join(" ")
 }
 
+/// What RUN executes where its here-documents are known.
+pub(crate) struct InlineCommand {
+    /// The command line, here-documents included.
+    pub(crate) args: Vec<String>,
+    /// A document with an interpreter line, which is run as a file of this name.
+    pub(crate) script: Option<(String, Vec<u8>)>,
+    /// What a title shows of a document that is the whole command.
+    pub(crate) summary: Option<String>,
+}
+
+impl InlineCommand {
+    /// The command line as it is.
+    pub(crate) fn plain(command: &CommandLine) -> InlineCommand {
+        InlineCommand { args: command.args.clone(), script: None, summary: None }
+    }
+}
+
+/// Puts the here-documents of a RUN where its command needs them: one that is the whole command is the command; others
+/// stay with the command line, for the shell to read.
+pub(crate) fn inline_command(command: &CommandLine) -> InlineCommand {
+    let [first, ..] = command.files.as_slice() else {
+        return InlineCommand::plain(command);
+    };
+    let line = command.args.first().cloned().unwrap_or_default();
+    if !is_lone_heredoc(&line) {
+        let mut whole = line;
+        for file in &command.files {
+            whole.push('\n');
+            whole.push_str(&String::from_utf8_lossy(&file.data));
+            whole.push_str(&file.name);
+        }
+        return InlineCommand { args: vec![whole], script: None, summary: None };
+    }
+    let data = if first.chomp { rbuild_parser::chomp_tabs(&first.data) } else { first.data.clone() };
+    let summary = Some(summary(&String::from_utf8_lossy(&first.data)));
+    if first.data.starts_with(b"#!") {
+        let args = vec![format!("{PIPES}/{}", first.name)];
+        return InlineCommand { args, script: Some((first.name.clone(), data)), summary };
+    }
+    InlineCommand { args: vec![String::from_utf8_lossy(&data).into_owned()], script: None, summary }
+}
+
+/// Where here-documents lie that are run as files.
+pub(crate) const PIPES: &str = "/dev/pipes";
+
 /// Whether a command line is nothing but the start of one here-document.
 fn is_lone_heredoc(line: &str) -> bool {
     let word = line.trim();
@@ -1322,7 +1353,17 @@ pub(crate) fn copy_dest(working_dir: &str, dest: &str) -> String {
     path
 }
 
-fn check_chmod(text: &str) -> Result<(), String> {
+/// A source of COPY or ADD that is a path or pattern. With `--parents`, `/./` in it is where the kept directories begin.
+pub(crate) fn files_source(written: &str, keeps_parents: bool, from: MountFrom, unpack: bool) -> CopySource {
+    if !keeps_parents {
+        return CopySource::Files { from, pattern: go::join_path("/", written), parents: None, unpack };
+    }
+    let (pivot, below) = written.split_once("/./").unwrap_or(("/", written));
+    let below = go::join_path("/", below).trim_start_matches('/').to_owned();
+    CopySource::Files { from, pattern: go::join_path("/", pivot), parents: Some(below), unpack }
+}
+
+pub(crate) fn check_chmod(text: &str) -> Result<(), String> {
     let wrong = || format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777");
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 => Ok(()),
@@ -1348,7 +1389,7 @@ pub(crate) fn is_git(source: &str) -> bool {
 }
 
 /// The name that a file from the web gets.
-fn url_file_name(url: &str) -> String {
+pub(crate) fn url_file_name(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let path = rest.split(['?', '#']).next().unwrap_or_default();
     let path = path.split_once('/').map_or("", |(_, path)| path);

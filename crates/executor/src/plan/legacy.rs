@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rbuild_image::config::{ContainerConfig, ImageConfig};
 use rbuild_image::json::Field;
+use rbuild_image::platform::Platform;
 use rbuild_logfmt::event::Builder;
 use rbuild_parser::{ArgVariable, CommandLine, Instruction, InstructionKind, SourcesAndDest};
-use rbuild_parser::words::Lexer;
+use rbuild_parser::words::{Lexer, WordError};
 use rbuild_parser::Version;
 
-use super::buildkit::Lookup;
+use super::buildkit::{
+    CopyOp, CopySource, InlineCommand, Lookup, MountFrom, copy_dest, files_source, inline_command, is_http,
+};
 use super::image::{HealthTimes, StageImage, Variables, healthcheck, split_env};
 use super::{expand, go, ports};
 
@@ -119,6 +122,15 @@ fn is_builtin(name: &str) -> bool {
     BUILTIN.contains(&name)
 }
 
+/// How instructions are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) lexer: Lexer,
+    pub(crate) version: Version,
+    /// What only BuildKit can do is done, and neither refused nor passed over.
+    pub(crate) lenient: bool,
+}
+
 /// A stage as far as its instructions have come.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
@@ -126,6 +138,7 @@ pub(crate) struct Stage {
     pub(crate) args: BuildArgs,
     lexer: Lexer,
     version: Version,
+    lenient: bool,
     cmd_set: bool,
 }
 
@@ -147,6 +160,8 @@ pub(crate) enum Action {
         recorded: Vec<String>,
         /// The environment.
         env: Vec<String>,
+        /// Lenient: a here-document that is run as a file of this name.
+        script: Option<(String, Vec<u8>)>,
     },
     /// Files come in. The comment is known when the sources have been hashed: [`Stage::copy_comment`].
     Copy(CopyAction),
@@ -166,12 +181,62 @@ pub(crate) struct CopyAction {
     pub(crate) parents: bool,
 }
 
+impl CopyAction {
+    /// Whether it asks for something that the legacy builder passes over.
+    pub(crate) fn needs_buildkit(&self) -> bool {
+        self.parents || !self.exclude.is_empty() || !self.paths.contents.is_empty() || self.chmod.is_some()
+    }
+
+    /// The same as an operation of BuildKit's.
+    ///
+    /// # Errors
+    /// Docker's text, for a here-document that cannot be expanded or a wrong mode.
+    pub(crate) fn as_buildkit(
+        &self,
+        working_dir: &str,
+        expand: &dyn Fn(&str) -> Result<String, WordError>,
+    ) -> Result<CopyOp, String> {
+        if let Some(chmod) = &self.chmod {
+            super::buildkit::check_chmod(chmod)?;
+        }
+        let mut sources = Vec::new();
+        for written in &self.paths.sources {
+            sources.push(if is_http(written) {
+                let file_name = super::buildkit::url_file_name(written);
+                CopySource::Http { url: written.clone(), file_name, checksum: None, unpack: false }
+            } else {
+                let from = MountFrom::Context;
+                let unpack = self.instruction == "ADD";
+                files_source(written, self.parents, from, unpack)
+            });
+        }
+        for content in &self.paths.contents {
+            let data = if content.expand {
+                let text = String::from_utf8_lossy(&content.data);
+                expand(&text).map_err(|error| error.to_string())?.into_bytes()
+            } else {
+                content.data.clone()
+            };
+            sources.push(CopySource::Inline { name: content.path.clone(), data });
+        }
+        Ok(CopyOp {
+            sources,
+            dest: copy_dest(working_dir, &self.paths.dest),
+            chown: self.chown.clone().filter(|owner| !owner.is_empty()),
+            chmod: self.chmod.clone().filter(|mode| !mode.is_empty()),
+            link: false,
+            exclude: self.exclude.clone(),
+        })
+    }
+}
+
 /// The command that history and cache have for an instruction that runs none: shell, `#(nop)` and a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Comment(pub(crate) Vec<String>);
 
 impl Stage {
-    pub(crate) fn new(base: Option<&ImageConfig>, platform: &rbuild_image::platform::Platform, args: BuildArgs, lexer: Lexer, version: Version) -> Stage {
+    pub(crate) fn new(base: Option<&ImageConfig>, platform: &Platform, args: BuildArgs, rules: Rules) -> Stage {
+        let Rules { lexer, version, lenient } = rules;
         let mut image = match base {
             Some(base) => StageImage::from_base(base),
             None => StageImage::scratch(platform),
@@ -180,7 +245,7 @@ impl Stage {
         let run = image.run_mut();
         run.open_stdin.set(false);
         run.stdin_once.set(false);
-        Stage { image, args, lexer, version, cmd_set: false }
+        Stage { image, args, lexer, version, lenient, cmd_set: false }
     }
 
     /// The configuration that the cache is asked for: that of the stage, with another command.
@@ -219,6 +284,14 @@ impl Stage {
         let mut args = self.image.shell();
         args.extend(command.args.iter().cloned());
         args
+    }
+
+    /// Expands a word with what this stage knows.
+    ///
+    /// # Errors
+    /// As the lexer's.
+    pub(crate) fn expand(&self, word: &str) -> Result<String, WordError> {
+        self.lexer.process_word(word, &Lookup(&self.variables()))
     }
 
     fn variables(&self) -> Variables {
@@ -364,7 +437,8 @@ impl Stage {
                 return Ok(Action::Workdir { path, comment });
             }
             InstructionKind::Run(run) => {
-                let argv = self.resolve(&run.command);
+                let inline = if self.lenient { inline_command(&run.command) } else { InlineCommand::plain(&run.command) };
+                let argv = self.resolve(&CommandLine { args: inline.args, ..run.command.clone() });
                 let beside = self.args.beside(self.image.env());
                 let mut recorded = argv.clone();
                 if !beside.is_empty() {
@@ -372,7 +446,7 @@ impl Stage {
                     recorded = std::iter::once(format!("|{}", told.len())).chain(told).chain(recorded).collect();
                 }
                 let env = self.image.env().iter().cloned().chain(beside).collect();
-                return Ok(Action::Run { argv, recorded, env });
+                return Ok(Action::Run { argv, recorded, env, script: inline.script });
             }
             InstructionKind::Copy(copy) => {
                 return Ok(Action::Copy(CopyAction {

@@ -522,12 +522,10 @@ impl<'s> Solver<'s> {
         let result = (|| {
             let keys = self.key(&snapshot, step)?;
             let Some(key) = keys.first().cloned() else { return Err(Stop::Cancelled) };
-            if !no_cache {
-                if let Some(layer) = self.lookup(&keys)? {
-                    begin();
-                    emitter.emit(Fact::StepDone { step: id, cached: true, image: None });
-                    return Ok((key, layer));
-                }
+            if !no_cache && let Some(layer) = self.lookup(&keys)? {
+                begin();
+                emitter.emit(Fact::StepDone { step: id, cached: true, image: None });
+                return Ok((key, layer));
             }
             self.materialise(&snapshot)?;
             begin();

@@ -9,19 +9,21 @@ use rbuild_image::reference::Reference;
 use rbuild_logfmt::event::{
     Fact, Failure, InstructionStep, LayerState, Lines, PullFact, Speaker, StepId, StepKind, Warning,
 };
+use rbuild_parser::mount::{Mount, MountType};
 use rbuild_parser::words::Lexer;
 use rbuild_parser::{Instruction, InstructionKind, KeyValue, LineRange, ParseOptions, Span};
 use rbuild_sandbox::root::{NewDirs, Root};
 
 use super::copy::{self, CopySourceTree};
+use super::mounts::{CacheLocks, From, Prepared};
 use super::{Built, created, instruction_failed, legacy_history, write_config};
 use crate::base::{BaseImage, BaseLayer};
 use crate::context::Context;
 use crate::emit;
 use crate::exec::{self, Command};
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{Lookup, docker_version, target_platform};
-use crate::plan::legacy::{Action, BuildArgs, Comment, CopyAction, Stage};
+use crate::plan::buildkit::{Lookup, MountFrom, docker_version, resolve_mount, target_platform};
+use crate::plan::legacy::{Action, BuildArgs, Comment, CopyAction, Rules, Stage};
 use crate::session::{PullProgress, Session};
 use crate::snapshot::{Change, NewLayer, View};
 use crate::stop::Stop;
@@ -42,6 +44,7 @@ struct Builder<'s> {
     lexer: Lexer,
     number: u32,
     total: u32,
+    caches: CacheLocks,
     /// Results of the stages that are done.
     stages: Vec<(Option<String>, State)>,
 }
@@ -120,6 +123,7 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
         lexer,
         number: 0,
         total: u32::try_from(total).unwrap_or(u32::MAX),
+        caches: CacheLocks::default(),
         stages: Vec::new(),
     };
     let mut args = BuildArgs::new(&session.options().build_args, version);
@@ -180,15 +184,16 @@ impl Builder<'_> {
 
     fn stage(&mut self, source: &rbuild_parser::Stage, args: &mut BuildArgs) -> Result<(), Stop> {
         let lines = Some(emit::lines(source.lines));
-        if let Some(name) = &source.name {
-            if self.stages.iter().any(|(other, _)| other.as_ref() == Some(name)) {
-                return Err(instruction_failed(format!("{name} stage name already used")));
-            }
+        if let Some(name) = &source.name
+            && self.stages.iter().any(|(other, _)| other.as_ref() == Some(name))
+        {
+            return Err(instruction_failed(format!("{name} stage name already used")));
         }
         let step = self.begin("FROM", &source.original, lines);
         let mut state = self.from(source, args, step).map_err(|stop| stop.at(step, lines))?;
         let base = state.id.is_some().then_some(&state.config);
-        let mut stage = Stage::new(base, &self.platform, args.for_stage(), self.lexer, self.version);
+        let rules = Rules { lexer: self.lexer, version: self.version, lenient: self.session.options().lenient };
+        let mut stage = Stage::new(base, &self.platform, args.for_stage(), rules);
         let mut missed = false;
         let triggers = stage.image.triggers();
         if !triggers.is_empty() {
@@ -250,11 +255,11 @@ impl Builder<'_> {
     /// An image from the store, or else from its registry.
     fn image(&self, name: &str, platform: &Platform, step: StepId) -> Result<State, Stop> {
         let session = self.session;
-        if !session.options().pull {
-            if let Some(image) = session.local_image(name, platform)? {
-                session.fetch(&image, &crate::session::Unwatched)?;
-                return Ok(state_of(&image));
-            }
+        if !session.options().pull
+            && let Some(image) = session.local_image(name, platform)?
+        {
+            session.fetch(&image, &crate::session::Unwatched)?;
+            return Ok(state_of(&image));
         }
         let reference = Reference::parse_normalized(name, docker_version(self.version))
             .map_err(|error| {
@@ -307,7 +312,12 @@ impl Builder<'_> {
         match action {
             Action::Commit(Comment(words)) => self.without_files(current, &words),
             Action::Workdir { path, comment } => self.workdir(current, &path, &comment.0),
-            Action::Run { argv, recorded, env } => self.run(current, &argv, &recorded, env, instruction),
+            Action::Run { argv, recorded, env, script } => {
+                self.run(current, &argv, &recorded, env, script.as_ref(), instruction)
+            }
+            Action::Copy(copy) if self.session.options().lenient && copy.needs_buildkit() => {
+                self.copy_as_buildkit(current, &copy)
+            }
             Action::Copy(copy) => self.copy(current, &copy),
         }
     }
@@ -417,6 +427,7 @@ impl Builder<'_> {
         argv: &[String],
         recorded: &[String],
         env: Vec<String>,
+        script: Option<&(String, Vec<u8>)>,
         instruction: &Instruction,
     ) -> Result<(), Stop> {
         let (key, hit) = self.probe(&mut current, recorded)?;
@@ -424,6 +435,19 @@ impl Builder<'_> {
             return Ok(());
         }
         let InstructionKind::Run(run) = &instruction.kind else { return Ok(()) };
+        if !run.devices.is_empty() {
+            return Err(instruction_failed("RUN --device is not supported: there are no CDI devices here"));
+        }
+        let mut prepared = Prepared::new(self.session, &self.caches);
+        // Other instructions with mounts were refused already, unless the dialect is lenient.
+        for written in &run.mounts {
+            self.add_mount(&mut prepared, written, &current)?;
+        }
+        if let Some((name, data)) = script {
+            prepared.add_script(name, data)?;
+        }
+        let mut env = env;
+        env.extend(prepared.secret_env());
         let container = self.container(&current)?;
         let cwd = current.stage.image.working_dir();
         let command = Command {
@@ -431,7 +455,7 @@ impl Builder<'_> {
             env,
             cwd: if cwd.is_empty() { "/" } else { cwd },
             user: current.stage.image.user(),
-            mounts: Vec::new(),
+            mounts: prepared.mounts(),
             network: run.network,
             security: run.security,
             container: Some(&container),
@@ -441,6 +465,26 @@ impl Builder<'_> {
         self.removed(&current, container);
         self.finish(&mut current, state, false);
         Ok(())
+    }
+
+    /// Lenient: makes a mount of a RUN ready.
+    fn add_mount(&self, prepared: &mut Prepared<'_>, written: &str, current: &Current<'_>) -> Result<(), Stop> {
+        let word = |text: &str| current.stage.expand(text);
+        let mount = Mount::parse_with(written, self.version, word)
+            .map_err(|error| instruction_failed(error.message(self.version)))?;
+        let from = match mount.from.as_deref().filter(|from| !matches!(*from, "" | "scratch")) {
+            Some(from) => Some(From::Layers(self.copy_from(from, current.step)?.layers)),
+            None if mount.kind == MountType::Bind => Some(From::Context(self.context)),
+            None => None,
+        };
+        let place = match &from {
+            Some(From::Context(_)) => MountFrom::Context,
+            _ => MountFrom::Empty,
+        };
+        let source = crate::plan::go::join_path("/", mount.source.as_deref().unwrap_or_default());
+        let working_dir = current.stage.image.working_dir();
+        let mount = resolve_mount(mount, place, source, working_dir).map_err(instruction_failed)?;
+        prepared.add(&mount, from)
     }
 
     fn copy(&mut self, mut current: Current<'_>, copy: &CopyAction) -> Result<(), Stop> {
@@ -463,6 +507,36 @@ impl Builder<'_> {
         let change = Change::begin(session, &current.state.layers, &[])?;
         let working_dir = current.stage.image.working_dir().to_owned();
         if let Err(stop) = copy::legacy::perform(session, &change, &source, &prepared, copy, &working_dir) {
+            change.discard(session);
+            return Err(stop);
+        }
+        let layer = change.commit(session)?;
+        let state = self.commit(&mut current, &key, &command, Some(layer))?;
+        self.finish(&mut current, state, false);
+        Ok(())
+    }
+
+    /// Lenient: COPY and ADD with what only BuildKit can do.
+    fn copy_as_buildkit(&mut self, mut current: Current<'_>, copy: &CopyAction) -> Result<(), Stop> {
+        let session = self.session;
+        let view = match &copy.from {
+            None => None,
+            Some(from) => Some(View::open(session, &self.copy_from(from, current.step)?.layers)?),
+        };
+        let tree = |_: &MountFrom| match &view {
+            None => Ok(CopySourceTree::Context(self.context)),
+            Some(view) => CopySourceTree::view(session, view),
+        };
+        let working_dir = current.stage.image.working_dir().to_owned();
+        let op = copy.as_buildkit(&working_dir, &|word| current.stage.expand(word)).map_err(instruction_failed)?;
+        let hash = copy::buildkit::op_hash(session, &op, &tree)?;
+        let Comment(command) = current.stage.copy_comment(copy, &format!("multi:{hash}"));
+        let (key, hit) = self.probe(&mut current, &command)?;
+        if hit {
+            return Ok(());
+        }
+        let change = Change::begin(session, &current.state.layers, &[])?;
+        if let Err(stop) = copy::buildkit::perform(session, &change, &op, &tree) {
             change.discard(session);
             return Err(stop);
         }

@@ -14,7 +14,7 @@ use rbuild_sandbox::{Access, Mount, OverlayMount};
 use super::instruction_failed;
 use crate::context::Context;
 use crate::options::SecretSource;
-use crate::plan::buildkit::RunMount;
+use crate::plan::buildkit::{PIPES, RunMount};
 use crate::session::Session;
 use crate::snapshot::{Change, View};
 use crate::stop::Stop;
@@ -116,7 +116,7 @@ impl<'s> Prepared<'s> {
             file.write_all(data)?;
         }
         node.chmod(0o755)?;
-        let target = PathBuf::from("/dev/pipes");
+        let target = PathBuf::from(PIPES);
         self.mounts.push(Mount::Bind { source: dir, within: None, target, access: Access::ReadOnly });
         Ok(())
     }

@@ -8,6 +8,7 @@ use rbuild_parser::ignore::PatternMatcher;
 use rbuild_sandbox::root::{Root, Timestamp};
 
 use super::{CopySourceTree, docker_text, try_unpack};
+use crate::key::KeyBuilder;
 use crate::mode::ModeChange;
 use crate::plan::buildkit::{CopyOp, CopySource, MountFrom};
 use crate::rootfs::{self, CopyOptions, HashOptions, RootfsError, Shown, Source};
@@ -106,6 +107,30 @@ pub(in crate::solve) fn selection_hash(
     };
     let digest = rootfs::content_hash(&source, &paths, options)?;
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The digest of all that an operation copies.
+pub(in crate::solve) fn op_hash<'t>(
+    session: &Session<'_>,
+    op: &CopyOp,
+    tree: &dyn Fn(&MountFrom) -> Result<CopySourceTree<'t>, Stop>,
+) -> Result<String, Stop> {
+    let mut key = KeyBuilder::new("sources")
+        .field("chmod", op.chmod.as_deref().unwrap_or_default())
+        .list("exclude", &op.exclude);
+    for source in &op.sources {
+        key = match source {
+            CopySource::Files { from, pattern, parents, .. } => {
+                key.field("content", selection_hash(&tree(from)?, pattern, parents.as_deref(), &op.exclude)?)
+            }
+            CopySource::Inline { name, data } => key.field("inline", name).field("data", data),
+            CopySource::Http { url, checksum, .. } => {
+                key.field("url", session.download(url, checksum.as_deref())?.digest())
+            }
+            CopySource::Git { url, .. } => key.field("git", url),
+        };
+    }
+    Ok(key.finish().as_str().trim_start_matches("sha256:").to_owned())
 }
 
 /// Copies all sources into a change.

@@ -6,7 +6,6 @@ use rbuild_logfmt::event::Failure;
 use rbuild_sandbox::root::Root;
 
 use super::{CopySourceTree, docker_text, try_unpack};
-use crate::mode::ModeChange;
 use crate::plan::buildkit::is_http;
 use crate::plan::go;
 use crate::plan::legacy::CopyAction;
@@ -149,7 +148,6 @@ pub(in crate::solve) fn perform(
         None => Some((0, 0)),
     };
     let to = destination(working_dir, &copy.paths.dest);
-    let chmod = copy.chmod.as_deref().filter(|text| !text.is_empty()).and_then(ModeChange::parse);
     for item in &prepared.items {
         session.check()?;
         let remote;
@@ -160,13 +158,12 @@ pub(in crate::solve) fn perform(
                 (rootfs::Source::new(&remote), Path::new(file.name()), false)
             }
         };
-        let copied = copy_one(session, &source, path, unpacks, &dest, &to, owner, chmod.as_ref());
+        let copied = copy_one(session, &source, path, unpacks, &dest, &to, owner);
         copied.map_err(|error| copy_failed(&error))?;
     }
     Ok(())
 }
 
-#[allow(clippy::too_many_arguments)]
 fn copy_one(
     session: &Session<'_>,
     source: &rootfs::Source<'_>,
@@ -175,20 +172,11 @@ fn copy_one(
     dest: &Root,
     to: &Path,
     owner: Option<(u32, u32)>,
-    chmod: Option<&ModeChange>,
 ) -> Result<(), RootfsError> {
     if unpacks && try_unpack(session, source, path, dest, to, None)? {
         return Ok(());
     }
-    match chmod {
-        None => rootfs::copy_legacy(source, path, dest, to, owner),
-        // Only the lenient dialect gets here: BuildKit's copy knows modes.
-        Some(change) => {
-            let apply = |mode: u32, is_dir: bool| change.apply(mode, is_dir);
-            let options = rootfs::CopyOptions { chown: owner, chmod: Some(&apply), ..Default::default() };
-            rootfs::copy(source, path, dest, to, options)
-        }
-    }
+    rootfs::copy_legacy(source, path, dest, to, owner)
 }
 
 /// The destination as an absolute path that keeps its final slash.
