@@ -15,7 +15,7 @@ use crate::json;
 /// A lock on a file, until dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -29,17 +29,24 @@ impl Lock {
         Lock::wait(path, FlockOperation::LockExclusive)
     }
 
+    /// Facts about the file that is locked, which may not be the one at `path` any more.
+    pub(super) fn metadata(&self, path: &Path) -> Result<std::fs::Metadata, StoreError> {
+        self.file
+            .metadata()
+            .map_err(StoreError::io("look at", path))
+    }
+
     fn wait(path: &Path, operation: FlockOperation) -> Result<Lock, StoreError> {
         let file = open_lock(path)?;
         flock(&file, path, operation)?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 
     /// Takes the lock if nobody has it.
     pub(super) fn try_exclusive(path: &Path) -> Result<Option<Lock>, StoreError> {
         let file = open_lock(path)?;
         match flock(&file, path, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(Lock { file })),
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
                 Ok(None)
             }

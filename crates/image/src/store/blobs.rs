@@ -223,6 +223,28 @@ impl Store {
         atomic::write(&self.root, &path, &bytes)
     }
 
+    /// Removes a blob whose content is not what its name says, as a power cut leaves it; whoever needs it fetches or
+    /// makes it again. A blob that is sound stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn remove_if_torn(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let path = self.blob_path(digest);
+        let checked = match self.open_blob(digest) {
+            Ok(reader) => reader.finish(),
+            Err(StoreError::NoBlob(_)) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        match checked {
+            Ok(_) => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+                Ok(true)
+            }
+            Err(e) => Err(StoreError::io("read blob", &path)(e)),
+        }
+    }
+
     /// The blobs that hold a layer and are there.
     ///
     /// # Errors
@@ -249,7 +271,19 @@ impl Store {
         let blob = plain
             .or(blobs.first())
             .ok_or_else(|| StoreError::NoLayer(diff_id.clone()))?;
-        let path = self.blob_path(&blob.digest);
+        self.open_layer_in(&blob.digest, diff_id)
+    }
+
+    /// As [`Store::open_layer`], from a certain blob, whether or not it is known to hold the layer.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn open_layer_in(
+        &self,
+        blob: &Digest,
+        diff_id: &DiffId,
+    ) -> Result<impl Read + Send + use<>, StoreError> {
+        let path = self.blob_path(blob);
         let file = File::open(&path).map_err(StoreError::io("open blob", &path))?;
         let decoder =
             crate::compression::decoder(file).map_err(StoreError::io("read blob", &path))?;

@@ -17,7 +17,7 @@ pub enum Prune {
     Unreferenced,
     /// Images without a name.
     Dangling,
-    /// The build cache.
+    /// The build cache, with the directories of cache mounts.
     Cache,
     /// All images and the build cache: the store will be empty.
     All,
@@ -34,10 +34,18 @@ pub struct GcReport {
     pub blobs: u64,
     /// Unpacked layers removed.
     pub layers: u64,
+    /// Directories of cache mounts removed.
+    pub mounts: u64,
     /// Bytes freed.
     pub freed: u64,
     /// Running processes whose work was spared.
     pub live_leases: u64,
+}
+
+/// The lease of a process that is gone; locked, so that only one process at a time removes what it left.
+struct Stale {
+    id: String,
+    _lock: Lock,
 }
 
 #[derive(Default)]
@@ -108,17 +116,52 @@ impl Store {
             self.sweep_blobs(&marked, cutoff, &mut report)?;
             self.sweep_layers(&marked, cutoff, &trash, &mut report)?;
             self.sweep_diffs(&marked, cutoff)?;
+            if matches!(prune, Prune::Cache | Prune::All) {
+                self.sweep_mounts(cutoff, &trash, &mut report)?;
+            }
+            self.sweep_locks()?;
             stale.extend(self.sweep_tmp()?);
             stale
         };
-        let mut remove = |path: &Path| remover(path).map_err(StoreError::io("remove", path));
-        for id in stale {
-            report.freed += remove(&self.root.join("tmp").join(&id))?;
-            // The file goes last: until then another collection will try again.
-            self.remove_file(&self.root.join("leases").join(&id))?;
-        }
-        report.freed += remove(&lease.dir())?;
+        report.freed += self.remove_stale(&stale, remover)?;
+        let dir = lease.dir();
+        report.freed += remover(&dir).map_err(StoreError::io("remove", &dir))?;
         Ok(report)
+    }
+
+    /// Removes what killed processes were making, and nothing else; the bytes freed. Does nothing while a collection or
+    /// another such call is at work.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn sweep_dead(
+        &self,
+        remover: &mut dyn FnMut(&Path) -> io::Result<u64>,
+    ) -> Result<u64, StoreError> {
+        let stale = {
+            let Some(_exclusive) = Lock::try_exclusive(&self.root.join("gc.lock"))? else {
+                return Ok(0);
+            };
+            let (_, mut stale) = self.leases("", &mut GcReport::default())?;
+            stale.extend(self.sweep_tmp()?);
+            stale
+        };
+        self.remove_stale(&stale, remover)
+    }
+
+    fn remove_stale(
+        &self,
+        stale: &[Stale],
+        remover: &mut dyn FnMut(&Path) -> io::Result<u64>,
+    ) -> Result<u64, StoreError> {
+        let mut freed = 0;
+        for Stale { id, .. } in stale {
+            let dir = self.root.join("tmp").join(id);
+            freed += remover(&dir).map_err(StoreError::io("remove", &dir))?;
+            // The file goes last: until then another collection will try again.
+            self.remove_file(&self.root.join("leases").join(id))?;
+        }
+        Ok(freed)
     }
 
     /// The start of the oldest running lease, and the leases of processes that are gone.
@@ -126,7 +169,7 @@ impl Store {
         &self,
         own: &str,
         report: &mut GcReport,
-    ) -> Result<(Option<SystemTime>, Vec<String>), StoreError> {
+    ) -> Result<(Option<SystemTime>, Vec<Stale>), StoreError> {
         let (mut oldest, mut stale) = (None::<SystemTime>, Vec::new());
         for path in list(&self.root.join("leases"))? {
             let Some(id) = path
@@ -142,8 +185,9 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(StoreError::io("look at", &path)(e)),
             };
-            if Lock::try_exclusive(&path)?.is_some() {
-                stale.push(id.to_owned());
+            if let Some(lock) = Lock::try_exclusive(&path)? {
+                let id = id.to_owned();
+                stale.push(Stale { id, _lock: lock });
             } else {
                 report.live_leases += 1;
                 oldest = Some(oldest.map_or(started, |oldest| oldest.min(started)));
@@ -318,6 +362,25 @@ impl Store {
         Ok(())
     }
 
+    fn sweep_mounts(
+        &self,
+        cutoff: Option<SystemTime>,
+        trash: &Path,
+        report: &mut GcReport,
+    ) -> Result<(), StoreError> {
+        for path in list(&self.root.join("mounts"))? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if is_old(&path, cutoff)? {
+                std::fs::rename(&path, trash.join(format!("mount-{name}")))
+                    .map_err(StoreError::io("move away", &path))?;
+                report.mounts += 1;
+            }
+        }
+        Ok(())
+    }
+
     fn sweep_diffs(&self, marked: &Marked, cutoff: Option<SystemTime>) -> Result<(), StoreError> {
         let live: BTreeSet<&str> = marked.layers.iter().map(DiffId::hex).collect();
         for path in list(&self.root.join("diffs"))? {
@@ -332,15 +395,17 @@ impl Store {
 
     /// Lone files in `tmp` are unfinished writes of dead processes, since writers hold the shared lock. Directories
     /// without a lease are what is left of ended ones; they are returned.
-    fn sweep_tmp(&self) -> Result<Vec<String>, StoreError> {
+    fn sweep_tmp(&self) -> Result<Vec<Stale>, StoreError> {
         let mut left = Vec::new();
         for path in list(&self.root.join("tmp"))? {
             if !path.is_dir() {
                 self.remove_file(&path)?;
             } else if let Some(name) = path.file_name().and_then(|n| n.to_str())
                 && !self.root.join("leases").join(name).exists()
+                && let Some(lock) = Lock::try_exclusive(&self.root.join("leases").join(name))?
             {
-                left.push(name.to_owned());
+                let id = name.to_owned();
+                left.push(Stale { id, _lock: lock });
             }
         }
         Ok(left)
@@ -355,7 +420,7 @@ impl Store {
 }
 
 /// The paths in a directory, sorted; none if there is no such directory.
-fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

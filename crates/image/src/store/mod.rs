@@ -9,6 +9,8 @@
 //! | `cache/<hash of key>.json` | build cache records |
 //! | `leases/<id>` | a file that a running process keeps locked |
 //! | `tmp/<lease>/` | what that process is making |
+//! | `mounts/<hash of id>/` | the directory of a cache mount: `fs` |
+//! | `locks/<hash of name>` | locked by who does what is to be done once: fetching a layer, changing a cache |
 //! | `gc.lock`, `index.lock` | held for moments |
 //!
 //! Everything is written under a temporary name and renamed, so that a process may be killed at any point and nobody sees
@@ -25,6 +27,7 @@ mod cache;
 mod gc;
 mod images;
 mod lease;
+mod names;
 mod packed;
 
 use std::io;
@@ -35,6 +38,7 @@ pub use cache::CacheRecord;
 pub use gc::{GcReport, Prune, remove_tree};
 pub use images::{Image, ImageLayer, ImageSummary};
 pub use lease::Lease;
+pub use names::NamedLock;
 
 use crate::config::ConfigError;
 use crate::digest::{DiffId, Digest};
@@ -149,7 +153,16 @@ impl Store {
             image_layout_version: String,
         }
         let store = Store { root: root.into() };
-        for dir in ["blobs/sha256", "layers", "diffs", "cache", "leases", "tmp"] {
+        for dir in [
+            "blobs/sha256",
+            "layers",
+            "diffs",
+            "cache",
+            "leases",
+            "locks",
+            "mounts",
+            "tmp",
+        ] {
             let path = store.root.join(dir);
             std::fs::create_dir_all(&path).map_err(StoreError::io("create directory", &path))?;
         }
@@ -206,17 +219,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn publish_unpacked(&self, diff_id: &DiffId, staged: &Path) -> Result<PathBuf, StoreError> {
-        let target = self.layer_dir(diff_id);
+        self.publish_dir(&self.layer_dir(diff_id), staged, "publish unpacked layer")
+    }
+
+    /// Gives a staged directory with `fs` in it its place, unless another process was first.
+    fn publish_dir(
+        &self,
+        target: &Path,
+        staged: &Path,
+        action: &'static str,
+    ) -> Result<PathBuf, StoreError> {
         let shared = self.gc_shared()?;
-        let renamed = std::fs::rename(staged, &target);
+        let renamed = std::fs::rename(staged, target);
         let published = target.join("fs");
         match renamed {
             Ok(()) => {}
             Err(_) if published.is_dir() => {}
-            Err(e) => return Err(StoreError::io("publish unpacked layer", &target)(e)),
+            Err(e) => return Err(StoreError::io(action, target)(e)),
         }
         // The rename keeps the time of the directory's last change, which may be long ago.
-        atomic::touch(&target)?;
+        atomic::touch(target)?;
         drop(shared);
         Ok(published)
     }
