@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use rbuild_logfmt::event::{Event, Fact, Failure, Item, Outcome, StepKind};
 use rbuild_sandbox::Facts;
 
@@ -85,11 +87,36 @@ fn run(session: &Session<'_>) -> Result<BuildResult, Stop> {
     plan.result(session, &built)
 }
 
+/// Standard input, whose other end may take its time: a cancelled build does not wait for it.
+struct Input {
+    file: std::fs::File,
+    cancel: Cancel,
+}
+
+impl std::io::Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let mut fds = [PollFd::new(&self.file, PollFlags::IN), PollFd::new(self.cancel.commands(), PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) if !fds[1].revents().is_empty() => return Err(std::io::Error::other("cancelled")),
+                Ok(_) | Err(rustix::io::Errno::INTR) if fds[0].revents().is_empty() => {}
+                Ok(_) => match self.file.read(buffer) {
+                    // Whoever shares the open file may have made it non-blocking.
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    read => return read,
+                },
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
 fn open_context(session: &Session<'_>) -> Result<Context, Stop> {
     let options = session.options();
     let needs_input = options.context == ContextSource::Stdin || options.dockerfile == DockerfileSource::Stdin;
     let input = if needs_input {
-        session.take_input().map(|fd| Box::new(std::fs::File::from(fd)) as Box<dyn std::io::Read + Send>)
+        let cancel = session.cancel().clone();
+        session.take_input().map(|fd| Box::new(Input { file: fd.into(), cancel }) as Box<dyn std::io::Read + Send>)
     } else {
         None
     };

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_image::digest::{DiffId, Digest, Hasher, ImageId};
+use rbuild_image::digest::{DiffId, ImageId};
 use rbuild_image::layer::LayerReader;
 use rbuild_image::archive::{self, ArchiveError, Loaded};
 use rbuild_image::manifest::{Descriptor, annotation};
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::{DockerVersion, Reference};
 use rbuild_image::registry::{Registry, RegistryError, TransferEvent};
-use rbuild_image::store::{CacheRecord, LayerBlob, Lease, Store, StoreError};
+use rbuild_image::store::{CacheRecord, LayerBlob, Lease, NamedLock, Store, StoreError};
 use rbuild_logfmt::event::{Builder, Failure, PullFailure, Version};
 use rbuild_sandbox::root::{Ownership, Root};
 use rbuild_sandbox::{Facts, Privilege};
@@ -39,8 +39,6 @@ pub(crate) struct Session<'a> {
     store: Store,
     lease: Lease,
     registry: Registry,
-    /// Layers being unpacked: one thread does it, the others wait.
-    unpacking: Mutex<()>,
     mount_points: Mutex<Option<PathBuf>>,
     /// Files from the web that came in this build, by address.
     downloads: Mutex<HashMap<String, Download>>,
@@ -98,7 +96,6 @@ impl<'a> Session<'a> {
             store,
             lease,
             registry,
-            unpacking: Mutex::new(()),
             mount_points: Mutex::default(),
             downloads: Mutex::default(),
             input: Mutex::new(input),
@@ -203,32 +200,81 @@ impl<'a> Session<'a> {
         if let Some(path) = self.lease.hold_layer(layer)? {
             return Ok(path);
         }
-        let _one_at_a_time = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.lock(&layer_lock(layer))?;
         if let Some(path) = self.lease.hold_layer(layer)? {
             return Ok(path);
         }
-        self.unpack(layer)
+        // Any blob will do that holds it; one may have been torn by a power cut.
+        let mut failed = None;
+        for blob in self.store.diff_blobs(layer)? {
+            match self.unpack(layer, &blob) {
+                Ok(path) => return Ok(path),
+                Err(stop) => {
+                    self.check()?;
+                    failed.get_or_insert(stop);
+                }
+            }
+        }
+        match failed {
+            Some(stop) => Err(stop),
+            None => Err(StoreError::NoLayer(layer.clone()).into()),
+        }
     }
 
-    /// Unpacks a layer whose blob is in the store.
-    fn unpack(&self, layer: &DiffId) -> Result<PathBuf, Stop> {
+    /// Waits for a lock among all builds on the store, as long as nobody cancels.
+    pub(crate) fn lock(&self, name: &str) -> Result<NamedLock, Stop> {
+        loop {
+            self.check()?;
+            if let Some(lock) = self.store.try_lock(name)? {
+                return Ok(lock);
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    /// Unpacks a layer from a blob of the store, if the blob holds that layer.
+    fn unpack(&self, layer: &DiffId, blob: &LayerBlob) -> Result<PathBuf, Stop> {
         let dir = self.scratch_dir()?;
+        let unpacked = self.unpack_into(&dir, layer, blob);
+        if unpacked.is_err() {
+            self.forget_dir(&dir);
+        }
+        unpacked
+    }
+
+    fn unpack_into(&self, dir: &Path, layer: &DiffId, blob: &LayerBlob) -> Result<PathBuf, Stop> {
         let target = dir.join("fs");
         std::fs::create_dir(&target)?;
         let root = Root::open(&target, self.ownership())?;
-        let mut reader = LayerReader::new(HashingReader::new(self.store.open_layer(layer)?));
-        rootfs::apply(&mut reader, &root, &[])?;
-        reader.drain()?;
-        let found = reader.into_inner().finish()?;
-        if found != *layer.digest() {
-            let message = format!("layer {}: its content has the digest {found}", layer.digest());
-            return Err(Stop::failed(Failure::Own {
-                message,
-                hint: Some("the registry or the archive gave a wrong layer; fetch the image again".to_owned()),
-            }));
+        let tar = self.store.open_layer_in(&blob.digest, layer)?;
+        let mut reader = LayerReader::new(Cancellable { inner: tar, cancel: &self.abort });
+        let read = rootfs::apply(&mut reader, &root, &[]).map_err(Stop::from);
+        // To the end: only there its digest is known.
+        if let Err(stop) = read.and_then(|_| reader.drain().map_err(Stop::from)) {
+            self.check()?;
+            return Err(self.bad_layer(blob, stop));
         }
         drop(root);
-        Ok(self.store.publish_unpacked(layer, &dir)?)
+        Ok(self.store.publish_unpacked(layer, dir)?)
+    }
+
+    /// Says which layer could not be unpacked. A blob that is not even what it was stored as is removed, so that it is
+    /// fetched again.
+    fn bad_layer(&self, blob: &LayerBlob, stop: Stop) -> Stop {
+        let Stop::Failed(mut failed) = stop else { return stop };
+        if let Failure::Own { message, hint } = &mut failed.failure {
+            *message = format!("cannot unpack layer {}: {message}", blob.digest);
+            match self.store.remove_if_torn(&blob.digest) {
+                Ok(true) => {
+                    *hint = Some("the store's copy was damaged and is removed now; build again to fetch it anew".to_owned());
+                }
+                Ok(false) if hint.is_none() => {
+                    *hint = Some("the image itself is damaged: whoever made it must push it again".to_owned());
+                }
+                _ => {}
+            }
+        }
+        Stop::Failed(failed)
     }
 
     /// Gives a directory mode and owner of another (a layer's root), or those of an empty image.
@@ -402,9 +448,19 @@ impl<'a> Session<'a> {
     }
 
     fn fetch_layer(&self, image: &BaseImage, layer: &BaseLayer, progress: &dyn PullProgress) -> Result<(), Stop> {
-        self.check()?;
-        if let (Some(blob), Some(remote)) = (&layer.blob, &image.remote) {
-            if !self.lease.hold_blob(&blob.digest)? {
+        // Of several builds, and of several images that share it, one fetches the layer.
+        let _one_at_a_time = self.lock(&layer_lock(&layer.diff_id))?;
+        let is_here = self.lease.hold_layer(&layer.diff_id)?.is_some();
+        let Some((blob, remote)) = layer.blob.as_ref().zip(image.remote.as_ref()) else {
+            progress.extracting(layer);
+            drop(_one_at_a_time);
+            self.unpacked_layer(&layer.diff_id)?;
+            progress.extracted(layer);
+            return Ok(());
+        };
+        if !is_here {
+            let complete = self.lease.hold_blob(&blob.digest)? && self.store.blob_size(&blob.digest)? == Some(blob.size);
+            if !complete {
                 let mut writer = self.store.blob_writer(&self.lease)?;
                 let mut report = |event: TransferEvent<'_>| {
                     if let TransferEvent::Progress { current, .. } = event {
@@ -418,18 +474,19 @@ impl<'a> Session<'a> {
                     })?;
                 writer.commit()?;
             }
-            progress.downloaded(blob);
+        }
+        progress.downloaded(blob);
+        progress.extracting(layer);
+        if !is_here {
             let known = LayerBlob {
                 media_type: blob.media_type.clone(),
                 digest: blob.digest.clone(),
                 size: blob.size,
                 tar_size: None,
             };
+            self.unpack(&layer.diff_id, &known)?;
+            // Not before: an image may claim that its blob is the layer of another.
             self.store.add_diff_blob(&layer.diff_id, &known)?;
-        }
-        progress.extracting(layer);
-        if self.lease.hold_layer(&layer.diff_id)?.is_none() {
-            self.unpack(&layer.diff_id)?;
         }
         progress.extracted(layer);
         Ok(())
@@ -573,14 +630,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The directory of a cache mount, and whether it was made just now.
-    pub(crate) fn cache_mount(&self, id: &str) -> Result<(PathBuf, bool), Stop> {
-        let dir = self.store.root().join("mounts").join(Digest::of(id.as_bytes()).hex());
-        match std::fs::create_dir_all(dir.parent().unwrap_or(&dir)).and_then(|()| std::fs::create_dir(&dir)) {
-            Ok(()) => Ok((dir, true)),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok((dir, false)),
-            Err(error) => Err(error.into()),
+    /// The directory of a cache mount; `fill` gives a new one its content and attributes before anybody sees it.
+    pub(crate) fn cache_mount(
+        &self,
+        id: &str,
+        fill: impl FnOnce(&Path) -> Result<(), Stop>,
+    ) -> Result<PathBuf, Stop> {
+        if let Some(dir) = self.lease.hold_mount(id)? {
+            return Ok(dir);
         }
+        let staged = self.scratch_dir()?;
+        let content = staged.join("fs");
+        std::fs::create_dir(&content)?;
+        fill(&content)?;
+        Ok(self.store.publish_mount(id, &staged)?)
     }
 
     /// Removes what this build kept for itself.
@@ -589,7 +652,13 @@ impl<'a> Session<'a> {
             rbuild_sandbox::remove_tree(path).map_err(std::io::Error::other)?;
             Ok(0)
         });
-        if let Err(error) = ended {
+        let swept = ended.and_then(|()| {
+            self.store.sweep_dead(&mut |path| {
+                rbuild_sandbox::remove_tree(path).map_err(std::io::Error::other)?;
+                Ok(0)
+            })
+        });
+        if let Err(error) = swept {
             tracing::debug!(%error, "left for the next collection");
         }
     }
@@ -627,28 +696,40 @@ pub(crate) fn pull_failure(platform: &Platform, error: &RegistryError) -> PullFa
     }
 }
 
-/// Hashes what is read through it.
-struct HashingReader<R> {
-    inner: R,
-    hasher: Hasher,
+/// The lock under which a layer is fetched and unpacked.
+fn layer_lock(layer: &DiffId) -> String {
+    format!("layer {}", layer.digest())
 }
 
-impl<R: std::io::Read> HashingReader<R> {
-    fn new(inner: R) -> HashingReader<R> {
-        HashingReader { inner, hasher: Hasher::sha256() }
-    }
+/// How often a lock that somebody has is tried.
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
-    /// The digest of all that there is, read to its end.
-    fn finish(mut self) -> std::io::Result<Digest> {
-        std::io::copy(&mut self, &mut std::io::sink())?;
-        Ok(self.hasher.finish())
+/// Ends when the build is cancelled.
+pub(crate) struct Cancellable<'a, T> {
+    pub(crate) inner: T,
+    pub(crate) cancel: &'a Cancel,
+}
+
+impl<T> Cancellable<'_, T> {
+    fn check(&self) -> std::io::Result<()> {
+        if self.cancel.is_cancelled() { Err(std::io::Error::other("cancelled")) } else { Ok(()) }
     }
 }
 
-impl<R: std::io::Read> std::io::Read for HashingReader<R> {
+impl<R: std::io::Read> std::io::Read for Cancellable<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
+        self.check()?;
+        self.inner.read(buffer)
+    }
+}
+
+impl<W: std::io::Write> std::io::Write for Cancellable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.check()?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
     }
 }

@@ -10,7 +10,7 @@ use rbuild_sandbox::root::Root;
 use rbuild_sandbox::{Durability, Overlay, OverlayMount, mount_overlay};
 
 use crate::rootfs;
-use crate::session::Session;
+use crate::session::{Cancellable, Session};
 use crate::stop::Stop;
 
 /// A place where a snapshot is changed: all changes end up in one directory.
@@ -59,12 +59,14 @@ impl Change {
     /// Writes the layer's tar into the store while hashing it, and keeps the directory as its unpacked form.
     pub(crate) fn commit(self, session: &Session<'_>) -> Result<NewLayer, Stop> {
         let upper = Root::open(&self.overlay.upper, session.ownership())?;
-        let mut writer = LayerWriter::new(session.store().blob_writer(session.lease())?);
+        let blob = session.store().blob_writer(session.lease())?;
+        let mut writer = LayerWriter::new(Cancellable { inner: blob, cancel: session.cancel() });
         let options =
             rootfs::DiffOptions { rewrite_timestamp: session.options().source_date_epoch, ..Default::default() };
-        let written = rootfs::diff(&upper, &mut writer, options)?;
+        let written = rootfs::diff(&upper, &mut writer, options).map_err(Stop::from);
+        let written = written.map_err(|stop| session.check().err().unwrap_or(stop))?;
         drop(upper);
-        let (digest, size) = writer.finish()?.commit()?;
+        let (digest, size) = writer.finish()?.inner.commit()?;
         let diff_id = DiffId(digest.clone());
         let blob = LayerBlob { media_type: media_type::OCI_LAYER.to_owned(), digest, size, tar_size: Some(size) };
         session.store().add_diff_blob(&diff_id, &blob)?;

@@ -5,7 +5,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rbuild_logfmt::event::{Event, Failure};
 use rbuild_sandbox::{Channel, SpawnError, Worker, WorkerChannel, WorkerOptions};
@@ -24,6 +26,9 @@ pub fn init() {
 }
 
 const ENTRY: &str = "build";
+
+/// How long a cancelled build may take to end by itself.
+const CANCEL_GRACE: Duration = Duration::from_millis(1500);
 
 /// What the caller tells the worker.
 #[derive(Serialize, Deserialize)]
@@ -138,12 +143,25 @@ pub fn build(
     let lost = |what: &dyn std::error::Error| BuildError::Worker { message: with_causes(what), hint: None };
     worker.send(&Request::Build(Box::new(options))).map_err(|error| lost(&error))?;
     let killer = worker.killer();
+    let (ended, has_ended) = std::sync::mpsc::channel::<()>();
+    let has_ended = Mutex::new(Some(has_ended));
     // Nothing else is sent any more, so that a second handle on the socket disturbs no message.
     let sender = Channel::new(worker.channel().stream().try_clone().map_err(|error| lost(&error))?);
     let hook = cancel.on_cancel(move || {
         if sender.send(&Request::Cancel).is_err() {
             killer.kill();
+            return;
         }
+        // What cannot be cancelled, as a read from a file system that hangs, is killed; the kernel cleans up.
+        let Some(has_ended) = has_ended.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let killer = killer.clone();
+        let watch = move || {
+            if has_ended.recv_timeout(CANCEL_GRACE) == Err(RecvTimeoutError::Timeout) {
+                killer.kill();
+            }
+        };
+        // Without a thread there is no grace, but no harm either.
+        drop(std::thread::Builder::new().name("cancel".to_owned()).spawn(watch));
     });
     let ending = loop {
         match worker.recv::<Reply>().map_err(|error| lost(&error))? {
@@ -154,6 +172,7 @@ pub fn build(
     };
     drop(hook);
     let status = worker.wait();
+    drop(ended);
     match ending {
         Some(Ok(result)) => Ok(result),
         Some(Err(End::Failed(failure))) => Err(BuildError::Failed(failure)),

@@ -1,6 +1,6 @@
 //! The BuildKit dialect: what the target needs, stages at the same time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_image::config::{ImageConfig, KeyOrder};
@@ -238,6 +238,16 @@ impl Cell {
     }
 }
 
+/// Ends the waiting for a stage whose thread panics, so that the panic is seen and nothing hangs.
+struct Unwinding<'a, 's>(&'a Solver<'s>, usize);
+
+impl Drop for Unwinding<'_, '_> {
+    fn drop(&mut self) {
+        self.0.session.abort();
+        self.0.cells[self.1].set(None);
+    }
+}
+
 struct StageSteps {
     from: Option<StepId>,
     steps: Vec<StepId>,
@@ -253,11 +263,10 @@ struct Solver<'s> {
     cells: Vec<Cell>,
     /// Why the first step failed; the others are cancelled then.
     failed: Mutex<Option<Stop>>,
-    /// Images being fetched: by one thread, for all stages that begin with them.
-    fetching: Mutex<()>,
-    /// Steps of base images that are done.
-    bases: Mutex<HashSet<StepId>>,
-    caches: mounts::CacheLocks,
+    /// Images being fetched: each by one thread, for all stages that begin with it.
+    fetching: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// Steps of base images, and whether they are done.
+    bases: Mutex<HashMap<StepId, Arc<Mutex<bool>>>>,
 }
 
 impl<'s> Solver<'s> {
@@ -311,9 +320,8 @@ impl<'s> Solver<'s> {
             cells: plan.stages.iter().map(|_| Cell::default()).collect(),
             declared,
             failed: Mutex::new(None),
-            fetching: Mutex::new(()),
+            fetching: Mutex::default(),
             bases: Mutex::default(),
-            caches: mounts::CacheLocks::default(),
         }
     }
 
@@ -329,9 +337,11 @@ impl<'s> Solver<'s> {
             for (index, stage) in self.plan.stages.iter().enumerate() {
                 if stage.reachable {
                     scope.spawn(move || {
+                        let unwinding = Unwinding(self, index);
                         let result = self.stage(index);
                         let snapshot = result.map_err(|stop| self.fail(stop)).ok();
                         self.cells[index].set(snapshot);
+                        std::mem::forget(unwinding);
                     });
                 }
             }
@@ -442,8 +452,9 @@ impl<'s> Solver<'s> {
 
     /// Shows the step of a base image, which is fetched only if something is going to be done on it.
     fn base(&self, index: usize, step: StepId, snapshot: &Snapshot) -> Result<(), Stop> {
-        let mut done = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
-        if !done.insert(step) {
+        let done = shared(&self.bases, step);
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *done, true) {
             return Ok(());
         }
         let stage = &self.plan.stages[index];
@@ -488,7 +499,8 @@ impl<'s> Solver<'s> {
     }
 
     fn fetch(&self, image: &BaseImage, progress: &dyn PullProgress) -> Result<(), Stop> {
-        let _one_at_a_time = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetching = shared(&self.fetching, image.id.to_string());
+        let _one_at_a_time = fetching.lock().unwrap_or_else(PoisonError::into_inner);
         self.session.fetch(image, progress)?;
         self.session.name_base(image)
     }
@@ -709,7 +721,8 @@ impl<'s> Solver<'s> {
     }
 
     fn run(&self, snapshot: &Snapshot, run: &RunOp, step: StepId) -> Result<DiffId, Stop> {
-        let mut prepared = Prepared::new(self.session, &self.caches);
+        let mut prepared = Prepared::new(self.session);
+        prepared.lock_caches(&run.mounts)?;
         for mount in &run.mounts {
             let stage = match mount.from {
                 MountFrom::Stage(stage) if mount.kind == MountType::Bind || mount.kind == MountType::Cache => {
@@ -757,6 +770,11 @@ impl<'s> Solver<'s> {
             }
         }
     }
+}
+
+/// The value under a key, made if it is new; the map is held only for that.
+fn shared<K: Eq + std::hash::Hash, V: Default>(map: &Mutex<HashMap<K, Arc<V>>>, key: K) -> Arc<V> {
+    Arc::clone(map.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
 }
 
 /// Owner by the files of an image.

@@ -15,7 +15,7 @@ use rbuild_parser::{Instruction, InstructionKind, KeyValue, LineRange, ParseOpti
 use rbuild_sandbox::root::{NewDirs, Root};
 
 use super::copy::{self, CopySourceTree};
-use super::mounts::{CacheLocks, From, Prepared};
+use super::mounts::{From, Prepared};
 use super::{Built, created, instruction_failed, legacy_history, write_config};
 use crate::base::{BaseImage, BaseLayer};
 use crate::context::Context;
@@ -44,7 +44,6 @@ struct Builder<'s> {
     lexer: Lexer,
     number: u32,
     total: u32,
-    caches: CacheLocks,
     /// Results of the stages that are done.
     stages: Vec<(Option<String>, State)>,
 }
@@ -123,7 +122,6 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
         lexer,
         number: 0,
         total: u32::try_from(total).unwrap_or(u32::MAX),
-        caches: CacheLocks::default(),
         stages: Vec::new(),
     };
     let mut args = BuildArgs::new(&session.options().build_args, version);
@@ -438,7 +436,7 @@ impl Builder<'_> {
         if !run.devices.is_empty() {
             return Err(instruction_failed("RUN --device is not supported: there are no CDI devices here"));
         }
-        let mut prepared = Prepared::new(self.session, &self.caches);
+        let mut prepared = Prepared::new(self.session);
         // Other instructions with mounts were refused already, unless the dialect is lenient.
         for written in &run.mounts {
             self.add_mount(&mut prepared, written, &current)?;

@@ -1,11 +1,12 @@
 //! Mounts of a RUN: sources made ready, secrets read, caches locked.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rbuild_image::digest::DiffId;
+use rbuild_image::store::NamedLock;
 use rbuild_logfmt::event::Failure;
 use rbuild_parser::mount::{MountType, Sharing};
 use rbuild_sandbox::root::Root;
@@ -26,55 +27,21 @@ pub(super) enum From<'a> {
     Directory(PathBuf),
 }
 
-/// Caches that some step of this build uses with `sharing=locked`, or privately.
-#[derive(Default)]
-pub(super) struct CacheLocks {
-    held: Mutex<HashMap<String, u32>>,
-    freed: Condvar,
-}
-
-impl CacheLocks {
-    fn lock(&self, id: &str) {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut held = self
-            .freed
-            .wait_while(held, |held| held.get(id).is_some_and(|count| *count > 0))
-            .unwrap_or_else(PoisonError::into_inner);
-        held.insert(id.to_owned(), 1);
-    }
-
-    fn try_lock(&self, id: &str) -> bool {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(id.to_owned()).or_default();
-        let free = *count == 0;
-        if free {
-            *count = 1;
-        }
-        free
-    }
-
-    fn unlock(&self, id: &str) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), 0);
-        self.freed.notify_all();
-    }
-}
-
 /// Mounts made ready, and what must live as long as the command runs.
 pub(super) struct Prepared<'s> {
     session: &'s Session<'s>,
-    locks: &'s CacheLocks,
     mounts: Vec<Mount>,
     env: Vec<String>,
-    held: Vec<String>,
+    /// Caches that nobody else may use meanwhile, and the locks for that.
+    held: Vec<(String, NamedLock)>,
     views: Vec<Arc<View>>,
     changes: Vec<(OverlayMount, Change)>,
 }
 
 impl<'s> Prepared<'s> {
-    pub(super) fn new(session: &'s Session<'s>, locks: &'s CacheLocks) -> Prepared<'s> {
+    pub(super) fn new(session: &'s Session<'s>) -> Prepared<'s> {
         Prepared {
             session,
-            locks,
             mounts: Vec::new(),
             env: Vec::new(),
             held: Vec::new(),
@@ -90,6 +57,18 @@ impl<'s> Prepared<'s> {
     /// Secrets that go into the environment.
     pub(super) fn secret_env(&self) -> Vec<String> {
         self.env.clone()
+    }
+
+    /// Waits for the caches that these mounts use with `sharing=locked`: in the order of their names, so that no two
+    /// steps, of this build or another on the store, wait for each other.
+    pub(super) fn lock_caches(&mut self, mounts: &[RunMount]) -> Result<(), Stop> {
+        let locked = mounts.iter().filter(|mount| mount.kind == MountType::Cache && mount.sharing == Sharing::Locked);
+        let ids: BTreeSet<String> = locked.map(cache_id).collect();
+        for id in ids {
+            let lock = self.session.lock(&cache_lock(&id))?;
+            self.held.push((id, lock));
+        }
+        Ok(())
     }
 
     /// Adds one mount.
@@ -159,26 +138,26 @@ impl<'s> Prepared<'s> {
     }
 
     fn cache(&mut self, mount: &RunMount, from: Option<From<'_>>, target: PathBuf) -> Result<(), Stop> {
-        let mut id = format!("{}\0{:?}\0{}", mount.id, mount.from, mount.source);
-        match mount.sharing {
-            Sharing::Shared => {}
-            Sharing::Locked => {
-                self.locks.lock(&id);
-                self.held.push(id.clone());
-            }
-            Sharing::Private => {
-                let mut number = 0;
-                let first = id.clone();
-                while !self.locks.try_lock(&id) {
-                    number += 1;
-                    id = format!("{first}\0{number}");
+        let mut id = cache_id(mount);
+        if mount.sharing == Sharing::Locked && !self.held.iter().any(|(held, _)| *held == id) {
+            let lock = self.session.lock(&cache_lock(&id))?;
+            self.held.push((id.clone(), lock));
+        }
+        if mount.sharing == Sharing::Private {
+            // The first directory of its kind that nobody has; one step's mounts of one name share it.
+            let first = id.clone();
+            let mut number = 0;
+            while !self.held.iter().any(|(held, _)| *held == id) {
+                if let Some(lock) = self.session.store().try_lock(&cache_lock(&id))? {
+                    self.held.push((id.clone(), lock));
+                    break;
                 }
-                self.held.push(id.clone());
+                number += 1;
+                id = format!("{first}\0{number}");
             }
         }
-        let (dir, is_new) = self.session.cache_mount(&id)?;
-        let root = Root::open(&dir, self.session.ownership())?;
-        if is_new {
+        let dir = self.session.cache_mount(&id, |content| {
+            let root = Root::open(content, self.session.ownership())?;
             if let Some(From::Layers(layers)) = from {
                 let view = View::open(self.session, &layers)?;
                 let tree = Root::open(view.path(), self.session.ownership())?;
@@ -188,8 +167,8 @@ impl<'s> Prepared<'s> {
             }
             let node = root.node("/")?;
             node.chown(mount.uid.unwrap_or(0), mount.gid.unwrap_or(0))?;
-            node.chmod(mount.mode.unwrap_or(0o755))?;
-        }
+            Ok(node.chmod(mount.mode.unwrap_or(0o755))?)
+        })?;
         let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
         self.mounts.push(Mount::Bind { source: dir, within: None, target, access });
         Ok(())
@@ -252,11 +231,17 @@ impl<'s> Prepared<'s> {
     }
 }
 
+/// What tells caches apart.
+fn cache_id(mount: &RunMount) -> String {
+    format!("{}\0{:?}\0{}", mount.id, mount.from, mount.source)
+}
+
+fn cache_lock(id: &str) -> String {
+    format!("cache {id}")
+}
+
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
-        for id in &self.held {
-            self.locks.unlock(id);
-        }
         for (mounted, change) in self.changes.drain(..) {
             drop(mounted);
             change.discard(self.session);
