@@ -163,13 +163,18 @@ pub fn fix_times(path: &Path) {
 pub fn tar_of(dir: &Path) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     append(&mut builder, dir, ".");
-    builder.into_inner().unwrap()
+    let mut tar = builder.into_inner().unwrap();
+    // Whole records of 20 blocks, as tar programs write; Docker shows the size.
+    tar.resize(tar.len().next_multiple_of(20 * 512), 0);
+    tar
 }
 
 fn append(builder: &mut tar::Builder<Vec<u8>>, path: &Path, name: &str) {
     let metadata = fs::symlink_metadata(path).unwrap();
     let mut header = Header::new_gnu();
     header.set_metadata(&metadata);
+    // Without the kind of file, which programs do not write there and which would be part of Docker's checksums.
+    header.set_mode(metadata.permissions().mode() & 0o7777);
     header.set_uid(0);
     header.set_gid(0);
     header.set_size(0);

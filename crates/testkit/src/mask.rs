@@ -114,9 +114,10 @@ pub fn buildkit(text: &str, context: &str) -> Vec<String> {
     hide_racing_stages(&mut steps);
     steps.sort();
     let rows = step_rows(&steps, &text);
+    let tail = whole_excerpt(sorted_lint(tail), &rows);
     let mut lines = head;
     lines.extend(rows);
-    lines.extend(sorted_lint(tail));
+    lines.extend(tail);
     let lines = lines
         .into_iter()
         .map(|line| match pattern!(r"^(\s*)\d+\.\d{2,3} ").captures(&line) {
@@ -207,6 +208,22 @@ fn step_rows(steps: &[Vec<String>], text: &str) -> Vec<String> {
         rows.extend(done.then(|| "DONE <t>".to_owned()));
     }
     rows
+}
+
+/// The excerpt of a failed step begins in the middle of a line where its command wrote that in two parts. Whether the two
+/// were read at once is a race, so such a line is made whole.
+fn whole_excerpt(mut tail: Vec<String>, rows: &[String]) -> Vec<String> {
+    let marks: Vec<usize> = (0..tail.len()).filter(|index| tail[*index] == "------").collect();
+    let [begin, end, ..] = marks[..] else { return tail };
+    for line in &mut tail[begin + 1..end] {
+        if line.starts_with(" > ") || pattern!(r"^\d+\.\d{2,3} ").is_match(line) {
+            continue;
+        }
+        if let Some(row) = rows.iter().find(|row| row.starts_with("<t> ") && row.ends_with(&**line)) {
+            *line = row.clone();
+        }
+    }
+    tail
 }
 
 /// Docker prints the warnings of its linter in random order.
