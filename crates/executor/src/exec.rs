@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{Fact, Failure, StepId, Stream, Version};
-use rbuild_parser::{Network as RunNetwork, Security as RunSecurity};
+use rbuild_parser::Network as RunNetwork;
 use rbuild_sandbox::root::{NewDirs, Root};
 use rbuild_sandbox::{
-    Access, ExecError, Mount, Network, Resource, RootAccess, RootFs, RunError, RunSpec, Security, Ulimit,
+    Access, ExecError, Mount, Network, Resource, RootAccess, RootFs, RunError, RunSpec, Ulimit,
 };
 
 use crate::options;
@@ -28,7 +28,6 @@ pub(crate) struct Command<'a> {
     pub(crate) user: &'a str,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) network: RunNetwork,
-    pub(crate) security: RunSecurity,
     /// Legacy: the id of the container, 64 digits.
     pub(crate) container: Option<&'a str>,
 }
@@ -92,9 +91,6 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     spec.ulimits = ulimits(&session.options().ulimits)?;
     if let Some(size) = session.options().shm_size {
         spec.shm_size = size;
-    }
-    if command.security == RunSecurity::Insecure {
-        spec.security = Security::Insecure;
     }
 
     let emitter = session.emitter();

@@ -126,7 +126,6 @@ pub(crate) struct RunOp {
     pub(crate) user: String,
     pub(crate) mounts: Vec<RunMount>,
     pub(crate) network: RunNetwork,
-    pub(crate) security: RunSecurity,
     /// A here-document with an interpreter line, run as a file of this name in /dev/pipes.
     pub(crate) script: Option<(String, Vec<u8>)>,
 }
@@ -929,6 +928,7 @@ impl<'a> Draft<'a> {
         if !run.devices.is_empty() {
             return Err(fail("RUN --device is not supported: there are no CDI devices here".to_owned()));
         }
+        check_security(run.security).map_err(fail)?;
         let mut text = instruction.original.clone();
         let InlineCommand { mut args, script, summary } = inline_command(&run.command);
         if let Some(summary) = summary {
@@ -969,7 +969,6 @@ impl<'a> Draft<'a> {
             user: state.image.user().to_owned(),
             mounts,
             network: run.network,
-            security: run.security,
             script,
         };
         Ok((title, Op::Run(op)))
@@ -1278,6 +1277,18 @@ fn run_command_string(args: &[String], declared: &[(String, String)], variables:
     }
     words.extend(args.iter().cloned());
     words.join(" ")
+}
+
+/// Whether a RUN may be confined like this. Nobody can grant `security.insecure` here, so that a Dockerfile never gets
+/// more than Docker's default allows.
+///
+/// # Errors
+/// BuildKit's text.
+pub(crate) fn check_security(security: RunSecurity) -> Result<(), String> {
+    match security {
+        RunSecurity::Sandbox => Ok(()),
+        RunSecurity::Insecure => Err("security.insecure is not allowed".to_owned()),
+    }
 }
 
 /// What RUN executes where its here-documents are known.

@@ -586,8 +586,7 @@ impl<'s> Solver<'s> {
             .list("env", &run.env)
             .field("cwd", &run.cwd)
             .field("user", &run.user)
-            .field("network", format!("{:?} {:?}", run.network, options.network))
-            .field("security", format!("{:?}", run.security));
+            .field("network", format!("{:?} {:?}", run.network, options.network));
         if let Some((name, data)) = &run.script {
             key = key.field("script", name).field("text", data);
         }
@@ -753,7 +752,6 @@ impl<'s> Solver<'s> {
             user: &run.user,
             mounts: prepared.mounts(),
             network: run.network,
-            security: run.security,
             container: None,
         };
         let layer = exec::run(self.session, &snapshot.layers, command, step)?;

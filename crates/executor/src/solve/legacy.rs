@@ -22,7 +22,9 @@ use crate::context::Context;
 use crate::emit;
 use crate::exec::{self, Command};
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{Lookup, MountFrom, docker_version, resolve_mount, target_platform};
+use crate::plan::buildkit::{
+    Lookup, MountFrom, check_security, docker_version, resolve_mount, target_platform,
+};
 use crate::plan::legacy::{Action, BuildArgs, Comment, CopyAction, Rules, Stage};
 use crate::session::{PullProgress, Session};
 use crate::snapshot::{Change, NewLayer, View};
@@ -436,6 +438,7 @@ impl Builder<'_> {
         if !run.devices.is_empty() {
             return Err(instruction_failed("RUN --device is not supported: there are no CDI devices here"));
         }
+        check_security(run.security).map_err(instruction_failed)?;
         let mut prepared = Prepared::new(self.session);
         // Other instructions with mounts were refused already, unless the dialect is lenient.
         for written in &run.mounts {
@@ -455,7 +458,6 @@ impl Builder<'_> {
             user: current.stage.image.user(),
             mounts: prepared.mounts(),
             network: run.network,
-            security: run.security,
             container: Some(&container),
         };
         let layer = exec::run(self.session, &current.state.layers, command, current.step)?;
