@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rbuild_image::archive::{self, ToSave};
 use rbuild_image::compression::EncoderOptions;
@@ -14,11 +14,11 @@ use rbuild_sandbox::root::Root;
 
 use crate::options::{BuildResult, Destination, Output};
 use crate::rootfs::{self, CopyOptions, Source};
-use crate::session::Session;
+use crate::session::{Cancellable, Session};
 use crate::snapshot::View;
 use crate::solve::Built;
 use crate::stop::Stop;
-use crate::worker::with_causes;
+use crate::whole_file::WholeFile;
 use crate::manage;
 
 /// The results that were asked for, checked before anything is built.
@@ -233,28 +233,18 @@ fn to_file(
             let Some(fd) = session.take_output() else {
                 return Err(wrong("there is no standard output to write to", "give a file with `dest=`"));
             };
-            let mut out = BufWriter::new(File::from(fd));
+            let mut out = BufWriter::new(Cancellable { inner: File::from(fd), cancel: session.cancel() });
             write(&mut out)?;
             out.flush()?;
             Ok(())
         }
         Destination::File(path) => {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let temporary: PathBuf = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-            let written = File::create_new(&temporary)
-                .map_err(|error| cannot("create", &temporary, &error))
-                .and_then(|file| {
-                    let mut out = BufWriter::new(file);
-                    write(&mut out)?;
-                    out.flush().map_err(|error| cannot("write", path, &error))
-                })
-                .and_then(|()| std::fs::rename(&temporary, path).map_err(|error| cannot("write", path, &error)));
-            if written.is_err()
-                && let Err(error) = std::fs::remove_file(&temporary)
-            {
-                tracing::debug!("{}", with_causes(&error));
-            }
-            written
+            let whole = WholeFile::create(path, 0o666).map_err(|error| cannot("create", path, &error))?;
+            let mut out = BufWriter::new(Cancellable { inner: whole.file(), cancel: session.cancel() });
+            write(&mut out)?;
+            out.flush().map_err(|error| cannot("write", path, &error))?;
+            drop(out);
+            whole.publish().map_err(|error| cannot("write", path, &error))
         }
     }
 }

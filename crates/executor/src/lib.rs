@@ -24,6 +24,7 @@ mod session;
 mod snapshot;
 mod solve;
 mod stop;
+mod whole_file;
 mod worker;
 
 pub use error::BuildError;

@@ -1,10 +1,8 @@
 //! Images into archives and out of them.
 
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_image::archive::{self, ArchiveError, ToSave};
@@ -16,6 +14,7 @@ use rbuild_image::store::Store;
 use super::ManageError;
 use super::images::{open, resolve};
 use crate::StoreOptions;
+use crate::whole_file::WholeFile;
 
 /// Forms of archives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,20 +58,14 @@ pub fn save_file(
             source,
         }
     };
-    if path.metadata().is_ok_and(|found| !found.is_file()) {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .map_err(failed("write", path))?;
-        return save(store, names, format, &mut file, cancel);
-    }
-    // An image that is not there must not cost the archive that is.
-    let temporary = Temporary::create(path).map_err(failed("create", path))?;
-    let mut file = io::BufWriter::with_capacity(256 * 1024, &temporary.file);
+    // An image that is not there must not cost the archive that is. As Docker's, an archive is for its owner alone: it
+    // may hold secrets.
+    let whole = WholeFile::create(path, 0o600).map_err(failed("create", path))?;
+    let mut file = io::BufWriter::with_capacity(256 * 1024, whole.file());
     save(store, names, format, &mut file, cancel)?;
     file.flush().map_err(failed("write", path))?;
     drop(file);
-    temporary.publish(path).map_err(failed("write", path))
+    whole.publish().map_err(failed("write", path))
 }
 
 /// Writes images to a writer; see [`save_file`] for names.
@@ -205,58 +198,6 @@ fn archive_failed(action: &'static str, source: ArchiveError, cancel: &AtomicBoo
         return ManageError::Cancelled;
     }
     ManageError::Archive { action, source }
-}
-
-/// A file that appears under its name when it is whole, and is removed otherwise.
-struct Temporary {
-    file: File,
-    path: Option<PathBuf>,
-}
-
-impl Temporary {
-    fn create(target: &Path) -> io::Result<Temporary> {
-        let mut tries = 0;
-        loop {
-            let mut name = OsString::from(".");
-            name.push(target.file_name().ok_or(io::ErrorKind::InvalidInput)?);
-            name.push(format!(".{}-{tries}", std::process::id()));
-            let path = target.with_file_name(name);
-            // As Docker's, an archive is for its owner alone: it may hold secrets.
-            match OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-            {
-                Ok(file) => {
-                    return Ok(Temporary {
-                        file,
-                        path: Some(path),
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < 100 => {
-                    tries += 1
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn publish(mut self, target: &Path) -> io::Result<()> {
-        if let Some(path) = &self.path {
-            std::fs::rename(path, target)?;
-        }
-        self.path = None;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }
 
 /// A stream that fails as soon as it is cancelled.

@@ -13,7 +13,7 @@ use crate::layer::{Entry, Kind, LayerWriter};
 use crate::manifest::media_type::{self, Family};
 use crate::manifest::{Descriptor, ImageManifest, Index, ManifestError, annotation};
 use crate::reference::Reference;
-use crate::store::{Lease, Store, StoreError};
+use crate::store::{Lease, Store, StoreError, unique_name};
 
 /// An image to save, with the names the archive gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -337,7 +337,7 @@ pub fn save_oci_dir(
     let put = |name: &str, content: &mut dyn Read| {
         let (path, temporary) = (
             dir.join(name),
-            dir.join(format!("{name}.{}.tmp", std::process::id())),
+            dir.join(format!("{name}.{}.tmp", unique_name())),
         );
         let mut file = OpenOptions::new()
             .write(true)

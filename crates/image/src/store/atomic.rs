@@ -87,7 +87,7 @@ fn flock(file: &File, path: &Path, operation: FlockOperation) -> Result<(), Stor
 }
 
 /// A name that nothing else uses now: process, time and a counter. Creation is exclusive all the same.
-pub(super) fn unique_name() -> String {
+pub(crate) fn unique_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let nanos = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -33,6 +33,7 @@ mod packed;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use atomic::unique_name;
 pub use blobs::{BlobWriter, LayerBlob};
 pub use cache::CacheRecord;
 pub use gc::{GcReport, Prune, remove_tree};
