@@ -333,6 +333,14 @@ impl<'a> Session<'a> {
         self.stored_image(id, &reference.to_string(), platform)
     }
 
+    /// Whether an earlier build, or a pull, gave the store this very image under this very name.
+    pub(crate) fn is_named(&self, image: &BaseImage) -> Result<bool, Stop> {
+        match &image.remote {
+            Some(remote) => Ok(self.store.resolve_reference(&remote.reference)?.as_ref() == Some(&image.id)),
+            None => Ok(true),
+        }
+    }
+
     /// Whether all layers of an image are here, ready to be mounted.
     pub(crate) fn is_unpacked(&self, image: &BaseImage) -> Result<bool, Stop> {
         for layer in &image.layers {

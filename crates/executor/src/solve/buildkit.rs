@@ -333,6 +333,7 @@ impl<'s> Solver<'s> {
     /// Runs all stages that the target needs, each in a thread of its own, and gives the target's result.
     fn solve(&self) -> Result<Snapshot, Stop> {
         self.check_sources()?;
+        self.show_inline_documents();
         std::thread::scope(|scope| {
             for (index, stage) in self.plan.stages.iter().enumerate() {
                 if stage.reachable {
@@ -396,6 +397,20 @@ impl<'s> Solver<'s> {
         emitter.done(step);
         *loaded = true;
         Ok(())
+    }
+
+    /// BuildKit makes a file of each here-document first, which its log shows.
+    fn show_inline_documents(&self) {
+        let reachable = self.plan.stages.iter().filter(|stage| stage.reachable);
+        let documents = reachable.flat_map(|stage| &stage.steps).map(|step| match &step.op {
+            Op::Copy(copy) => copy.sources.iter().filter(|s| matches!(s, CopySource::Inline { .. })).count(),
+            Op::Run(run) => usize::from(run.script.is_some()),
+            Op::Mkdir { .. } => 0,
+        });
+        for _ in 0..documents.sum() {
+            let step = self.session.emitter().begin(StepKind::InlineDocument, &[]);
+            self.session.emitter().done(step);
+        }
     }
 
     /// Finds sources that the context lacks before anything runs: BuildKit computes cache keys first, and the one of
@@ -464,7 +479,7 @@ impl<'s> Solver<'s> {
             None => Ok(stage.positions > 0),
         };
         let fetched = is_hit.and_then(|is_hit| match &snapshot.base {
-            Some(image) if !is_hit && self.session.is_unpacked(image)? => {
+            Some(image) if !is_hit && self.session.is_named(image)? && self.session.is_unpacked(image)? => {
                 self.fetch(image, &Unwatched)?;
                 Ok(true)
             }
@@ -488,8 +503,15 @@ impl<'s> Solver<'s> {
             }),
             Op::Mkdir { .. } => false,
         };
-        if no_cache || waits {
+        if no_cache {
             return Ok(false);
+        }
+        if waits {
+            // Nothing is won by fetching what is here: what the step needs it will find.
+            return match &snapshot.base {
+                Some(image) => self.session.is_unpacked(image),
+                None => Ok(false),
+            };
         }
         match self.key(snapshot, step) {
             Ok(keys) => Ok(self.lookup(&keys)?.is_some()),
