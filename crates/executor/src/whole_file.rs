@@ -84,10 +84,9 @@ fn take(opened: io::Result<File>, path: &Path) -> io::Result<Option<File>> {
         }
         Err(error) => return Err(error),
     };
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        // Without locks two writers are not told apart; that is all.
-        Ok(()) | Err(_) => {}
+    // Without locks two writers are not told apart; that is all.
+    if let Err(rustix::io::Errno::WOULDBLOCK) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        return Ok(None);
     }
     // Its last owner may have given it its name meanwhile.
     let same = path.symlink_metadata().is_ok_and(|there| {

@@ -1,0 +1,560 @@
+//! The graph of stages, before and while base images become known.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rbuild_image::platform::Platform;
+use rbuild_image::reference::Reference;
+use rbuild_logfmt::event::Lines;
+use rbuild_parser::words::Lexer;
+use rbuild_parser::{Dockerfile, Instruction, InstructionKind, Stage, Version};
+
+use super::dispatch::State;
+use super::{
+    Lookup, Plan, PlannedStep, StageBase, StageIndex, StagePlan, StepLabel, docker_version, parse_failure,
+    target_platform,
+};
+use crate::base::BaseImage;
+use crate::emit;
+use crate::options::BuildOptions;
+use crate::plan::image::{StageImage, Variables, split_env};
+use crate::plan::{PlanError, go};
+
+/// A base image that must be looked up.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedImage {
+    pub(crate) stage: StageIndex,
+    /// Normalised, with a tag.
+    pub(crate) reference: Reference,
+    pub(crate) platform: Platform,
+    pub(crate) lines: Option<Lines>,
+}
+
+pub(super) struct DraftStage {
+    source: Stage,
+    /// Base name with variables expanded.
+    base_name: String,
+    base: StageBase,
+    platform: Platform,
+    /// An image that COPY or a mount names, which is no stage of the Dockerfile.
+    pub(super) implicit: bool,
+    /// Stages that instructions copy or mount from.
+    sources: Vec<StageSources>,
+    triggers_done: bool,
+}
+
+/// The stages an instruction reads from, in the order of its mounts (or its one `--from`).
+#[derive(Clone, Debug, Default)]
+pub(super) struct StageSources {
+    pub(super) from: Vec<Option<StageIndex>>,
+    is_trigger: bool,
+}
+
+/// The graph of stages before base images are known.
+pub(crate) struct Draft<'a> {
+    options: &'a BuildOptions,
+    pub(super) version: Version,
+    pub(super) lexer: Lexer,
+    pub(super) globals: Variables,
+    pub(super) build_args: Variables,
+    pub(super) stages: Vec<DraftStage>,
+    target: StageIndex,
+    target_platform: Platform,
+    contexts: &'a dyn Fn(&str) -> Option<StageBase>,
+}
+
+impl<'a> Draft<'a> {
+    /// Reads the graph of stages.
+    ///
+    /// `contexts` gives the source that `--build-context` names, if it does.
+    pub(crate) fn new(
+        dockerfile: &Dockerfile,
+        options: &'a BuildOptions,
+        contexts: &'a dyn Fn(&str) -> Option<StageBase>,
+    ) -> Result<Draft<'a>, PlanError> {
+        let instructions = dockerfile.instructions().map_err(|error| parse_failure(&error))?;
+        let version = dockerfile.options.version;
+        let lexer = Lexer::new(dockerfile.escape).version(version);
+        let target_platform = target_platform(options)?;
+        let mut build_args = Variables::default();
+        for (name, value) in &options.build_args {
+            if let Some(value) = value {
+                build_args.set(name, value);
+            }
+        }
+        let target_name = options.target.clone().or_else(|| instructions.stages.last().and_then(|s| s.name.clone()));
+        let mut globals = platform_args(&target_platform, target_name.as_deref());
+        let overrides: Vec<(String, String)> = globals
+            .iter()
+            .filter_map(|(name, _)| build_args.get(name).map(|value| (name.to_owned(), value.to_owned())))
+            .collect();
+        for (name, value) in overrides {
+            globals.set(&name, &value);
+        }
+        for meta in &instructions.meta_args {
+            let InstructionKind::Arg(variables) = &meta.kind else { continue };
+            for variable in variables {
+                let value = match (build_args.get(&variable.key), &variable.value) {
+                    (Some(given), _) => Some(given.to_owned()),
+                    (None, Some(default)) => Some(
+                        lexer
+                            .process_word(default, &Lookup(&globals))
+                            .map_err(|error| PlanError::builder(error.to_string(), Some(emit::lines(meta.lines))))?,
+                    ),
+                    (None, None) => None,
+                };
+                if let Some(value) = value {
+                    globals.set(&variable.key, &value);
+                }
+            }
+        }
+        let mut draft = Draft {
+            options,
+            version,
+            lexer,
+            globals,
+            build_args,
+            stages: Vec::new(),
+            target: StageIndex(0),
+            target_platform,
+            contexts,
+        };
+        for stage in instructions.stages {
+            draft.add_stage(stage)?;
+        }
+        draft.target = draft.find_target()?;
+        for index in 0..draft.stages.len() {
+            let count = draft.stages[index].source.instructions.len();
+            for at in 0..count {
+                let sources = draft.sources_of(StageIndex(index), at, false)?;
+                draft.stages[index].sources.push(sources);
+            }
+        }
+        draft.check_cycles()?;
+        Ok(draft)
+    }
+
+    fn add_stage(&mut self, source: Stage) -> Result<(), PlanError> {
+        let lines = Some(emit::lines(source.lines));
+        let word = |text: &str| self.lexer.process_word(text, &Lookup(&self.globals));
+        let base_name = word(&source.base).map_err(|error| PlanError::builder(error.to_string(), lines))?;
+        if base_name.is_empty() {
+            return Err(PlanError::builder(format!("base name ({}) should not be blank", source.base), lines));
+        }
+        let mut platform = self.target_platform.clone();
+        if let Some(written) = &source.platform {
+            let value = word(written).map_err(|error| {
+                PlanError::builder(format!("failed to process arguments for platform {written}: {error}"), lines)
+            })?;
+            if value.is_empty() {
+                return Err(PlanError::builder(format!("empty platform value from expression {written}"), lines));
+            }
+            platform = Platform::parse(&value, docker_version(self.version)).map_err(|error| {
+                PlanError::builder(format!("failed to parse platform {written}: {error}"), lines)
+            })?;
+        }
+        let named = source.name.as_deref().and_then(self.contexts);
+        let base = match named {
+            Some(base) => base,
+            None if base_name == "scratch" => StageBase::Scratch,
+            None => match self.stage_named(&base_name) {
+                Some(index) => StageBase::Stage(index),
+                None => (self.contexts)(&base_name).unwrap_or(StageBase::Unresolved),
+            },
+        };
+        self.stages.push(DraftStage {
+            source,
+            base_name,
+            base,
+            platform,
+            implicit: false,
+            sources: Vec::new(),
+            triggers_done: false,
+        });
+        Ok(())
+    }
+
+    fn stage_named(&self, name: &str) -> Option<StageIndex> {
+        let name = name.to_lowercase();
+        self.stages.iter().rposition(|stage| stage.source.name.as_deref() == Some(name.as_str())).map(StageIndex)
+    }
+
+    fn find_target(&self) -> Result<StageIndex, PlanError> {
+        let last = StageIndex(self.stages.len().saturating_sub(1));
+        let Some(name) = &self.options.target else { return Ok(last) };
+        if let Some(index) = self.stage_named(name) {
+            return Ok(index);
+        }
+        // Unnamed stages go by the names the log gives them, but cannot be asked for by those.
+        let shown = |index: usize| self.stages[index].source.name.clone().unwrap_or_else(|| format!("stage-{index}"));
+        // `HasStage` also takes a number.
+        if let Some(index) = name.parse::<usize>().ok().filter(|index| *index < self.stages.len()) {
+            return Ok(StageIndex(index));
+        }
+        let names: Vec<String> = (0..self.stages.len()).map(shown).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let suggestion = rbuild_parser::suggest::nearest_ignoring_case(name, &names);
+        let hint = suggestion.map(|s| format!(" (did you mean {s}?)")).unwrap_or_default();
+        Err(PlanError::builder(format!("target stage {} could not be found{hint}", go::quote(name)), None))
+    }
+
+    /// Finds the stages that an instruction reads from, adding images that are no stages.
+    fn sources_of(&mut self, stage: StageIndex, at: usize, is_trigger: bool) -> Result<StageSources, PlanError> {
+        let instruction = self.stages[stage.0].source.instructions[at].clone();
+        let lines = Some(emit::lines(instruction.lines));
+        let mut from = Vec::new();
+        match &instruction.kind {
+            InstructionKind::Copy(copy) => {
+                if let Some(name) = copy.from.as_deref().filter(|name| !name.is_empty()) {
+                    let expanded = self.lexer.process_word(name, &Lookup(&Variables::default()));
+                    if expanded.as_deref() != Ok(name) {
+                        return Err(PlanError::builder(
+                            "variable expansion is not supported for --from, define a new stage with FROM using ARG \
+                             from global scope as a workaround",
+                            lines,
+                        ));
+                    }
+                    from.push(Some(match name.parse::<i64>() {
+                        Ok(number) => usize::try_from(number)
+                            .ok()
+                            .filter(|index| *index < self.stages.len())
+                            .map(StageIndex)
+                            .ok_or_else(|| PlanError::builder(format!("invalid stage index {number}"), lines))?,
+                        Err(_) => self.stage_or_image(name, &instruction),
+                    }));
+                }
+            }
+            InstructionKind::Run(run) => {
+                for written in &run.mounts {
+                    let name = mount_from(written);
+                    from.push(match name.as_deref() {
+                        None | Some("" | "scratch") => None,
+                        Some(name) => Some(self.stage_or_image(name, &instruction)),
+                    });
+                }
+            }
+            _ => {}
+        }
+        Ok(StageSources { from, is_trigger })
+    }
+
+    fn stage_or_image(&mut self, name: &str, by: &Instruction) -> StageIndex {
+        if let Some(index) = self.stage_named(name) {
+            return index;
+        }
+        let base = (self.contexts)(name).unwrap_or(StageBase::Unresolved);
+        self.stages.push(DraftStage {
+            source: Stage { base: name.to_owned(), lines: by.lines, span: by.span, ..Stage::default() },
+            base_name: name.to_owned(),
+            base,
+            platform: self.target_platform.clone(),
+            implicit: true,
+            sources: Vec::new(),
+            triggers_done: true,
+        });
+        StageIndex(self.stages.len() - 1)
+    }
+
+    fn dependencies(&self, stage: StageIndex) -> Vec<StageIndex> {
+        let stage = &self.stages[stage.0];
+        let base = match stage.base {
+            StageBase::Stage(index) => Some(index),
+            _ => None,
+        };
+        base.into_iter().chain(stage.sources.iter().flat_map(|sources| sources.from.iter().flatten().copied())).collect()
+    }
+
+    fn check_cycles(&self) -> Result<(), PlanError> {
+        fn visit(draft: &Draft<'_>, stage: StageIndex, state: &mut [u8]) -> Option<StageIndex> {
+            match state[stage.0] {
+                1 => return Some(stage),
+                2 => return None,
+                _ => {}
+            }
+            state[stage.0] = 1;
+            let found = draft.dependencies(stage).into_iter().find_map(|next| visit(draft, next, state));
+            state[stage.0] = 2;
+            found
+        }
+        let mut state = vec![0; self.stages.len()];
+        for index in 0..self.stages.len() {
+            if let Some(stage) = visit(self, StageIndex(index), &mut state) {
+                let name = self.shown_name(stage.0).unwrap_or_default();
+                let lines = Some(emit::lines(self.stages[stage.0].source.lines));
+                return Err(PlanError::builder(format!("circular dependency detected on stage: {name}"), lines));
+            }
+        }
+        Ok(())
+    }
+
+    /// Name in brackets; `None` where the only stage has none. Images that are only copied from have none either.
+    pub(super) fn shown_name(&self, index: usize) -> Option<String> {
+        let stage = &self.stages[index];
+        if stage.implicit || self.stages.len() == 1 {
+            return None;
+        }
+        Some(stage.source.name.clone().unwrap_or_else(|| format!("stage-{index}")))
+    }
+
+    fn reachable(&self) -> BTreeSet<StageIndex> {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![self.target];
+        while let Some(stage) = open.pop() {
+            if seen.insert(stage) {
+                open.extend(self.dependencies(stage));
+            }
+        }
+        seen
+    }
+
+    /// Base images that the target needs and that are not known yet, in the order of the Dockerfile.
+    pub(crate) fn wanted_images(&self) -> Result<Vec<WantedImage>, PlanError> {
+        let mut wanted = Vec::new();
+        for index in self.reachable() {
+            let stage = &self.stages[index.0];
+            if !matches!(stage.base, StageBase::Unresolved) {
+                continue;
+            }
+            let lines = Some(emit::lines(stage.source.lines));
+            let reference = Reference::parse_normalized(&stage.base_name, docker_version(self.version))
+                .map_err(|error| {
+                    let name = go::quote(&stage.base_name);
+                    PlanError::builder(format!("failed to parse stage name {name}: {error}"), lines)
+                })?
+                .or_latest();
+            wanted.push(WantedImage {
+                stage: index,
+                reference,
+                platform: stage.platform.clone(),
+                lines,
+            });
+        }
+        Ok(wanted)
+    }
+
+    /// Tells the draft a base image.
+    pub(crate) fn set_image(&mut self, stage: StageIndex, image: Arc<BaseImage>) {
+        self.stages[stage.0].base = StageBase::Image(image);
+    }
+
+    /// Puts the triggers of base images before the instructions of their stages. True if that may have made images
+    /// needed that are not known yet.
+    pub(crate) fn add_triggers(&mut self) -> Result<bool, PlanError> {
+        let mut changed = false;
+        for index in self.reachable() {
+            if self.stages[index.0].triggers_done {
+                continue;
+            }
+            self.stages[index.0].triggers_done = true;
+            let triggers = match &self.stages[index.0].base {
+                StageBase::Image(image) => image.triggers(),
+                StageBase::Stage(base) => self.stages[base.0]
+                    .source
+                    .instructions
+                    .iter()
+                    .filter_map(|instruction| match &instruction.kind {
+                        InstructionKind::Onbuild(text) => Some(text.clone()),
+                        _ => None,
+                    })
+                    .collect(),
+                _ => Vec::new(),
+            };
+            let lines = self.stages[index.0].source.lines;
+            for (at, trigger) in triggers.iter().enumerate() {
+                let mut instruction = rbuild_parser::parse_trigger(trigger, self.trigger_options())
+                    .map_err(|error| PlanError::builder(error.to_string(), Some(emit::lines(lines))))?;
+                instruction.lines = lines;
+                self.stages[index.0].source.instructions.insert(at, instruction);
+                let sources = self.sources_of(index, at, true)?;
+                changed |= !sources.from.is_empty();
+                self.stages[index.0].sources.insert(at, sources);
+            }
+        }
+        Ok(changed)
+    }
+
+    fn trigger_options(&self) -> rbuild_parser::ParseOptions {
+        rbuild_parser::ParseOptions::for_version(self.version)
+    }
+
+    /// Resolves every instruction of the stages that the target needs.
+    pub(crate) fn finish(mut self) -> Result<Plan, PlanError> {
+        let reachable = self.reachable();
+        let mut plan = Plan { stages: Vec::new(), target: self.target, context_paths: BTreeSet::new() };
+        let mut states: Vec<Option<State>> = Vec::new();
+        for index in 0..self.stages.len() {
+            let needed = reachable.contains(&StageIndex(index));
+            let (stage, state) = if needed { self.resolve(index, &states, &mut plan)? } else { (self.skipped(index), None) };
+            plan.stages.push(stage);
+            states.push(state);
+        }
+        let target = &mut plan.stages[plan.target.0];
+        for (name, value) in &self.options.labels {
+            target.image.add_label(name, value);
+        }
+        if self.options.platform.is_some() {
+            target.image.config.os.set(self.target_platform.os.clone());
+            target.image.config.architecture.set(self.target_platform.architecture.clone());
+            if !self.target_platform.variant.is_empty() {
+                target.image.config.variant.set(self.target_platform.variant.clone());
+            }
+        }
+        Ok(plan)
+    }
+
+    fn skipped(&self, index: usize) -> StagePlan {
+        StagePlan {
+            shown: self.shown_name(index),
+            base: self.stages[index].base.clone(),
+            reachable: false,
+            steps: Vec::new(),
+            positions: 0,
+            from: None,
+            image: StageImage::default(),
+            no_cache: false,
+        }
+    }
+
+    fn resolve(
+        &mut self,
+        index: usize,
+        states: &[Option<State>],
+        plan: &mut Plan,
+    ) -> Result<(StagePlan, Option<State>), PlanError> {
+        let stage = &self.stages[index];
+        let mut state = match &stage.base {
+            StageBase::Stage(base) => match states.get(base.0).and_then(Option::as_ref) {
+                Some(state) => state.clone(),
+                None => {
+                    let lines = Some(emit::lines(stage.source.lines));
+                    return Err(PlanError::builder(
+                        format!("stage {} needs to be defined before it is used", go::quote(&stage.base_name)),
+                        lines,
+                    ));
+                }
+            },
+            StageBase::Image(image) => {
+                let mut start = StageImage::from_base(&image.config);
+                start.keep_buildkit_members();
+                State::new(start)
+            }
+            StageBase::Scratch | StageBase::Directory(_) | StageBase::Unresolved => {
+                State::new(StageImage::scratch(&stage.platform))
+            }
+        };
+        state.image.clear_triggers();
+        if stage.implicit {
+            let from = matches!(stage.base, StageBase::Image(_)).then(|| self.base_label(index, 0, 0));
+            let planned = StagePlan {
+                shown: None,
+                base: stage.base.clone(),
+                reachable: true,
+                steps: Vec::new(),
+                positions: 0,
+                from,
+                image: state.image.clone(),
+                no_cache: false,
+            };
+            return Ok((planned, Some(state)));
+        }
+        state.image.ensure_path();
+        let inherited: Vec<String> = state.image.env().to_vec();
+        for (name, value) in inherited.iter().filter_map(|pair| split_env(pair)) {
+            state.set_env(name, value);
+        }
+        let has_own_base = matches!(stage.base, StageBase::Image(_));
+        let counted = |kind: &InstructionKind| {
+            matches!(
+                kind,
+                InstructionKind::Add(_) | InstructionKind::Copy(_) | InstructionKind::Run(_) | InstructionKind::Workdir(_)
+            )
+        };
+        let own = stage.source.instructions.iter().zip(&stage.sources);
+        // Every trigger counts, whatever it is.
+        let total = own.filter(|(i, sources)| sources.is_trigger || counted(&i.kind)).count() + usize::from(has_own_base);
+        let total = u32::try_from(total).unwrap_or(u32::MAX);
+        let triggers = stage.sources.iter().filter(|sources| sources.is_trigger).count();
+        let triggers = u32::try_from(triggers).unwrap_or(u32::MAX);
+        let mut position = u32::from(has_own_base);
+        let mut steps = Vec::new();
+        for at in 0..stage.source.instructions.len() {
+            let instruction = &self.stages[index].source.instructions[at];
+            let sources = self.stages[index].sources[at].clone();
+            let lines = Some(emit::lines(instruction.lines));
+            let resolved = self.dispatch(index, instruction, &sources, states, &mut state, plan);
+            let resolved = resolved.map_err(|mut error| {
+                error.lines = error.lines.or(lines);
+                error
+            })?;
+            if let Some((title, op)) = resolved {
+                position += 1;
+                let title = if sources.is_trigger { format!("ONBUILD {title}") } else { title };
+                let instruction = instruction.kind.name().to_owned();
+                steps.push(PlannedStep { label: StepLabel { instruction, title, position, positions: total, lines }, op });
+            }
+        }
+        let stage = &self.stages[index];
+        let name = stage.source.name.as_deref();
+        let planned = StagePlan {
+            shown: self.shown_name(index),
+            base: stage.base.clone(),
+            reachable: true,
+            steps,
+            positions: total,
+            from: has_own_base.then(|| self.base_label(index, 1, total - triggers)),
+            image: state.image.clone(),
+            no_cache: self.options.no_cache
+                || name.is_some_and(|name| self.options.no_cache_filter.iter().any(|f| f.eq_ignore_ascii_case(name))),
+        };
+        Ok((planned, Some(state)))
+    }
+
+    fn base_label(&self, index: usize, position: u32, positions: u32) -> StepLabel {
+        let stage = &self.stages[index];
+        let shown = match &stage.base {
+            StageBase::Image(image) => image.shown.clone(),
+            _ => stage.base_name.clone(),
+        };
+        StepLabel {
+            instruction: "FROM".to_owned(),
+            title: format!("FROM {shown}"),
+            position,
+            positions,
+            lines: Some(emit::lines(stage.source.lines)),
+        }
+    }
+}
+
+/// Arguments that are set without being given, known outside of stages.
+fn platform_args(target: &Platform, stage: Option<&str>) -> Variables {
+    let build = Platform::host();
+    let mut variables = Variables::default();
+    for (prefix, platform) in [("BUILD", &build), ("TARGET", target)] {
+        variables.set(&format!("{prefix}PLATFORM"), &platform.to_string());
+        variables.set(&format!("{prefix}OS"), &platform.os);
+        variables.set(&format!("{prefix}OSVERSION"), &platform.os_version);
+        variables.set(&format!("{prefix}ARCH"), &platform.architecture);
+        variables.set(&format!("{prefix}VARIANT"), &platform.variant);
+    }
+    variables.set("TARGETSTAGE", stage.filter(|name| !name.is_empty()).unwrap_or("default"));
+    variables
+}
+
+/// The value of `from` in a mount as written: it may hold no variables, so that it is known before they are.
+fn mount_from(written: &str) -> Option<String> {
+    written.split(',').find_map(|field| {
+        let (key, value) = field.split_once('=')?;
+        key.trim().eq_ignore_ascii_case("from").then(|| value.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_names_its_stage() {
+        assert_eq!(mount_from("type=bind,from=x,target=/y").as_deref(), Some("x"));
+        assert_eq!(mount_from("type=cache,target=/y"), None);
+    }
+}
