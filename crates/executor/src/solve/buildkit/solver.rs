@@ -1,220 +1,36 @@
-//! The BuildKit dialect: what the target needs, stages at the same time.
+//! Steps from the cache or run, each stage in a thread of its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rbuild_image::config::{ImageConfig, KeyOrder};
 use rbuild_image::digest::DiffId;
-use rbuild_image::manifest::Descriptor;
-use rbuild_logfmt::event::{Fact, Failure, InstructionStep, Item, StepId, StepKind, Version};
-use rbuild_parser::ParseOptions;
+use rbuild_logfmt::event::{Fact, InstructionStep, StepId, StepKind};
 use rbuild_parser::mount::MountType;
 use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
 
-use super::copy::{self, CopySourceTree};
-use super::mounts::{self, Prepared};
-use super::{Built, created, write_config};
-use crate::base::{BaseImage, BaseLayer};
-use crate::context::{Context, ContextError, Sync, SyncSnapshot, Transfer};
-use crate::emit;
+use crate::solve::copy::{self, CopySourceTree};
+use crate::solve::mounts::{self, Prepared};
+use crate::base::BaseImage;
+use crate::context::{Context, Transfer};
 use crate::exec::{self, Command};
-use crate::export::Exports;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::plan::buildkit::{
-    CopyOp, CopySource, Draft, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex, StepLabel, WantedImage,
+    CopyOp, CopySource, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex, StepLabel,
 };
 use crate::plan::users;
 use crate::session::{PullProgress, Session, Unwatched};
 use crate::snapshot::{Change, View};
 use crate::stop::Stop;
+use super::pulled::Pulled;
+use super::{fail_step, transferred};
 
 /// The result of a stage, or of some of its steps.
 #[derive(Clone, Debug)]
-pub(super) struct Snapshot {
-    pub(super) key: CacheKey,
-    pub(super) layers: Vec<DiffId>,
+pub(in crate::solve) struct Snapshot {
+    pub(in crate::solve) key: CacheKey,
+    pub(in crate::solve) layers: Vec<DiffId>,
     /// The image at its bottom, whose layers may not be here yet.
-    pub(super) base: Option<Arc<BaseImage>>,
-}
-
-/// The parser's rules for this build.
-pub(crate) fn parser_version(session: &Session<'_>) -> rbuild_parser::Version {
-    match session.options().dialect.version {
-        Version::V20 => rbuild_parser::Version::V20,
-        Version::V28 => rbuild_parser::Version::V28,
-    }
-}
-
-/// Builds with BuildKit's rules.
-pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports) -> Result<Built, Stop> {
-    let emitter = session.emitter();
-    let (name, text) = context.dockerfile();
-    emitter.emit(Fact::Dockerfile { name: name.to_owned(), text: String::from_utf8_lossy(text).into_owned() });
-    if context.is_archive() {
-        // It was unpacked already; what is shown is that it came.
-        let hash = context.content_hash()?;
-        let key = KeyBuilder::new("archive").field("content", hash).finish();
-        let cached = session.cached_value::<bool>(&key)?.is_some();
-        session.remember_value(&key, &true)?;
-        for kind in [StepKind::LoadRemoteContext, StepKind::CopyContext] {
-            let step = emitter.begin(kind, &[]);
-            emitter.emit(Fact::StepDone { step, cached, image: None });
-        }
-    } else {
-        let step = emitter.begin(StepKind::LoadDefinition { name: name.to_owned() }, &[]);
-        transferred(session, context, Transfer::Dockerfile, step, |held| context.dockerfile_sync_size(held))?;
-        emitter.done(step);
-    }
-    let version = parser_version(session);
-    let refused = |error: &rbuild_parser::ParseError| Stop::from(crate::plan::buildkit::parse_failure(error));
-    let options = ParseOptions::for_file(version, text);
-    let dockerfile = rbuild_parser::parse_with(text, options).map_err(|error| refused(&error))?;
-    frontend(session, text)?;
-    let contexts = named_contexts(session)?;
-    let lookup = |name: &str| contexts.get(name).cloned();
-    let mut draft = Draft::new(&dockerfile, session.options(), &lookup)?;
-    // Each image once, however many stages begin with it.
-    let mut known: HashMap<String, Arc<BaseImage>> = HashMap::new();
-    loop {
-        let wanted = draft.wanted_images()?;
-        let images = load_metadata(session, &wanted, &mut known)?;
-        for (want, image) in wanted.iter().zip(images) {
-            draft.set_image(want.stage, image);
-        }
-        if !draft.add_triggers()? {
-            break;
-        }
-    }
-    if !context.is_archive() {
-        let step = emitter.begin(StepKind::LoadIgnore, &[]);
-        transferred(session, context, Transfer::Ignore, step, |held| context.ignore_sync_size(held))?;
-        emitter.done(step);
-    }
-    let plan = draft.finish()?;
-    let solver = Solver::new(session, context, &plan);
-    let snapshot = solver.solve()?;
-    export(session, &plan, &snapshot, solver.last_step(), exports)
-}
-
-/// Shows how much of a local source was sent, given what the other end has already.
-fn transferred(
-    session: &Session<'_>,
-    context: &Context,
-    transfer: Transfer,
-    step: StepId,
-    measure: impl FnOnce(Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError>,
-) -> Result<(), Stop> {
-    let key = KeyBuilder::new("sync").field("source", context.sync_key(transfer)).finish();
-    let held: Option<SyncSnapshot> = session.cached_value(&key)?;
-    let measured = measure(held.as_ref()).map_err(|error| session.context_failed(&error))?;
-    if let Some(sync) = measured {
-        let item = match transfer {
-            Transfer::Dockerfile => Item::TransferDockerfile,
-            Transfer::Ignore | Transfer::Context => Item::TransferContext,
-        };
-        session.emitter().progress(step, item, sync.bytes, None, true);
-        session.remember_value(&key, &sync.snapshot)?;
-    }
-    Ok(())
-}
-
-/// `# syntax=`: the images of docker/dockerfile are built in; any other cannot be run.
-fn frontend(session: &Session<'_>, text: &[u8]) -> Result<(), Stop> {
-    let Some(syntax) = rbuild_parser::detect_syntax(text) else { return Ok(()) };
-    if syntax.is_docker_frontend() {
-        return Ok(());
-    }
-    let reference = syntax.image.clone();
-    let lines = Some(emit::lines(syntax.lines));
-    let step = session.emitter().begin(StepKind::ResolveFrontend { reference: reference.clone() }, &[]);
-    let platform = rbuild_image::platform::Platform::host();
-    let parsed = rbuild_image::reference::Reference::parse_normalized(
-        &reference,
-        crate::plan::buildkit::docker_version(parser_version(session)),
-    );
-    let stop = match parsed {
-        Err(error) => super::instruction_failed(error.to_string()),
-        Ok(parsed) => match session.remote_image(&parsed.or_latest(), &platform) {
-            Err(stop) => stop,
-            Ok(_) => Stop::failed(Failure::Own {
-                message: format!("the frontend `{reference}` cannot be run: only docker/dockerfile is built in"),
-                hint: Some("remove the `# syntax=` line or name docker/dockerfile".to_owned()),
-            }),
-        },
-    };
-    Err(fail_step(session, step, stop).at(step, lines))
-}
-
-fn fail_step(session: &Session<'_>, step: StepId, stop: Stop) -> Stop {
-    let failure = match &stop {
-        Stop::Failed(failed) => Some(failed.failure.clone()),
-        Stop::Cancelled => None,
-    };
-    session.emitter().emit(Fact::StepFailed { step, failure });
-    stop
-}
-
-/// The sources that `--build-context` names.
-fn named_contexts(session: &Session<'_>) -> Result<HashMap<String, StageBase>, Stop> {
-    let mut contexts = HashMap::new();
-    for (name, value) in &session.options().build_contexts {
-        contexts.insert(name.clone(), session.named_context(name, value)?);
-    }
-    Ok(contexts)
-}
-
-/// Asks for several images at once.
-fn load_metadata(
-    session: &Session<'_>,
-    wanted: &[WantedImage],
-    known: &mut HashMap<String, Arc<BaseImage>>,
-) -> Result<Vec<Arc<BaseImage>>, Stop> {
-    let name = |want: &WantedImage| format!("{} {}", want.reference, want.platform);
-    let mut asked: Vec<(String, &WantedImage, Option<StepId>)> = Vec::new();
-    for want in wanted {
-        let name = name(want);
-        if known.contains_key(&name) || asked.iter().any(|(other, _, _)| *other == name) {
-            continue;
-        }
-        let kind = StepKind::LoadMetadata { reference: want.reference.to_string() };
-        asked.push((name, want, Some(session.emitter().begin(kind, &[]))));
-    }
-    let results: Vec<Result<Arc<BaseImage>, Stop>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = asked
-            .iter()
-            .map(|(_, want, step)| scope.spawn(move || load_one(session, want, *step)))
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Stop::Cancelled))).collect()
-    });
-    let mut failed = None;
-    for ((name, _, _), result) in asked.into_iter().zip(results) {
-        match result {
-            Ok(image) => drop(known.insert(name, image)),
-            Err(stop) => drop(failed.get_or_insert(stop)),
-        }
-    }
-    if let Some(stop) = failed {
-        return Err(stop);
-    }
-    Ok(wanted.iter().filter_map(|want| known.get(&name(want)).cloned()).collect())
-}
-
-fn load_one(session: &Session<'_>, want: &WantedImage, step: Option<StepId>) -> Result<Arc<BaseImage>, Stop> {
-    let found = match session.built_here(&want.reference, &want.platform) {
-        Ok(Some(image)) if !session.options().pull => Ok(image),
-        Ok(_) => session.remote_image(&want.reference, &want.platform),
-        Err(stop) => Err(stop),
-    };
-    match (found, step) {
-        (Ok(image), step) => {
-            if let Some(step) = step {
-                session.emitter().done(step);
-            }
-            Ok(Arc::new(image))
-        }
-        (Err(stop), Some(step)) => Err(fail_step(session, step, stop).at(step, want.lines)),
-        (Err(stop), None) => Err(stop),
-    }
+    pub(in crate::solve) base: Option<Arc<BaseImage>>,
 }
 
 /// The result of one stage, waited for by those that need it.
@@ -253,7 +69,7 @@ struct StageSteps {
     steps: Vec<StepId>,
 }
 
-struct Solver<'s> {
+pub(super) struct Solver<'s> {
     session: &'s Session<'s>,
     context: &'s Context,
     plan: &'s Plan,
@@ -270,7 +86,7 @@ struct Solver<'s> {
 }
 
 impl<'s> Solver<'s> {
-    fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
+    pub(super) fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
         let emitter = session.emitter();
         let needs_context = !plan.context_paths.is_empty() && !context.is_archive();
         let context_step = needs_context.then(|| emitter.declare(StepKind::LoadContext { name: None }, &[]));
@@ -325,13 +141,13 @@ impl<'s> Solver<'s> {
         }
     }
 
-    fn last_step(&self) -> Option<StepId> {
+    pub(super) fn last_step(&self) -> Option<StepId> {
         let target = &self.declared[self.plan.target.0];
         target.steps.last().copied().or(target.from)
     }
 
     /// Runs all stages that the target needs, each in a thread of its own, and gives the target's result.
-    fn solve(&self) -> Result<Snapshot, Stop> {
+    pub(super) fn solve(&self) -> Result<Snapshot, Stop> {
         self.check_sources()?;
         self.show_inline_documents();
         std::thread::scope(|scope| {
@@ -710,7 +526,7 @@ impl<'s> Solver<'s> {
             match root.create_dir_all(path, NewDirs { mode: 0o755, owner, time }) {
                 Ok(_) => Ok(()),
                 Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-                    Err(super::instruction_failed(format!("mkdir {path}: not a directory")))
+                    Err(crate::solve::instruction_failed(format!("mkdir {path}: not a directory")))
                 }
                 Err(error) => Err(error.into()),
             }
@@ -798,119 +614,10 @@ fn shared<K: Eq + std::hash::Hash, V: Default>(map: &Mutex<HashMap<K, Arc<V>>>, 
 }
 
 /// Owner by the files of an image.
-pub(super) fn owner_of(root: &Root, spec: &str) -> (u32, u32) {
+pub(in crate::solve) fn owner_of(root: &Root, spec: &str) -> (u32, u32) {
     let file = |path: &str| {
         let bytes = root.read(path, 4 << 20).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     };
     users::chown_buildkit(spec, &file("etc/passwd"), &file("etc/group"))
-}
-
-/// Makes the image of the target and shows it being written.
-fn export(
-    session: &Session<'_>,
-    plan: &Plan,
-    snapshot: &Snapshot,
-    last: Option<StepId>,
-    exports: &Exports,
-) -> Result<Built, Stop> {
-    // An image of which nothing ran still needs its layers.
-    if let Some(image) = &snapshot.base {
-        session.fetch(image, &Unwatched)?;
-        session.name_base(image)?;
-    }
-    let target = &plan.stages[plan.target.0];
-    let emitter = session.emitter();
-    let kind = StepKind::Export { target: exports.target() };
-    let inputs: Vec<StepId> = last.into_iter().collect();
-    let step = emitter.begin(kind, &inputs);
-    let written = (|| {
-        emitter.progress(step, Item::ExportLayers, 0, None, false);
-        emitter.progress(step, Item::ExportLayers, 0, None, true);
-        let config = target.image.config.clone();
-        let created = created_before(session, &config, &snapshot.layers)?;
-        let built = write_config(session, config, &snapshot.layers, &created)?;
-        exports.write(session, &built, Some(step))?;
-        Ok(built)
-    })();
-    match written {
-        Ok(built) => {
-            emitter.done(step);
-            Ok(built)
-        }
-        Err(stop) => Err(fail_step(session, step, stop).at(step, None)),
-    }
-}
-
-/// The time of an image: that of the first build that gave it, so that a build of which all is cached gives the very
-/// image again, as BuildKit does with the times of its cached layers.
-fn created_before(session: &Session<'_>, config: &ImageConfig, layers: &[DiffId]) -> Result<String, Stop> {
-    let key = KeyBuilder::new("created")
-        .field("config", config.to_bytes(KeyOrder::Buildkit)?)
-        .list("layers", layers.iter().map(|layer| layer.digest().as_str().to_owned()))
-        .finish();
-    let options = session.options();
-    let fixed = options.no_cache || options.source_date_epoch.is_some();
-    if let (false, Some(created)) = (fixed, session.cached_value(&key)?) {
-        return Ok(created);
-    }
-    let created = created(session);
-    session.remember_value(&key, &created)?;
-    Ok(created)
-}
-
-/// Tells of a pull as BuildKit's log shows it.
-struct Pulled<'s> {
-    session: &'s Session<'s>,
-    step: StepId,
-    image: &'s BaseImage,
-}
-
-impl Pulled<'_> {
-    fn tell(&self, item: Item, current: u64, total: Option<u64>, done: bool) {
-        self.session.emitter().progress(self.step, item, current, total, done);
-    }
-}
-
-impl PullProgress for Pulled<'_> {
-    fn begin(&self) {
-        let reference = self.image.shown.clone();
-        self.tell(Item::Resolve { reference }, 0, None, true);
-        if let Some(remote) = &self.image.remote {
-            let mut seen = Vec::new();
-            for blob in [&remote.top, &remote.manifest.descriptor(), &remote.config] {
-                if !seen.contains(&blob.digest) {
-                    seen.push(blob.digest.clone());
-                    let item = Item::Download { digest: blob.digest.to_string() };
-                    self.tell(item, blob.size, Some(blob.size), true);
-                }
-            }
-        }
-    }
-
-    fn exists(&self, layer: &BaseLayer) {
-        if let Some(blob) = &layer.blob {
-            self.downloaded(blob);
-        }
-    }
-
-    fn downloading(&self, blob: &Descriptor, current: u64) {
-        self.tell(Item::Download { digest: blob.digest.to_string() }, current, Some(blob.size), false);
-    }
-
-    fn downloaded(&self, blob: &Descriptor) {
-        self.tell(Item::Download { digest: blob.digest.to_string() }, blob.size, Some(blob.size), true);
-    }
-
-    fn extracting(&self, layer: &BaseLayer) {
-        if let Some(blob) = &layer.blob {
-            self.tell(Item::Extract { digest: blob.digest.to_string() }, 0, None, false);
-        }
-    }
-
-    fn extracted(&self, layer: &BaseLayer) {
-        if let Some(blob) = &layer.blob {
-            self.tell(Item::Extract { digest: blob.digest.to_string() }, 0, None, true);
-        }
-    }
 }
