@@ -9,7 +9,7 @@ use crate::base::BaseImage;
 use crate::plan::buildkit::{
     StageBase, WantedImage,
 };
-use crate::session::{PullProgress, Session};
+use crate::session::Session;
 use crate::stop::Stop;
 use super::fail_step;
 

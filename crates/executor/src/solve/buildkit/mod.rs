@@ -21,7 +21,7 @@ use crate::key::KeyBuilder;
 use crate::plan::buildkit::{
     Draft, Plan,
 };
-use crate::session::{PullProgress, Session, Unwatched};
+use crate::session::{Session, Unwatched};
 use crate::stop::Stop;
 
 pub(in crate::solve) use solver::owner_of;
