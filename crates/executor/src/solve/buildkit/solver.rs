@@ -424,7 +424,10 @@ impl<'s> Solver<'s> {
             .list("env", &run.env)
             .field("cwd", &run.cwd)
             .field("user", &run.user)
-            .field("network", format!("{:?} {:?}", run.network, options.network));
+            .field("network", format!("{:?} {:?}", run.network, options.network))
+            .list("hosts", options.add_hosts.iter().map(|(name, address)| format!("{name}={address}")))
+            .list("ulimits", options.ulimits.iter().map(|limit| format!("{limit:?}")))
+            .field("shm", format!("{:?}", options.shm_size));
         if let Some((name, data)) = &run.script {
             key = key.field("script", name).field("text", data);
         }
