@@ -28,7 +28,13 @@ fn build(workspace: &Workspace, registry: &Registry, round: u32) -> std::process
     let mut build = workspace.rbuild(build_flags(registry));
     // The kinds of work take turns, and each round has some that no other has done.
     let format = if round % 2 == 0 { "buildkit" } else { "docker" };
-    build.arg(format!("--log-format={format}")).args(["--build-arg", &format!("ROUND={round}"), "-t", "killed", "context"]);
+    build.arg(format!("--log-format={format}")).args([
+        "--build-arg",
+        &format!("ROUND={round}"),
+        "-t",
+        "killed",
+        "context",
+    ]);
     build
 }
 
@@ -47,7 +53,9 @@ fn at_any_moment_and_then_again() {
         ],
     );
     let begin = Instant::now();
-    let _ = Running::start(&mut build(&workspace, &registry, 0)).finish().success();
+    let _ = Running::start(&mut build(&workspace, &registry, 0))
+        .finish()
+        .success();
     let whole = begin.elapsed();
     let want = image(&workspace);
     let _ = workspace.run(["prune", "--all", "--force"]).success();
@@ -71,10 +79,17 @@ fn at_any_moment_and_then_again() {
         );
         let got = image(&workspace);
         for path in ["/big", "/copy", "/zero", "/l", "/l/a", "/etc/passwd"] {
-            assert_eq!(got["files"][path], want["files"][path], "round {round}, killed after {moment:?}: {path}");
+            assert_eq!(
+                got["files"][path], want["files"][path],
+                "round {round}, killed after {moment:?}: {path}"
+            );
         }
         let number = rbuild_testkit::sha256(format!("{round}\n").as_bytes());
-        assert_eq!(got["files"]["/round"]["sha256"], number.as_str(), "round {round}");
+        assert_eq!(
+            got["files"]["/round"]["sha256"],
+            number.as_str(),
+            "round {round}"
+        );
         if round % 3 == 0 {
             let _ = workspace.run(["prune", "--all", "--force"]).success();
         }

@@ -42,5 +42,9 @@ fn with_bases() -> Result<(Workspace, Registry), String> {
 
 /// Flags of a build that takes its bases from a registry.
 fn build_flags(registry: &Registry) -> [String; 3] {
-    ["build".to_owned(), format!("--registry-mirror={}", registry.url()), "--network=host".to_owned()]
+    [
+        "build".to_owned(),
+        format!("--registry-mirror={}", registry.url()),
+        "--network=host".to_owned(),
+    ]
 }

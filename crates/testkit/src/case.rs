@@ -7,9 +7,8 @@ use std::process::Command;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use serde::Deserialize;
-use tar::{EntryType, Header};
 
-use crate::tarball::TIME;
+use crate::tarball::{TIME, Tarball};
 
 /// Where the Dockerfiles of the cases and the goldens expect a registry.
 pub const RECORDED_REGISTRY: &str = "127.0.0.1:5000";
@@ -158,39 +157,28 @@ pub fn fix_times(path: &Path) {
     utimensat(CWD, path, &Timestamps { last_access: time, last_modification: time }, AtFlags::empty()).unwrap();
 }
 
-/// A directory as a tar of files of root, in the order of names.
+/// A directory as a tar of files of root, in the order of names, all with the fixed time.
 #[must_use]
 pub fn tar_of(dir: &Path) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    append(&mut builder, dir, ".");
-    let mut tar = builder.into_inner().unwrap();
+    let mut tar = append(Tarball::new(), dir, ".").finish();
     // Whole records of 20 blocks, as tar programs write; Docker shows the size.
     tar.resize(tar.len().next_multiple_of(20 * 512), 0);
     tar
 }
 
-fn append(builder: &mut tar::Builder<Vec<u8>>, path: &Path, name: &str) {
+/// Names begin with `./`, those of directories end with `/`, as tar programs write them: Docker's checksums have them.
+fn append(tar: Tarball, path: &Path, name: &str) -> Tarball {
     let metadata = fs::symlink_metadata(path).unwrap();
-    let mut header = Header::new_gnu();
-    header.set_metadata(&metadata);
-    // Without the kind of file, which programs do not write there and which would be part of Docker's checksums.
-    header.set_mode(metadata.permissions().mode() & 0o7777);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_size(0);
+    let mode = metadata.permissions().mode() & 0o7777;
     if metadata.is_dir() {
-        builder.append_data(&mut header, name, &[][..]).unwrap();
         let mut names: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
-        for child in names {
-            append(builder, &path.join(&child), &format!("{name}/{}", child.to_string_lossy()));
-        }
+        names.iter().fold(tar.dir(&format!("{name}/"), mode), |tar, child| {
+            append(tar, &path.join(child), &format!("{name}/{}", child.to_string_lossy()))
+        })
     } else if metadata.is_symlink() {
-        header.set_entry_type(EntryType::Symlink);
-        builder.append_link(&mut header, name, fs::read_link(path).unwrap()).unwrap();
+        tar.symlink(name, fs::read_link(path).unwrap().to_str().unwrap())
     } else {
-        let content = fs::read(path).unwrap();
-        header.set_size(content.len() as u64);
-        builder.append_data(&mut header, name, &content[..]).unwrap();
+        tar.file(name, mode, &fs::read(path).unwrap())
     }
 }

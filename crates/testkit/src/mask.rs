@@ -60,8 +60,8 @@ fn shared(text: &str, context: &str) -> String {
     // The directory of the context means nothing on another machine; the goldens have it hidden already.
     let text = text.replace(context, "<ctx>");
     // So do the daemon's own directories.
-    let text = pattern!(r"/[\w./-]*?/(?:overlay2/[0-9a-z]{25,64}/merged|tmp/buildkit-mount\d+)")
-        .replace_all(&text, "<host>");
+    let text =
+        pattern!(r"/[\w./-]*?/(?:overlay2/[0-9a-z]{25,64}/merged|tmp/buildkit-mount\d+)").replace_all(&text, "<host>");
     // Images are named by hashes of times, base images by those of other bytes.
     pattern!(r"sha256:[0-9a-f]{64}").replace_all(&text, "sha256:<digest>").into_owned()
 }
@@ -214,7 +214,9 @@ fn step_rows(steps: &[Vec<String>], text: &str) -> Vec<String> {
 /// were read at once is a race, so such a line is made whole.
 fn whole_excerpt(mut tail: Vec<String>, rows: &[String]) -> Vec<String> {
     let marks: Vec<usize> = (0..tail.len()).filter(|index| tail[*index] == "------").collect();
-    let [begin, end, ..] = marks[..] else { return tail };
+    let [begin, end, ..] = marks[..] else {
+        return tail;
+    };
     for line in &mut tail[begin + 1..end] {
         if line.starts_with(" > ") || pattern!(r"^\d+\.\d{2,3} ").is_match(line) {
             continue;
@@ -230,9 +232,8 @@ fn whole_excerpt(mut tail: Vec<String>, rows: &[String]) -> Vec<String> {
 fn sorted_lint(mut tail: Vec<String>) -> Vec<String> {
     const RESET: &str = "\x1b[0m";
     let plain = |line: &str| line.strip_prefix(RESET).unwrap_or(line).to_owned();
-    let places: Vec<usize> = (0..tail.len())
-        .filter(|index| pattern!(r"^(\x1b\[0m)? - [A-Z]\w+: ").is_match(&tail[*index]))
-        .collect();
+    let places: Vec<usize> =
+        (0..tail.len()).filter(|index| pattern!(r"^(\x1b\[0m)? - [A-Z]\w+: ").is_match(&tail[*index])).collect();
     let mut lint: Vec<String> = places.iter().map(|index| plain(&tail[*index])).collect();
     lint.sort();
     for (n, (place, line)) in places.iter().zip(lint).enumerate() {
@@ -256,7 +257,9 @@ const RECORDED_BUSYBOX: (&str, u64) = ("3d9f2889d6782537624a4e1a10e68a2ddd53e0ee
 #[must_use]
 pub fn with_local_busybox(mut image: Value, busybox: &crate::bases::Busybox) -> Value {
     let digest = crate::sha256(&busybox.program);
-    let Some(files) = image["files"].as_object_mut() else { return image };
+    let Some(files) = image["files"].as_object_mut() else {
+        return image;
+    };
     for file in files.values_mut() {
         if file["sha256"] == RECORDED_BUSYBOX.0 && file["size"] == RECORDED_BUSYBOX.1 {
             file["sha256"] = json!(digest);

@@ -60,10 +60,14 @@ impl Layer {
     }
 }
 
+/// Repository, and tag or digest.
+type Name = (String, String);
+/// Media type and bytes.
+type Manifest = (String, Arc<Vec<u8>>);
+
 #[derive(Default)]
 struct Stored {
-    /// By repository and tag or digest: media type and bytes.
-    manifests: HashMap<(String, String), (String, Arc<Vec<u8>>)>,
+    manifests: HashMap<Name, Manifest>,
     blobs: HashMap<String, Arc<Vec<u8>>>,
     uploads: HashMap<String, Vec<u8>>,
 }
@@ -314,12 +318,11 @@ impl State {
 
     /// Returns whether the connection may go on.
     fn send(&self, mut stream: &TcpStream, request: &Request, answer: &Answer) -> io::Result<bool> {
-        let fault = lock(&self.rules).iter_mut().find(|rule| rule.times > 0 && request.path.contains(&rule.part)).map(
-            |rule| {
+        let fault =
+            lock(&self.rules).iter_mut().find(|rule| rule.times > 0 && request.path.contains(&rule.part)).map(|rule| {
                 rule.times = rule.times.saturating_sub(1);
                 rule.fault.clone()
-            },
-        );
+            });
         let faulty = match fault {
             Some(Fault::Close) => return Ok(false),
             Some(Fault::Status(status)) => {
@@ -389,7 +392,9 @@ impl State {
                     .with("WWW-Authenticate", challenge);
             }
         }
-        let Some(rest) = request.path.strip_prefix("/v2/") else { return Answer::new(404) };
+        let Some(rest) = request.path.strip_prefix("/v2/") else {
+            return Answer::new(404);
+        };
         if rest.is_empty() {
             return Answer::new(200).body("{}");
         }
@@ -456,14 +461,18 @@ impl State {
                 Answer::new(202).with("Location", location(&id))
             }
             "PATCH" => {
-                let Some(content) = stored.uploads.get_mut(upload) else { return Answer::new(404) };
+                let Some(content) = stored.uploads.get_mut(upload) else {
+                    return Answer::new(404);
+                };
                 content.extend_from_slice(&request.body);
                 Answer::new(202)
                     .with("Location", location(upload))
                     .with("Range", format!("0-{}", content.len().saturating_sub(1)))
             }
             "PUT" => {
-                let Some(mut content) = stored.uploads.remove(upload) else { return Answer::new(404) };
+                let Some(mut content) = stored.uploads.remove(upload) else {
+                    return Answer::new(404);
+                };
                 content.extend_from_slice(&request.body);
                 let digest = digest(&content);
                 if request.query("digest") != Some(&digest) {

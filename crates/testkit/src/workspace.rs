@@ -345,10 +345,6 @@ impl Running {
         };
         // What nobody reads is closed, so that nobody waits for it either.
         drop(self.child.stdout.take());
-        Output {
-            stdout: self.stdout.map(Stream::finish).unwrap_or_default(),
-            stderr: self.stderr.finish(),
-            status,
-        }
+        Output { stdout: self.stdout.map(Stream::finish).unwrap_or_default(), stderr: self.stderr.finish(), status }
     }
 }
