@@ -13,42 +13,28 @@ use crate::{fixtures, with_bases};
 
 #[test]
 fn legacy_28() {
-    check(Dialect {
-        builder: "legacy",
-        version: "28",
-    });
+    check(Dialect { builder: "legacy", version: "28" });
 }
 
 #[test]
 fn legacy_20() {
-    check(Dialect {
-        builder: "legacy",
-        version: "20",
-    });
+    check(Dialect { builder: "legacy", version: "20" });
 }
 
 #[test]
 fn buildkit_28() {
-    check(Dialect {
-        builder: "buildkit",
-        version: "28",
-    });
+    check(Dialect { builder: "buildkit", version: "28" });
 }
 
 #[test]
 fn buildkit_20() {
-    check(Dialect {
-        builder: "buildkit",
-        version: "20",
-    });
+    check(Dialect { builder: "buildkit", version: "20" });
 }
 
 /// Cases whose logs are known to differ yet; an entry that has become equal is a failure, so that the list shrinks.
 fn known_to_differ(dialect: Dialect) -> BTreeSet<String> {
     let text = fs::read_to_string(fixtures().join("log-differences.txt")).unwrap();
-    let lines = text
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     lines
         .filter_map(|line| {
             let (case, of) = line.split_once(' ').unwrap();
@@ -68,40 +54,20 @@ fn check(dialect: Dialect) {
         }
         let tested = test(&workspace, &registry, &case, &golden, dialect);
         images += usize::from(golden.image(dialect).is_some());
-        faults.extend(
-            tested
-                .faults
-                .iter()
-                .map(|fault| format!("{}: {fault}", case.name)),
-        );
+        faults.extend(tested.faults.iter().map(|fault| format!("{}: {fault}", case.name)));
         match (tested.log.is_empty(), known.contains(&case.name)) {
-            (false, false) => {
-                faults.extend(tested.log.iter().map(|row| format!("{}: {row}", case.name)))
+            (false, false) => faults.extend(tested.log.iter().map(|row| format!("{}: {row}", case.name))),
+            (true, true) => {
+                faults.push(format!("{}: its log is Docker's now: take it off log-differences.txt", case.name))
             }
-            (true, true) => faults.push(format!(
-                "{}: its log is Docker's now: take it off log-differences.txt",
-                case.name
-            )),
             _ => {}
         }
         compared.insert(case.name);
     }
-    faults.extend(
-        known
-            .difference(&compared)
-            .map(|name| format!("log-differences.txt: no case {name} {dialect}")),
-    );
-    assert!(
-        faults.is_empty(),
-        "{dialect}: {} faults:\n{}",
-        faults.len(),
-        faults.join("\n")
-    );
+    faults.extend(known.difference(&compared).map(|name| format!("log-differences.txt: no case {name} {dialect}")));
+    assert!(faults.is_empty(), "{dialect}: {} faults:\n{}", faults.len(), faults.join("\n"));
     assert!(compared.len() > 25, "only {} cases", compared.len());
-    assert!(
-        dialect.version == "20" || images > 12,
-        "only {images} images"
-    );
+    assert!(dialect.version == "20" || images > 12, "only {images} images");
 }
 
 #[derive(Default)]
@@ -112,13 +78,7 @@ struct Tested {
 }
 
 /// Builds a case twice on a store of its own.
-fn test(
-    workspace: &Workspace,
-    registry: &Registry,
-    case: &Case,
-    golden: &Golden,
-    dialect: Dialect,
-) -> Tested {
+fn test(workspace: &Workspace, registry: &Registry, case: &Case, golden: &Golden, dialect: Dialect) -> Tested {
     let mut tested = Tested::default();
     let store = workspace.path(&format!("{}-store", case.name));
     for run in ["cold", "warm"] {
@@ -128,35 +88,16 @@ fn test(
         let (args, input) = case.arguments(&context);
         workspace.user().own(&context);
         let mut build = workspace.rbuild(crate::build_flags(registry));
-        build
-            .args(dialect.flags())
-            .args(args)
-            .env("RBUILD_ROOT", &store)
-            .current_dir(&context);
+        build.args(dialect.flags()).args(args).env("RBUILD_ROOT", &store).current_dir(&context);
         let output = finish(&mut build, input);
         if output.status.code() != Some(want.status) {
             let end = output.text();
             let end = end.lines().rev().take(6).collect::<Vec<_>>().join(" | ");
-            tested.faults.push(format!(
-                "{run}: {}, docker {}: {end}",
-                output.status, want.status
-            ));
+            tested.faults.push(format!("{run}: {}, docker {}: {end}", output.status, want.status));
         }
-        let recorded = |bytes: &[u8]| {
-            String::from_utf8_lossy(bytes).replace(&registry.host(), RECORDED_REGISTRY)
-        };
-        let got = Printed {
-            stdout: recorded(&output.stdout),
-            stderr: recorded(&output.stderr),
-            status: 0,
-        };
-        tested.log.extend(log_differences(
-            dialect,
-            run,
-            &want,
-            &got,
-            context.to_str().unwrap(),
-        ));
+        let recorded = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&registry.host(), RECORDED_REGISTRY);
+        let got = Printed { stdout: recorded(&output.stdout), stderr: recorded(&output.stderr), status: 0 };
+        tested.log.extend(log_differences(dialect, run, &want, &got, context.to_str().unwrap()));
         if run == "warm" {
             tested.faults.extend(cache_fault(&want, &got));
         }
@@ -167,10 +108,7 @@ fn test(
             let saved = finish(save.env("RBUILD_ROOT", &store), None);
             if saved.status.success() {
                 let want = mask::with_local_busybox(image, bases::busybox().unwrap());
-                tested.faults.extend(listing::differences(
-                    &want,
-                    &listing::of_archive(&saved.stdout),
-                ));
+                tested.faults.extend(listing::differences(&want, &listing::of_archive(&saved.stdout)));
             } else {
                 tested.faults.push(format!("save: {}", saved.text()));
             }
@@ -187,11 +125,7 @@ fn test(
 /// In the second run exactly the steps that Docker has from its cache are had from ours.
 fn cache_fault(want: &Printed, got: &Printed) -> Option<String> {
     let hits = |printed: &Printed| {
-        let legacy = printed
-            .stdout
-            .lines()
-            .filter(|line| *line == " ---> Using cache")
-            .count();
+        let legacy = printed.stdout.lines().filter(|line| *line == " ---> Using cache").count();
         let mut titles: BTreeMap<&str, &str> = BTreeMap::new();
         let mut cached = BTreeSet::new();
         for line in printed.stderr.lines().filter(|line| line.starts_with('#')) {
@@ -204,32 +138,13 @@ fn cache_fault(want: &Printed, got: &Printed) -> Option<String> {
         }
         legacy + cached.len()
     };
-    (hits(want) != hits(got)).then(|| {
-        format!(
-            "warm: {} steps from the cache, docker {}",
-            hits(got),
-            hits(want)
-        )
-    })
+    (hits(want) != hits(got)).then(|| format!("warm: {} steps from the cache, docker {}", hits(got), hits(want)))
 }
 
-fn log_differences(
-    dialect: Dialect,
-    run: &str,
-    want: &Printed,
-    got: &Printed,
-    context: &str,
-) -> Vec<String> {
-    let mask = if dialect.builder == "legacy" {
-        mask::legacy
-    } else {
-        mask::buildkit
-    };
+fn log_differences(dialect: Dialect, run: &str, want: &Printed, got: &Printed, context: &str) -> Vec<String> {
+    let mask = if dialect.builder == "legacy" { mask::legacy } else { mask::buildkit };
     let mut rows = Vec::new();
-    for (stream, want, got) in [
-        ("stdout", &want.stdout, &got.stdout),
-        ("stderr", &want.stderr, &got.stderr),
-    ] {
+    for (stream, want, got) in [("stdout", &want.stdout, &got.stdout), ("stderr", &want.stderr, &got.stderr)] {
         let (want, got) = (mask(want, context), mask(got, context));
         if want == got {
             continue;
@@ -237,23 +152,11 @@ fn log_differences(
         // Lines that the two have in common at the beginning and at the end say nothing.
         let same = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
         let (a, b) = (&want[same..], &got[same..]);
-        let tail = a
-            .iter()
-            .rev()
-            .zip(b.iter().rev())
-            .take_while(|(a, b)| a == b)
-            .count();
+        let tail = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
         let show = |sign: char, lines: &[String]| {
-            lines
-                .iter()
-                .take(8)
-                .map(|line| format!("\n    {sign}{line:?}"))
-                .collect::<String>()
+            lines.iter().take(8).map(|line| format!("\n    {sign}{line:?}")).collect::<String>()
         };
-        let (a, b) = (
-            show('-', &a[..a.len() - tail]),
-            show('+', &b[..b.len() - tail]),
-        );
+        let (a, b) = (show('-', &a[..a.len() - tail]), show('+', &b[..b.len() - tail]));
         rows.push(format!("{run} {stream}, line {}:{a}{b}", same + 1));
     }
     rows

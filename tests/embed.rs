@@ -2,20 +2,14 @@
 //!
 //! A build starts its program again, so this has a `main` of its own instead of the test runner's. As root it starts
 //! itself once more as the ordinary user that tests drop to.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test program with a main of its own"
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program with a main of its own")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rbuild_executor::logfmt::event::{Event, Fact, Outcome};
-use rbuild_executor::{
-    BuildError, BuildOptions, BuildResult, Cancel, ContextSource, Output, build, init, manage,
-};
+use rbuild_executor::{BuildError, BuildOptions, BuildResult, Cancel, ContextSource, Output, build, init, manage};
 use rbuild_testkit::registry::{Fault, Registry};
 use rbuild_testkit::workspace::{Workspace, finish};
 use rbuild_testkit::{bases, leftovers, require};
@@ -28,10 +22,7 @@ fn main() -> ExitCode {
     let tests: [(&str, fn(&Place)); 4] = [
         ("two_builds_at_once", two_builds_at_once),
         ("a_cancelled_run", a_cancelled_run),
-        (
-            "a_cancelled_pull_and_a_cancel_before_the_build",
-            a_cancelled_pull,
-        ),
+        ("a_cancelled_pull_and_a_cancel_before_the_build", a_cancelled_pull),
         ("a_failure_has_facts", a_failure_has_facts),
     ];
     match std::env::var(INNER) {
@@ -39,10 +30,7 @@ fn main() -> ExitCode {
             let (dir, mirror) = place.split_once(' ').unwrap();
             let wanted = std::env::args().nth(1).unwrap();
             let (_, test) = tests.iter().find(|(name, _)| *name == wanted).unwrap();
-            test(&Place {
-                dir: dir.into(),
-                mirror: mirror.to_owned(),
-            });
+            test(&Place { dir: dir.into(), mirror: mirror.to_owned() });
             ExitCode::SUCCESS
         }
         Err(_) => outer(&tests.map(|(name, _)| name)),
@@ -51,12 +39,8 @@ fn main() -> ExitCode {
 
 /// Runs each test in a process of its own, as an ordinary user, and prints what the test runner would.
 fn outer(tests: &[&str]) -> ExitCode {
-    let filter: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let chosen =
-        |name: &&&str| filter.is_empty() || filter.iter().any(|part| name.contains(part.as_str()));
+    let filter: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let chosen = |name: &&&str| filter.is_empty() || filter.iter().any(|part| name.contains(part.as_str()));
     let chosen: Vec<&&str> = tests.iter().filter(chosen).collect();
     let begin = Instant::now();
     println!("\nrunning {} tests", chosen.len());
@@ -76,12 +60,7 @@ fn outer(tests: &[&str]) -> ExitCode {
         }
         registry.fail("/library/config/", Fault::Stall, usize::MAX);
         let mut inner = workspace.rbuild([**name]);
-        inner
-            .env(
-                INNER,
-                format!("{} {}", workspace.dir().display(), registry.url()),
-            )
-            .env("RUST_BACKTRACE", "1");
+        inner.env(INNER, format!("{} {}", workspace.dir().display(), registry.url())).env("RUST_BACKTRACE", "1");
         let output = finish(&mut inner, None);
         let clean = output.status.success() && {
             leftovers::expect_none(workspace.dir(), Duration::from_secs(5));
@@ -94,20 +73,13 @@ fn outer(tests: &[&str]) -> ExitCode {
             failed += 1;
         }
     }
-    let (word, passed) = (
-        if failed == 0 { "ok" } else { "FAILED" },
-        chosen.len() - failed - ignored,
-    );
+    let (word, passed) = (if failed == 0 { "ok" } else { "FAILED" }, chosen.len() - failed - ignored);
     println!(
         "\ntest result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
         tests.len() - chosen.len(),
         begin.elapsed().as_secs_f64()
     );
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 struct Place {
@@ -152,64 +124,34 @@ fn two_builds_at_once(place: &Place) {
         .map(|name| {
             let dockerfile = format!("FROM busybox\nRUN echo {name} >/name; sleep 1\n");
             let mut options = place.options(name, &dockerfile);
-            options
-                .outputs
-                .push(Output::Local(place.dir.join(format!("{name}-root"))));
-            std::thread::spawn(move || {
-                (Instant::now(), run(options, &Cancel::new()), Instant::now())
-            })
+            options.outputs.push(Output::Local(place.dir.join(format!("{name}-root"))));
+            std::thread::spawn(move || (Instant::now(), run(options, &Cancel::new()), Instant::now()))
         })
         .into_iter()
         .map(|thread| thread.join().unwrap())
         .collect();
     // They overlapped: each began before the other ended.
     assert!(builds[0].0 < builds[1].2 && builds[1].0 < builds[0].2);
-    let listed =
-        manage::list(&BuildOptions::new(place.store(), ContextSource::Stdin).store).unwrap();
+    let listed = manage::list(&BuildOptions::new(place.store(), ContextSource::Stdin).store).unwrap();
     let mut ids = Vec::new();
     for (name, (_, (result, events), _)) in ["one", "two"].iter().zip(&builds) {
         let image = result.as_ref().unwrap();
-        assert!(
-            matches!(&events[0].fact, Fact::BuildStarted { .. }),
-            "{:?}",
-            events[0]
-        );
-        assert!(
-            matches!(outcome(events), Outcome::Success { image: id, .. } if *id == image.image_id)
-        );
-        assert_eq!(
-            std::fs::read_to_string(place.dir.join(format!("{name}-root/name"))).unwrap(),
-            format!("{name}\n")
-        );
+        assert!(matches!(&events[0].fact, Fact::BuildStarted { .. }), "{:?}", events[0]);
+        assert!(matches!(outcome(events), Outcome::Success { image: id, .. } if *id == image.image_id));
+        assert_eq!(std::fs::read_to_string(place.dir.join(format!("{name}-root/name"))).unwrap(), format!("{name}\n"));
         assert_eq!(image.names, [format!("docker.io/library/embed:{name}")]);
         ids.push(image.image_id.clone());
     }
     assert_ne!(ids[0], ids[1]);
     assert!(listed.len() >= 2);
-    assert_eq!(
-        environment(),
-        before,
-        "the library changed the state of the process"
-    );
+    assert_eq!(environment(), before, "the library changed the state of the process");
 }
 
 /// What a process has that others in it could miss: directory, umask and variables.
-fn environment() -> (
-    PathBuf,
-    Vec<(std::ffi::OsString, std::ffi::OsString)>,
-    String,
-) {
+fn environment() -> (PathBuf, Vec<(std::ffi::OsString, std::ffi::OsString)>, String) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let umask = status
-        .lines()
-        .find(|line| line.starts_with("Umask"))
-        .unwrap()
-        .to_owned();
-    (
-        std::env::current_dir().unwrap(),
-        std::env::vars_os().collect(),
-        umask,
-    )
+    let umask = status.lines().find(|line| line.starts_with("Umask")).unwrap().to_owned();
+    (std::env::current_dir().unwrap(), std::env::vars_os().collect(), umask)
 }
 
 fn a_cancelled_run(place: &Place) {
@@ -219,10 +161,7 @@ fn a_cancelled_run(place: &Place) {
         std::thread::spawn(move || run(options, &Cancel::new()).0)
     };
     let (handle, mut begun) = (cancel.clone(), None);
-    let options = place.options(
-        "long",
-        "FROM busybox\nRUN echo begun; trap '' TERM; sleep 6666\n",
-    );
+    let options = place.options("long", "FROM busybox\nRUN echo begun; trap '' TERM; sleep 6666\n");
     let result = build(options, &cancel, &mut |event| {
         if matches!(&event.fact, Fact::Output { .. }) && begun.is_none() {
             begun = Some(Instant::now());
@@ -232,11 +171,7 @@ fn a_cancelled_run(place: &Place) {
     });
     assert!(matches!(result, Err(BuildError::Cancelled)), "{result:?}");
     assert!(begun.unwrap().elapsed() < Duration::from_secs(5));
-    assert!(
-        !leftovers::processes(Path::new("sleep\06666"))
-            .iter()
-            .any(|process| process.contains("sleep 6666"))
-    );
+    assert!(!leftovers::processes(Path::new("sleep\06666")).iter().any(|process| process.contains("sleep 6666")));
     // The other one does not notice.
     let _ = other.join().unwrap().unwrap();
 }
@@ -253,29 +188,15 @@ fn a_cancelled_pull(place: &Place) {
     let (result, events) = run(place.options("stalled", "FROM config:1\n"), &cancel);
     assert!(matches!(result, Err(BuildError::Cancelled)), "{result:?}");
     assert!(matches!(outcome(&events), Outcome::Cancelled));
-    assert!(
-        begin.elapsed() < Duration::from_secs(6),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
     // A handle that was used stays so.
-    let (result, _) = run(
-        place.options("never", "FROM busybox\nRUN sleep 60\n"),
-        &cancel,
-    );
+    let (result, _) = run(place.options("never", "FROM busybox\nRUN sleep 60\n"), &cancel);
     assert!(matches!(result, Err(BuildError::Cancelled)), "{result:?}");
 }
 
 fn a_failure_has_facts(place: &Place) {
-    let (result, events) = run(
-        place.options("fails", "FROM busybox\nRUN exit 42\n"),
-        &Cancel::new(),
-    );
-    let Err(BuildError::Failed(failure)) = result else {
-        panic!("{result:?}")
-    };
+    let (result, events) = run(place.options("fails", "FROM busybox\nRUN exit 42\n"), &Cancel::new());
+    let Err(BuildError::Failed(failure)) = result else { panic!("{result:?}") };
     assert!(format!("{failure:?}").contains("42"), "{failure:?}");
-    assert!(
-        matches!(outcome(&events), Outcome::Failure { failure: told, .. } if *told == *failure)
-    );
+    assert!(matches!(outcome(&events), Outcome::Failure { failure: told, .. } if *told == *failure));
 }

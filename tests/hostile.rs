@@ -33,23 +33,13 @@ fn error(output: &Output, what: &str) -> String {
         assert!(!text.contains(word), "{what}: {text}");
     }
     let stderr = output.stderr();
-    let errors = |begin: &str| -> Vec<&str> {
-        stderr
-            .lines()
-            .filter(|line| line.starts_with(begin))
-            .collect()
-    };
+    let errors = |begin: &str| -> Vec<&str> { stderr.lines().filter(|line| line.starts_with(begin)).collect() };
     // BuildKit's errors, and those that are our own.
     let mut lines = [errors("ERROR: "), errors("rbuild: error: ")].concat();
     if lines.is_empty() {
         // The legacy builder prints the error alone, after what the client says of itself.
-        let notes = [
-            "DEPRECATED: ",
-            "            BuildKit is",
-            "            environment-variable",
-        ];
-        let is_note =
-            |line: &str| line.is_empty() || notes.iter().any(|note| line.starts_with(note));
+        let notes = ["DEPRECATED: ", "            BuildKit is", "            environment-variable"];
+        let is_note = |line: &str| line.is_empty() || notes.iter().any(|note| line.starts_with(note));
         lines = stderr.lines().filter(|line| !is_note(line)).collect();
     }
     assert_eq!(lines.len(), 1, "{what}: not one error: {text}");
@@ -59,13 +49,7 @@ fn error(output: &Output, what: &str) -> String {
 /// A sound build works on the same store, and nothing is left of the broken one.
 fn expect_usable(workspace: &Workspace, registry: &Registry) {
     leftovers::expect_none(workspace.dir(), Duration::from_secs(5));
-    workspace.files(
-        "sound",
-        &[
-            ("Dockerfile", "FROM layers:1\nCOPY x /x\nRUN cat /x\n"),
-            ("x", "sound\n"),
-        ],
-    );
+    workspace.files("sound", &[("Dockerfile", "FROM layers:1\nCOPY x /x\nRUN cat /x\n"), ("x", "sound\n")]);
     let _ = finish(&mut build(workspace, registry, "buildkit", "sound"), None).success();
 }
 
@@ -76,19 +60,11 @@ fn from_broken(workspace: &Workspace, registry: &Registry, tag: &str, words: &[&
     for format in FORMATS {
         let output = finish(&mut build(workspace, registry, format, "broken"), None);
         let error = error(&output, tag);
-        assert!(
-            words.iter().any(|word| error.contains(word)),
-            "{tag}, {format}: {error}"
-        );
+        assert!(words.iter().any(|word| error.contains(word)), "{tag}, {format}: {error}");
         let ran = |line: &str| {
-            line == "never"
-                || (line.starts_with('#') && line.ends_with(" never") && !line.contains("RUN"))
+            line == "never" || (line.starts_with('#') && line.ends_with(" never") && !line.contains("RUN"))
         };
-        assert!(
-            !output.text().lines().any(ran),
-            "{tag}, {format}: {}",
-            output.text()
-        );
+        assert!(!output.text().lines().any(ran), "{tag}, {format}: {}", output.text());
     }
 }
 
@@ -99,24 +75,14 @@ fn config() -> serde_json::Value {
 #[test]
 fn layers() {
     let (workspace, registry) = require!(with_bases());
-    let big: Vec<u8> = (0..200_000_u32)
-        .flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes())
-        .collect();
+    let big: Vec<u8> = (0..200_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
     let tar = Tarball::new().file("big", 0o644, &big).finish();
     let layer = Layer::of(&tar);
     let put = |tag: &str, stored: Vec<u8>| {
         // The digest is that of the sound layer, which is not what is kept.
         registry.put_image("broken", tag, config(), std::slice::from_ref(&layer));
-        registry.put_blob_as(
-            &rbuild_testkit::registry::digest(&layer.blob),
-            Arc::new(stored),
-        );
-        from_broken(
-            &workspace,
-            &registry,
-            tag,
-            &["size", "digest", "length", "bytes", "EOF", "ended"],
-        );
+        registry.put_blob_as(&rbuild_testkit::registry::digest(&layer.blob), Arc::new(stored));
+        from_broken(&workspace, &registry, tag, &["size", "digest", "length", "bytes", "EOF", "ended"]);
     };
     put("truncated", layer.blob[..layer.blob.len() / 2].to_vec());
     let mut corrupt = layer.blob.to_vec();
@@ -131,30 +97,14 @@ fn layers() {
         ("no-tar", rbuild_testkit::tarball::gzip(&[0x55; 2048])),
         ("cut-tar", rbuild_testkit::tarball::gzip(&tar[..10_000])),
     ] {
-        let layer = Layer {
-            diff_id: layer.diff_id.clone(),
-            blob: Arc::new(blob),
-        };
+        let layer = Layer { diff_id: layer.diff_id.clone(), blob: Arc::new(blob) };
         registry.put_image("broken", tag, config(), &[layer]);
-        from_broken(
-            &workspace,
-            &registry,
-            tag,
-            &["layer", "gzip", "tar", "archive", "digest", "unexpected"],
-        );
+        from_broken(&workspace, &registry, tag, &["layer", "gzip", "tar", "archive", "digest", "unexpected"]);
     }
     // Not the content that the configuration promises.
-    let other = Layer {
-        diff_id: Layer::of(b"").diff_id,
-        blob: Arc::clone(&layer.blob),
-    };
+    let other = Layer { diff_id: Layer::of(b"").diff_id, blob: Arc::clone(&layer.blob) };
     registry.put_image("broken", "diff-id", config(), &[other]);
-    from_broken(
-        &workspace,
-        &registry,
-        "diff-id",
-        &["digest", "diff", "layer"],
-    );
+    from_broken(&workspace, &registry, "diff-id", &["digest", "diff", "layer"]);
     expect_usable(&workspace, &registry);
     workspace.expect_clean();
 }
@@ -172,20 +122,12 @@ fn manifests() {
         from_broken(&workspace, &registry, tag, &[""]);
     }
     // Asked for by digest, another manifest comes.
-    let good = registry.put_image(
-        "broken",
-        "good",
-        config(),
-        &[Layer::of(&Tarball::new().dir("d/", 0o755).finish())],
-    );
+    let good = registry.put_image("broken", "good", config(), &[Layer::of(&Tarball::new().dir("d/", 0o755).finish())]);
     registry.fail(&format!("/manifests/{good}"), Fault::WrongBytes, usize::MAX);
     let dockerfile = format!("FROM {}/broken@{good}\n", registry.host());
     workspace.files("by-digest", &[("Dockerfile", &dockerfile)]);
     for format in FORMATS {
-        let error = error(
-            &finish(&mut build(&workspace, &registry, format, "by-digest"), None),
-            "by digest",
-        );
+        let error = error(&finish(&mut build(&workspace, &registry, format, "by-digest"), None), "by digest");
         assert!(error.contains("digest"), "{error}");
     }
     registry.heal();
@@ -201,55 +143,26 @@ fn registries_that_fail() {
     registry.fail("/manifests/", Fault::Status(500), 1);
     registry.fail("/blobs/", Fault::Close, 1);
     registry.fail("/blobs/", Fault::CutAfter(100_000), 2);
-    workspace.files(
-        "context",
-        &[(
-            "Dockerfile",
-            &format!(
-                "FROM {}/library/layers:1\nRUN cat /l/a/i\n",
-                registry.host()
-            ),
-        )],
-    );
-    let output = finish(
-        &mut build(&workspace, &registry, "buildkit", "context"),
-        None,
-    )
-    .success();
+    workspace
+        .files("context", &[("Dockerfile", &format!("FROM {}/library/layers:1\nRUN cat /l/a/i\n", registry.host()))]);
+    let output = finish(&mut build(&workspace, &registry, "buildkit", "context"), None).success();
     assert!(output.text().contains(" again"), "{}", output.text());
     let _ = workspace.run(["prune", "--all", "--force"]).success();
     registry.heal();
 
     // What stays is an error.
-    registry.put_image(
-        "broken",
-        "closed",
-        config(),
-        &[Layer::of(&Tarball::new().dir("d/", 0o755).finish())],
-    );
-    for (tag, fault) in [
-        ("closed", Fault::Close),
-        ("closed", Fault::Status(500)),
-        ("closed", Fault::Status(403)),
-    ] {
+    registry.put_image("broken", "closed", config(), &[Layer::of(&Tarball::new().dir("d/", 0o755).finish())]);
+    for (tag, fault) in [("closed", Fault::Close), ("closed", Fault::Status(500)), ("closed", Fault::Status(403))] {
         registry.fail("/broken/", fault, usize::MAX);
         from_broken(&workspace, &registry, tag, &[""]);
         registry.heal();
     }
-    from_broken(
-        &workspace,
-        &registry,
-        "unknown",
-        &["not found", "manifest unknown"],
-    );
+    from_broken(&workspace, &registry, "unknown", &["not found", "manifest unknown"]);
     // Nobody listens.
     let gone = Registry::start().host();
     workspace.files("gone", &[("Dockerfile", &format!("FROM {gone}/image\n"))]);
     for format in FORMATS {
-        error(
-            &finish(&mut build(&workspace, &registry, format, "gone"), None),
-            "nobody listens",
-        );
+        error(&finish(&mut build(&workspace, &registry, format, "gone"), None), "nobody listens");
     }
     expect_usable(&workspace, &registry);
     workspace.expect_clean();
@@ -263,51 +176,23 @@ fn escapes(target: &Path) -> Vec<(&'static str, Tarball)> {
     let up = format!("{}{}", "../".repeat(12), evil.trim_start_matches('/'));
     vec![
         ("parent", file(Tarball::new(), &up)),
-        (
-            "parent-inside",
-            file(Tarball::new(), &format!("d/../../../../../../..{evil}")),
-        ),
+        ("parent-inside", file(Tarball::new(), &format!("d/../../../../../../..{evil}"))),
         ("absolute", file(Tarball::new(), evil)),
-        (
-            "symlink",
-            file(
-                Tarball::new().symlink("l", target.to_str().unwrap()),
-                "l/evil",
-            ),
-        ),
-        (
-            "symlink-of-symlink",
-            file(
-                Tarball::new()
-                    .symlink("a", target.to_str().unwrap())
-                    .symlink("b", "a"),
-                "b/evil",
-            ),
-        ),
+        ("symlink", file(Tarball::new().symlink("l", target.to_str().unwrap()), "l/evil")),
+        ("symlink-of-symlink", file(Tarball::new().symlink("a", target.to_str().unwrap()).symlink("b", "a"), "b/evil")),
         (
             "hard-link",
-            Tarball::new()
-                .hard_link("h", target.join("victim").to_str().unwrap())
-                .file("h", 0o644, b"evil\n"),
+            Tarball::new().hard_link("h", target.join("victim").to_str().unwrap()).file("h", 0o644, b"evil\n"),
         ),
         (
             "hard-link-parent",
             Tarball::new()
-                .hard_link(
-                    "h",
-                    &format!("../../../../../../../..{}/victim", target.display()),
-                )
+                .hard_link("h", &format!("../../../../../../../..{}/victim", target.display()))
                 .file("h", 0o644, b"evil\n"),
         ),
         (
             "whiteout",
-            Tarball::new().entry(
-                &format!("{}/.wh.victim", target.display()),
-                EntryType::Regular,
-                0o644,
-                "",
-                b"",
-            ),
+            Tarball::new().entry(&format!("{}/.wh.victim", target.display()), EntryType::Regular, 0o644, "", b""),
         ),
     ]
 }
@@ -320,16 +205,9 @@ fn outside(workspace: &Workspace) -> PathBuf {
 }
 
 fn expect_untouched(outside: &Path, what: &str) {
-    let names: Vec<_> = fs::read_dir(outside)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let names: Vec<_> = fs::read_dir(outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["victim"], "{what}");
-    assert_eq!(
-        fs::read_to_string(outside.join("victim")).unwrap(),
-        "victim\n",
-        "{what}"
-    );
+    assert_eq!(fs::read_to_string(outside.join("victim")).unwrap(), "victim\n", "{what}");
 }
 
 #[test]
@@ -337,18 +215,9 @@ fn names_that_escape_from_a_context() {
     let (workspace, registry) = require!(with_bases());
     let outside = outside(&workspace);
     for (what, tar) in escapes(&outside) {
-        let tar = tar
-            .file(
-                "Dockerfile",
-                0o644,
-                b"FROM busybox\nCOPY . /c\nADD h* /h/\n",
-            )
-            .finish();
+        let tar = tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY . /c\nADD h* /h/\n").finish();
         for format in FORMATS {
-            let output = finish(
-                &mut build(&workspace, &registry, format, "-"),
-                Some(tar.clone()),
-            );
+            let output = finish(&mut build(&workspace, &registry, format, "-"), Some(tar.clone()));
             // Docker refuses some and keeps others inside; either is right, and nothing else.
             if output.code() != 0 {
                 error(&output, what);
@@ -408,25 +277,13 @@ fn a_build_that_tries_to_leave_its_root() {
     // And an output that is a directory with such links in it.
     workspace.files(
         "links",
-        &[(
-            "Dockerfile",
-            &format!("FROM busybox\nRUN ln -s {dir} /l && mkdir -p /m && echo x >/m/evil\n"),
-        )],
+        &[("Dockerfile", &format!("FROM busybox\nRUN ln -s {dir} /l && mkdir -p /m && echo x >/m/evil\n"))],
     );
     let mut local = build(&workspace, &registry, "buildkit", "links");
     let _ = finish(local.args(["-o", "local"]), None).success();
     assert_eq!(fs::read_link(workspace.path("local/l")).unwrap(), outside);
-    workspace.files(
-        "into",
-        &[
-            ("Dockerfile", "FROM scratch\nCOPY evil /l/evil\n"),
-            ("evil", "evil\n"),
-        ],
-    );
-    let _ = finish(
-        build(&workspace, &registry, "buildkit", "into").args(["-o", "local"]),
-        None,
-    );
+    workspace.files("into", &[("Dockerfile", "FROM scratch\nCOPY evil /l/evil\n"), ("evil", "evil\n")]);
+    let _ = finish(build(&workspace, &registry, "buildkit", "into").args(["-o", "local"]), None);
     expect_untouched(&outside, "local output");
     workspace.expect_clean();
 }
@@ -435,38 +292,20 @@ fn a_build_that_tries_to_leave_its_root() {
 fn dockerfiles_and_names() {
     let (workspace, registry) = require!(with_bases());
     for (what, dockerfile, wanted) in [
-        (
-            "unknown instruction",
-            "FROM busybox\nCOPPY a b\n",
-            "unknown instruction",
-        ),
+        ("unknown instruction", "FROM busybox\nCOPPY a b\n", "unknown instruction"),
         ("comment", "# nothing\n", ""),
         ("no stage", "RUN x\n", "no build stage"),
         ("flag", "FROM busybox\nCOPY --nosuch=1 a b\n", "nknown flag"),
-        (
-            "variable",
-            "FROM busybox\nENV A=\"${b:?wanted here}\"\n",
-            "wanted here",
-        ),
-        (
-            "quote",
-            "FROM busybox\nENV A=\"unfinished\n",
-            "unexpected end",
-        ),
+        ("variable", "FROM busybox\nENV A=\"${b:?wanted here}\"\n", "wanted here"),
+        ("quote", "FROM busybox\nENV A=\"unfinished\n", "unexpected end"),
     ] {
         workspace.files("context", &[("Dockerfile", dockerfile)]);
         for format in FORMATS {
-            let error = error(
-                &finish(&mut build(&workspace, &registry, format, "context"), None),
-                what,
-            );
+            let error = error(&finish(&mut build(&workspace, &registry, format, "context"), None), what);
             assert!(error.contains(wanted), "{what}, {format}: {error}");
         }
     }
-    let missing = finish(
-        &mut build(&workspace, &registry, "buildkit", "nosuch"),
-        None,
-    );
+    let missing = finish(&mut build(&workspace, &registry, "buildkit", "nosuch"), None);
     assert!(error(&missing, "no context").contains("nosuch"));
     expect_usable(&workspace, &registry);
     workspace.expect_clean();
@@ -475,10 +314,7 @@ fn dockerfiles_and_names() {
 #[test]
 fn a_context_that_changes_while_it_is_read() {
     let (workspace, registry) = require!(with_bases());
-    let context = workspace.files(
-        "context",
-        &[("Dockerfile", "FROM busybox\nCOPY . /c\nRUN ls /c | wc -l\n")],
-    );
+    let context = workspace.files("context", &[("Dockerfile", "FROM busybox\nCOPY . /c\nRUN ls /c | wc -l\n")]);
     let stop = Arc::new(AtomicBool::new(false));
     let changer = std::thread::spawn({
         let stop = Arc::clone(&stop);
@@ -500,14 +336,8 @@ fn a_context_that_changes_while_it_is_read() {
             }
         }
     });
-    let outputs: Vec<Output> = (0..6)
-        .map(|n| {
-            finish(
-                &mut build(&workspace, &registry, FORMATS[n % 2], "context"),
-                None,
-            )
-        })
-        .collect();
+    let outputs: Vec<Output> =
+        (0..6).map(|n| finish(&mut build(&workspace, &registry, FORMATS[n % 2], "context"), None)).collect();
     stop.store(true, Ordering::Relaxed);
     changer.join().unwrap();
     for output in &outputs {
@@ -528,21 +358,11 @@ impl SmallDisk {
             return Err("only root can mount a small disk".to_owned());
         }
         let dir = workspace.files(name, &[]);
-        let options = format!(
-            "size={kilobytes}k,mode=755,uid={},gid={}",
-            workspace.user().uid,
-            workspace.user().gid
-        );
-        let done = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(&dir)
-            .output();
+        let options = format!("size={kilobytes}k,mode=755,uid={},gid={}", workspace.user().uid, workspace.user().gid);
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&dir).output();
         match done {
             Ok(output) if output.status.success() => Ok(SmallDisk(dir)),
-            Ok(output) => Err(format!(
-                "cannot mount a tmpfs: {}",
-                String::from_utf8_lossy(&output.stderr)
-            )),
+            Ok(output) => Err(format!("cannot mount a tmpfs: {}", String::from_utf8_lossy(&output.stderr))),
             Err(error) => Err(format!("cannot mount a tmpfs: {error}")),
         }
     }
@@ -557,33 +377,13 @@ impl Drop for SmallDisk {
 #[test]
 fn a_full_disk() {
     let (workspace, registry) = require!(with_bases());
-    workspace.files(
-        "zeros",
-        &[(
-            "Dockerfile",
-            "FROM busybox\nRUN dd if=/dev/zero of=/zero bs=1M count=64\n",
-        )],
-    );
-    workspace.files(
-        "layer",
-        &[(
-            "Dockerfile",
-            "FROM busybox\nRUN head -c 9000000 /dev/urandom >/random\n",
-        )],
-    );
+    workspace.files("zeros", &[("Dockerfile", "FROM busybox\nRUN dd if=/dev/zero of=/zero bs=1M count=64\n")]);
+    workspace.files("layer", &[("Dockerfile", "FROM busybox\nRUN head -c 9000000 /dev/urandom >/random\n")]);
     let context = workspace.files("copy", &[("Dockerfile", "FROM busybox\nCOPY big /big\n")]);
     fs::write(context.join("big"), vec![7; 30_000_000]).unwrap();
     // Too small for the base, for a command's files, for a copy, and for a layer beside the files it is made of.
-    for (kilobytes, contexts) in [
-        (1200, &["zeros"][..]),
-        (2600, &["zeros"]),
-        (16_000, &["zeros", "copy", "layer"]),
-    ] {
-        let disk = require!(SmallDisk::mount(
-            &workspace,
-            &format!("disk{kilobytes}"),
-            kilobytes
-        ));
+    for (kilobytes, contexts) in [(1200, &["zeros"][..]), (2600, &["zeros"]), (16_000, &["zeros", "copy", "layer"])] {
+        let disk = require!(SmallDisk::mount(&workspace, &format!("disk{kilobytes}"), kilobytes));
         let store = disk.0.join("store");
         let run = |command: &mut Command| finish(command.env("RBUILD_ROOT", &store), None);
         for context in contexts {
@@ -591,11 +391,7 @@ fn a_full_disk() {
                 let output = run(&mut build(&workspace, &registry, format, context));
                 let what = format!("{context} on {kilobytes} kB, {format}");
                 error(&output, &what);
-                assert!(
-                    output.text().to_lowercase().contains("no space"),
-                    "{what}: {}",
-                    output.text()
-                );
+                assert!(output.text().to_lowercase().contains("no space"), "{what}: {}", output.text());
                 leftovers::expect_none(&disk.0, Duration::from_secs(5));
             }
         }
@@ -603,17 +399,10 @@ fn a_full_disk() {
         let _ = run(&mut workspace.rbuild(["prune", "--all", "--force"])).success();
         assert_eq!(leftovers::store_residue(&store), Vec::<PathBuf>::new());
         if kilobytes == 16_000 {
-            workspace.files(
-                "sound",
-                &[("Dockerfile", "FROM layers:1\nRUN cat /l/a/i >/again\n")],
-            );
-            let _ = run(build(&workspace, &registry, "buildkit", "sound").args(["-t", "sound"]))
-                .success();
+            workspace.files("sound", &[("Dockerfile", "FROM layers:1\nRUN cat /l/a/i >/again\n")]);
+            let _ = run(build(&workspace, &registry, "buildkit", "sound").args(["-t", "sound"])).success();
             let saved = run(&mut workspace.rbuild(["save", "sound"])).success();
-            assert_eq!(
-                listing::of_archive(&saved.stdout)["files"]["/again"]["size"],
-                6
-            );
+            assert_eq!(listing::of_archive(&saved.stdout)["files"]["/again"]["size"], 6);
         }
         drop(disk);
     }

@@ -53,9 +53,7 @@ fn at_any_moment_and_then_again() {
         ],
     );
     let begin = Instant::now();
-    let _ = Running::start(&mut build(&workspace, &registry, 0))
-        .finish()
-        .success();
+    let _ = Running::start(&mut build(&workspace, &registry, 0)).finish().success();
     let whole = begin.elapsed();
     let want = image(&workspace);
     let _ = workspace.run(["prune", "--all", "--force"]).success();
@@ -79,17 +77,10 @@ fn at_any_moment_and_then_again() {
         );
         let got = image(&workspace);
         for path in ["/big", "/copy", "/zero", "/l", "/l/a", "/etc/passwd"] {
-            assert_eq!(
-                got["files"][path], want["files"][path],
-                "round {round}, killed after {moment:?}: {path}"
-            );
+            assert_eq!(got["files"][path], want["files"][path], "round {round}, killed after {moment:?}: {path}");
         }
         let number = rbuild_testkit::sha256(format!("{round}\n").as_bytes());
-        assert_eq!(
-            got["files"]["/round"]["sha256"],
-            number.as_str(),
-            "round {round}"
-        );
+        assert_eq!(got["files"]["/round"]["sha256"], number.as_str(), "round {round}");
         if round % 3 == 0 {
             let _ = workspace.run(["prune", "--all", "--force"]).success();
         }

@@ -42,9 +42,5 @@ fn with_bases() -> Result<(Workspace, Registry), String> {
 
 /// Flags of a build that takes its bases from a registry.
 fn build_flags(registry: &Registry) -> [String; 3] {
-    [
-        "build".to_owned(),
-        format!("--registry-mirror={}", registry.url()),
-        "--network=host".to_owned(),
-    ]
+    ["build".to_owned(), format!("--registry-mirror={}", registry.url()), "--network=host".to_owned()]
 }

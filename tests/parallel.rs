@@ -26,9 +26,7 @@ fn eight_builds_on_one_empty_store() {
             let who = format!("who{}", n / 2);
             let mut build = workspace.rbuild(build_flags(&registry));
             let format = if n % 4 < 2 { "buildkit" } else { "docker" };
-            build
-                .arg(format!("--log-format={format}"))
-                .args(["--build-arg", &format!("WHO={who}")]);
+            build.arg(format!("--log-format={format}")).args(["--build-arg", &format!("WHO={who}")]);
             build.args(["-t", &format!("many:{n}")]).arg(&context);
             (who, Running::start(&mut build))
         })
@@ -37,28 +35,11 @@ fn eight_builds_on_one_empty_store() {
         let output = build.finish();
         assert_eq!(output.code(), 0, "build {n}: {}", output.text());
         let image = listing::of_archive(&workspace.saved(&format!("many:{n}")));
-        let digest = |path: &str| {
-            image["files"][path]["sha256"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
-        assert_eq!(
-            digest("/who"),
-            rbuild_testkit::sha256(format!("{who}\n").as_bytes()),
-            "build {n}"
-        );
+        let digest = |path: &str| image["files"][path]["sha256"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(digest("/who"), rbuild_testkit::sha256(format!("{who}\n").as_bytes()), "build {n}");
         let numbers: String = (1..=1000).map(|n| format!("{n}\n")).collect();
-        assert_eq!(
-            digest("/n"),
-            rbuild_testkit::sha256(numbers.as_bytes()),
-            "build {n}"
-        );
-        assert_eq!(
-            digest("/data/b/c"),
-            rbuild_testkit::sha256(b"c\n"),
-            "build {n}"
-        );
+        assert_eq!(digest("/n"), rbuild_testkit::sha256(numbers.as_bytes()), "build {n}");
+        assert_eq!(digest("/data/b/c"), rbuild_testkit::sha256(b"c\n"), "build {n}");
         assert_eq!(image["files"]["/d"]["owner"], "33:33", "build {n}");
     }
     workspace.expect_clean();

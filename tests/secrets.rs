@@ -29,75 +29,29 @@ fn are_nowhere_but_in_their_command() {
         RUN ls -a /run /run/secrets /v 2>&1 | sort | uniq -c; env\n";
     workspace.files("context", &[("Dockerfile", dockerfile)]);
     let secrets = workspace.files("secrets", &[("file", FILE_SECRET)]);
-    for (n, format) in ["buildkit", "events", "rawjson", "tty"]
-        .into_iter()
-        .enumerate()
-    {
+    for (n, format) in ["buildkit", "events", "rawjson", "tty"].into_iter().enumerate() {
         let mut build = workspace.rbuild(build_flags(&registry));
-        build.arg(format!("--log-format={format}")).args([
-            "-v",
-            "-v",
-            "--no-cache",
-            "-t",
-            &format!("secret:{n}"),
-        ]);
-        build.arg(format!(
-            "--secret=id=file,src={}",
-            secrets.join("file").display()
-        ));
-        build
-            .args([
-                "--secret=id=variable,env=HIDDEN",
-                "--metadata-file",
-                "metadata.json",
-            ])
-            .arg("context");
+        build.arg(format!("--log-format={format}")).args(["-v", "-v", "--no-cache", "-t", &format!("secret:{n}")]);
+        build.arg(format!("--secret=id=file,src={}", secrets.join("file").display()));
+        build.args(["--secret=id=variable,env=HIDDEN", "--metadata-file", "metadata.json"]).arg("context");
         let output = finish(build.env("HIDDEN", VARIABLE_SECRET), None).success();
-        assert!(
-            !has_secret(&output.stdout) && !has_secret(&output.stderr),
-            "{format}: {}",
-            output.text()
-        );
-        assert!(!has_secret(
-            &fs::read(workspace.path("metadata.json")).unwrap()
-        ));
+        assert!(!has_secret(&output.stdout) && !has_secret(&output.stderr), "{format}: {}", output.text());
+        assert!(!has_secret(&fs::read(workspace.path("metadata.json")).unwrap()));
         let archive = workspace.saved(&format!("secret:{n}"));
         assert!(!has_secret(&archive));
         let files = listing::of_archive(&archive)["files"].clone();
         // They were seen: 21 and 25 bytes.
-        assert_eq!(
-            files["/seen"]["sha256"],
-            rbuild_testkit::sha256(b"46\n").as_str(),
-            "{format}"
-        );
+        assert_eq!(files["/seen"]["sha256"], rbuild_testkit::sha256(b"46\n").as_str(), "{format}");
         for path in ["/run/secrets/file", "/v", "/tmp/v", "/dev/shm/file"] {
-            assert!(
-                files.get(path).is_none_or(|file| file["size"] == 0),
-                "{format}: {path}: {}",
-                files[path]
-            );
+            assert!(files.get(path).is_none_or(|file| file["size"] == 0), "{format}: {path}: {}", files[path]);
         }
     }
     expect_no_secret(&workspace.store(), workspace.user().tests_are_root());
     // A secret that is not given but needed is an error which tells its name.
-    workspace.files(
-        "needs",
-        &[(
-            "Dockerfile",
-            "FROM busybox\nRUN --mount=type=secret,id=lacking,required=true true\n",
-        )],
-    );
-    let output = workspace.run(
-        build_flags(&registry)
-            .iter()
-            .map(String::as_str)
-            .chain(["needs"]),
-    );
-    assert!(
-        output.code() == 1 && output.stderr().contains("lacking"),
-        "{}",
-        output.text()
-    );
+    workspace
+        .files("needs", &[("Dockerfile", "FROM busybox\nRUN --mount=type=secret,id=lacking,required=true true\n")]);
+    let output = workspace.run(build_flags(&registry).iter().map(String::as_str).chain(["needs"]));
+    assert!(output.code() == 1 && output.stderr().contains("lacking"), "{}", output.text());
     workspace.expect_clean();
 }
 

@@ -15,48 +15,25 @@ const FORMATS: [&str; 2] = ["buildkit", "docker"];
 /// After its end: the exit code says which signal it was, nothing is left, and the store can be used.
 fn check(workspace: &Workspace, registry: &Registry, sent: Instant, output: &Output, code: i32) {
     assert_eq!(output.code(), code, "{}", output.text());
-    assert!(
-        sent.elapsed() < Duration::from_secs(10),
-        "took {:?} to end",
-        sent.elapsed()
-    );
+    assert!(sent.elapsed() < Duration::from_secs(10), "took {:?} to end", sent.elapsed());
     assert!(!output.text().contains("panicked"), "{}", output.text());
     leftovers::expect_none(workspace.dir(), Duration::from_secs(5));
-    workspace.files(
-        "after",
-        &[("Dockerfile", "FROM busybox\nRUN echo usable\n")],
-    );
-    let _ = workspace
-        .run(
-            build_flags(registry)
-                .iter()
-                .map(String::as_str)
-                .chain(["after"]),
-        )
-        .success();
+    workspace.files("after", &[("Dockerfile", "FROM busybox\nRUN echo usable\n")]);
+    let _ = workspace.run(build_flags(registry).iter().map(String::as_str).chain(["after"])).success();
 }
 
 #[test]
 fn in_a_pull() {
     let (workspace, registry) = require!(with_bases());
-    workspace.files(
-        "context",
-        &[("Dockerfile", "FROM layers:1\nRUN echo never\n")],
-    );
+    workspace.files("context", &[("Dockerfile", "FROM layers:1\nRUN echo never\n")]);
     for ((signal, code), format) in SIGNALS.into_iter().zip(FORMATS) {
         registry.fail("/blobs/", Fault::Stall, usize::MAX);
         let asked = registry.asked().len();
         let mut build = workspace.rbuild(build_flags(&registry));
         let running = Running::start(build.arg(format!("--log-format={format}")).arg("context"));
         let begin = Instant::now();
-        while !registry.asked()[asked..]
-            .iter()
-            .any(|line| line.contains("/blobs/"))
-        {
-            assert!(
-                begin.elapsed() < Duration::from_secs(60),
-                "no blob was asked for"
-            );
+        while !registry.asked()[asked..].iter().any(|line| line.contains("/blobs/")) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "no blob was asked for");
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -84,17 +61,11 @@ fn in_a_run() {
     for (signal, code) in SIGNALS {
         for format in FORMATS {
             let mut build = workspace.rbuild(build_flags(&registry));
-            let mut running =
-                Running::start(build.arg(format!("--log-format={format}")).arg("context"));
+            let mut running = Running::start(build.arg(format!("--log-format={format}")).arg("context"));
             // In the log of BuildKit the output follows a time, in that of the legacy builder it is a line.
             running.wait_for(if format == "docker" { "\nnow" } else { " now" });
             let processes = leftovers::processes(workspace.dir());
-            assert!(
-                processes
-                    .iter()
-                    .any(|process| process.contains("sleep 7777")),
-                "{processes:#?}"
-            );
+            assert!(processes.iter().any(|process| process.contains("sleep 7777")), "{processes:#?}");
             let sent = Instant::now();
             running.signal(signal);
             check(&workspace, &registry, sent, &running.finish(), code);
@@ -106,19 +77,12 @@ fn in_a_run() {
 #[test]
 fn in_an_export() {
     let (workspace, registry) = require!(with_bases());
-    workspace.files(
-        "context",
-        &[("Dockerfile", "FROM busybox\nRUN echo x >/x\n")],
-    );
+    workspace.files("context", &[("Dockerfile", "FROM busybox\nRUN echo x >/x\n")]);
     for (signal, code) in SIGNALS {
         let mut build = workspace.rbuild(build_flags(&registry));
         // Nobody reads standard output, so the archive of two megabytes gets stuck in it.
-        let mut running = Running::start_unread(build.args([
-            "--log-format=buildkit",
-            "-o",
-            "type=tar,dest=-",
-            "context",
-        ]));
+        let mut running =
+            Running::start_unread(build.args(["--log-format=buildkit", "-o", "type=tar,dest=-", "context"]));
         running.wait_for("sending tarball");
         std::thread::sleep(Duration::from_millis(300));
         let sent = Instant::now();

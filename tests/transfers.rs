@@ -29,28 +29,16 @@ fn built() -> Result<Built, String> {
     let (workspace, registry) = with_bases()?;
     workspace.files("context", &[("Dockerfile", DOCKERFILE)]);
     let mut build = workspace.rbuild(build_flags(&registry));
-    let id = finish(build.args(["-q", "-t", "round/trip:1", "context"]), None)
-        .success()
-        .stdout();
+    let id = finish(build.args(["-q", "-t", "round/trip:1", "context"]), None).success().stdout();
     let image = listing::of_archive(&workspace.saved("round/trip:1"));
-    Ok(Built {
-        workspace,
-        registry,
-        id,
-        image,
-    })
+    Ok(Built { workspace, registry, id, image })
 }
 
 impl Built {
     /// Builds again (all from the cache) with an output.
     fn output(&self, output: &str) -> Vec<u8> {
         let mut build = self.workspace.rbuild(build_flags(&self.registry));
-        finish(
-            build.args(["-t", "round/trip:1", "-o", output, "context"]),
-            None,
-        )
-        .success()
-        .stdout
+        finish(build.args(["-t", "round/trip:1", "-o", output, "context"]), None).success().stdout
     }
 
     /// A command on another store.
@@ -84,9 +72,7 @@ fn archives_and_layouts() {
     let umoci = require!(rbuild_testkit::require::program("umoci"));
     let built = require!(built());
     let workspace = &built.workspace;
-    let _ = workspace
-        .run(["save", "-o", "saved.tar", "round/trip:1"])
-        .success();
+    let _ = workspace.run(["save", "-o", "saved.tar", "round/trip:1"]).success();
     built.output("type=docker,dest=docker.tar");
     built.output("type=oci,dest=oci.tar");
     built.output("type=oci,dest=layout,tar=false");
@@ -99,36 +85,17 @@ fn archives_and_layouts() {
         let _ = finish(&mut built.elsewhere(&["load"]), Some(content)).success();
         built.expect_elsewhere("round/trip:1");
     }
-    for image in [
-        "docker-archive:saved.tar",
-        "docker-archive:docker.tar",
-        "oci-archive:oci.tar",
-        "oci:layout",
-    ] {
+    for image in ["docker-archive:saved.tar", "docker-archive:docker.tar", "oci-archive:oci.tar", "oci:layout"] {
         let config = built.seen_by(&skopeo, &["inspect", "--config", image]);
         assert_eq!(config["config"]["Labels"], json!({"of": "test"}), "{image}");
         assert_eq!(config["config"]["User"], "daemon", "{image}");
     }
     // skopeo reads every layer and compares it with its digest.
-    let _ = finish(
-        workspace
-            .command(&skopeo)
-            .args(["copy", "oci:layout", "dir:copied", "--insecure-policy"]),
-        None,
-    )
-    .success();
-    let index: Value =
-        serde_json::from_slice(&fs::read(workspace.path("layout/index.json")).unwrap()).unwrap();
-    let tag = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
-        .as_str()
-        .unwrap();
-    let unpack = [
-        "unpack",
-        "--rootless",
-        "--image",
-        &format!("layout:{tag}"),
-        "bundle",
-    ];
+    let _ = finish(workspace.command(&skopeo).args(["copy", "oci:layout", "dir:copied", "--insecure-policy"]), None)
+        .success();
+    let index: Value = serde_json::from_slice(&fs::read(workspace.path("layout/index.json")).unwrap()).unwrap();
+    let tag = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap();
+    let unpack = ["unpack", "--rootless", "--image", &format!("layout:{tag}"), "bundle"];
     let _ = finish(workspace.command(&umoci).args(unpack), None).success();
     let root = workspace.path("bundle/rootfs");
     assert_eq!(fs::read_to_string(root.join("t/b")).unwrap(), "a\n");
@@ -147,13 +114,7 @@ fn root_file_systems() {
     let (files, wanted) = (listing::of_root(&tar), &built.image["files"]);
     assert_eq!(listing::of_root(&piped), files);
     let names = |value: &Value| -> Vec<String> {
-        value
-            .as_object()
-            .unwrap()
-            .keys()
-            .filter(|name| *name != "/." && *name != "/")
-            .cloned()
-            .collect()
+        value.as_object().unwrap().keys().filter(|name| *name != "/." && *name != "/").cloned().collect()
     };
     let (mut got, mut want) = (names(&files), names(wanted));
     got.sort();
@@ -164,25 +125,14 @@ fn root_file_systems() {
     }
     built.output("type=local,dest=directory");
     for name in names(wanted) {
-        let path = workspace
-            .path("directory")
-            .join(name.trim_start_matches('/'));
-        let metadata =
-            fs::symlink_metadata(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let path = workspace.path("directory").join(name.trim_start_matches('/'));
+        let metadata = fs::symlink_metadata(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
         // Files belong to who asked for them.
-        assert_eq!(
-            std::os::unix::fs::MetadataExt::uid(&metadata),
-            workspace.user().uid,
-            "{name}"
-        );
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), workspace.user().uid, "{name}");
         match wanted[&name]["kind"].as_str().unwrap() {
             "f" => assert_eq!(metadata.len(), wanted[&name]["size"], "{name}"),
             "d" => assert!(metadata.is_dir(), "{name}"),
-            "l" => assert_eq!(
-                fs::read_link(&path).unwrap().to_str(),
-                wanted[&name]["target"].as_str(),
-                "{name}"
-            ),
+            "l" => assert_eq!(fs::read_link(&path).unwrap().to_str(), wanted[&name]["target"].as_str(), "{name}"),
             _ => {}
         }
     }
@@ -201,10 +151,7 @@ fn a_real_registry() {
     let _ = workspace.run(["tag", "round/trip:1", &name]).success();
     let pushed = workspace.run(["push", &name]).success().text();
     assert!(pushed.contains("sha256:"), "{pushed}");
-    assert!(
-        real.blob_file(&built.id).exists(),
-        "the registry lacks the configuration"
-    );
+    assert!(real.blob_file(&built.id).exists(), "the registry lacks the configuration");
     let _ = finish(&mut built.elsewhere(&["pull", &name]), None).success();
     built.expect_elsewhere(&name);
     // From a build, to a name of its own, and as a base of the next one.
@@ -213,34 +160,14 @@ fn a_real_registry() {
     let _ = finish(build.args(["--push", "-t", &by_build, "context"]), None).success();
     let _ = finish(&mut built.elsewhere(&["pull", &by_build]), None).success();
     built.expect_elsewhere(&by_build);
-    workspace.files(
-        "next",
-        &[(
-            "Dockerfile",
-            &format!("FROM {by_build}\nUSER 0\nRUN cat /t/a >/next\n"),
-        )],
-    );
+    workspace.files("next", &[("Dockerfile", &format!("FROM {by_build}\nUSER 0\nRUN cat /t/a >/next\n"))]);
     let _ = finish(&mut built.elsewhere(&["build", "-t", "next", "next"]), None);
     // The trigger of the base is run first, and there is no such command.
-    workspace.files(
-        "stage",
-        &[(
-            "Dockerfile",
-            &format!("FROM busybox\nCOPY --from={by_build} /t/a /next\n"),
-        )],
-    );
+    workspace.files("stage", &[("Dockerfile", &format!("FROM busybox\nCOPY --from={by_build} /t/a /next\n"))]);
     let mut copy = built.elsewhere(&[]);
-    let _ = finish(
-        copy.args(build_flags(&built.registry))
-            .args(["-t", "next", "stage"]),
-        None,
-    )
-    .success();
+    let _ = finish(copy.args(build_flags(&built.registry)).args(["-t", "next", "stage"]), None).success();
     let saved = finish(&mut built.elsewhere(&["save", "next"]), None).success();
-    assert_eq!(
-        listing::of_archive(&saved.stdout)["files"]["/next"]["size"],
-        2
-    );
+    assert_eq!(listing::of_archive(&saved.stdout)["files"]["/next"]["size"], 2);
     let _ = finish(&mut built.elsewhere(&["prune", "--all", "--force"]), None).success();
     workspace.expect_clean();
 }
@@ -256,21 +183,11 @@ fn a_registry_that_wants_a_login() {
     let refused = workspace.run(["push", &name]);
     assert_eq!(refused.code(), 1, "{}", refused.text());
     let login = |password: &str| {
-        let mut login = workspace.rbuild([
-            "login",
-            "-u",
-            "somebody",
-            "--password-stdin",
-            &guarded.host(),
-        ]);
+        let mut login = workspace.rbuild(["login", "-u", "somebody", "--password-stdin", &guarded.host()]);
         finish(&mut login, Some(format!("{password}\n").into_bytes()))
     };
     let wrong = login("wrong-password");
-    assert!(
-        wrong.code() == 1 && !wrong.text().contains("wrong-password"),
-        "{}",
-        wrong.text()
-    );
+    assert!(wrong.code() == 1 && !wrong.text().contains("wrong-password"), "{}", wrong.text());
     let right = login("right-password").success();
     assert!(!right.text().contains("right-password"), "{}", right.text());
     let _ = workspace.run(["push", &name]).success();
@@ -278,10 +195,7 @@ fn a_registry_that_wants_a_login() {
     let _ = finish(&mut built.elsewhere(&["pull", &name]), None).success();
     built.expect_elsewhere(&name);
     let _ = workspace.run(["logout", &guarded.host()]).success();
-    assert_eq!(
-        finish(&mut built.elsewhere(&["pull", &name]), None).code(),
-        1
-    );
+    assert_eq!(finish(&mut built.elsewhere(&["pull", &name]), None).code(), 1);
     workspace.expect_clean();
 }
 
@@ -294,27 +208,12 @@ fn archives_that_are_broken() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     let cut = saved[..saved.len() / 3].to_vec();
-    for (what, archive) in [
-        ("flipped", flipped),
-        ("cut", cut),
-        ("empty", Vec::new()),
-        ("text", b"no archive".to_vec()),
-    ] {
-        fs::File::create(workspace.path(what))
-            .unwrap()
-            .write_all(&archive)
-            .unwrap();
+    for (what, archive) in [("flipped", flipped), ("cut", cut), ("empty", Vec::new()), ("text", b"no archive".to_vec())]
+    {
+        fs::File::create(workspace.path(what)).unwrap().write_all(&archive).unwrap();
         let output = finish(&mut built.elsewhere(&["load", "-i", what]), None);
         assert_eq!(output.code(), 1, "{what}: {}", output.text());
-        assert_eq!(
-            output
-                .stderr()
-                .lines()
-                .filter(|line| line.starts_with("rbuild: error: "))
-                .count(),
-            1,
-            "{what}"
-        );
+        assert_eq!(output.stderr().lines().filter(|line| line.starts_with("rbuild: error: ")).count(), 1, "{what}");
     }
     let listed = finish(&mut built.elsewhere(&["images", "-q"]), None).success();
     assert_eq!(listed.stdout(), "", "an image came out of a broken archive");
