@@ -1,14 +1,15 @@
 //! Blobs, and which of them hold a layer.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::atomic;
+use super::background::HashedFile;
 use super::{Lease, Store, StoreError};
-use crate::digest::{DiffId, Digest, HashingWriter, VerifiedReader};
+use crate::digest::{DiffId, Digest, VerifiedReader};
 use crate::json;
 use crate::manifest::Descriptor;
 
@@ -44,13 +45,13 @@ struct DiffRecord {
 pub struct BlobWriter {
     store: Store,
     temporary: PathBuf,
-    inner: Option<HashingWriter<BufWriter<File>>>,
+    inner: Option<HashedFile>,
 }
 
 impl BlobWriter {
     /// Bytes written so far.
     pub fn size(&self) -> u64 {
-        self.inner.as_ref().map_or(0, HashingWriter::size)
+        self.inner.as_ref().map_or(0, HashedFile::size)
     }
 
     /// Publishes the blob, and returns its digest and size.
@@ -61,11 +62,9 @@ impl BlobWriter {
         let Some(inner) = self.inner.take() else {
             return Err(StoreError::Inconsistent("a blob was committed twice"));
         };
-        let (buffered, digest, size) = inner.finish();
-        let failed =
-            |e: io::IntoInnerError<_>| StoreError::io("write", &self.temporary)(e.into_error());
-        let file = buffered.into_inner().map_err(failed)?;
-        drop(file);
+        let (digest, size) = inner
+            .finish()
+            .map_err(StoreError::io("write", &self.temporary))?;
         let path = self.store.blob_path(&digest);
         std::fs::rename(&self.temporary, &path).map_err(StoreError::io("write blob", &path))?;
         Ok((digest, size))
@@ -86,6 +85,7 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
+        self.inner = None;
         // Gone already after a commit.
         let _ = std::fs::remove_file(&self.temporary);
     }
@@ -103,11 +103,10 @@ impl Store {
             .create_new(true)
             .open(&temporary)
             .map_err(StoreError::io("create", &temporary))?;
-        let inner = HashingWriter::new(BufWriter::with_capacity(256 << 10, file));
         Ok(BlobWriter {
             store: self.clone(),
             temporary,
-            inner: Some(inner),
+            inner: Some(HashedFile::new(file)),
         })
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{IFlags, Mode, OFlags};
+
 use super::atomic::{self, Lock};
 use super::{Store, StoreError, file_name};
 use crate::digest::{DiffId, Digest, ImageId};
@@ -33,6 +35,7 @@ impl Lease {
             };
             let dir = store.root.join("tmp").join(&id);
             std::fs::create_dir(&dir).map_err(StoreError::io("create directory", &dir))?;
+            spread_directories(&dir);
             return Ok(Lease {
                 store: store.clone(),
                 id,
@@ -135,6 +138,31 @@ impl Drop for Lease {
         if empty {
             let _ = std::fs::remove_file(self.store.root.join("leases").join(&self.id));
         }
+    }
+}
+
+/// Asks ext4 to put each directory made in this one into a block group of its own (chattr(1), `T`).
+///
+/// Without, all layers share the block groups around the store. There ext4 passes one by one over every inode that was
+/// freed within the last minute or five (`recently_deleted` in fs/ext4/ialloc.c, Linux 3.14), for each file anew: after a
+/// layer of thousands of files was removed, making a file takes ten times as long. Other file systems need no such hint.
+fn spread_directories(dir: &Path) {
+    // EXT4_SUPER_MAGIC, which ext2 and ext3 have too.
+    const EXT: i128 = 0xef53;
+    let spread = || -> rustix::io::Result<()> {
+        let file = rustix::fs::open(
+            dir,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        if i128::from(rustix::fs::fstatfs(&file)?.f_type) == EXT {
+            let flags = rustix::fs::ioctl_getflags(&file)?;
+            rustix::fs::ioctl_setflags(&file, flags | IFlags::TOPDIR)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = spread() {
+        tracing::debug!(%error, "directories are not spread over the disk");
     }
 }
 

@@ -22,6 +22,7 @@
 //! The `ocidir` crate writes such layouts too, but it needs OpenSSL and knows neither leases nor several writers.
 
 mod atomic;
+mod background;
 mod blobs;
 mod cache;
 mod gc;

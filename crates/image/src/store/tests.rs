@@ -518,3 +518,43 @@ fn a_full_disk_is_an_error() {
         other => eprintln!("skipped: no tmpfs can be mounted here ({other:?})"),
     }
 }
+
+#[test]
+fn staged_directories_are_spread_over_an_ext_file_system() {
+    use rustix::fs::{IFlags, fstatfs, ioctl_getflags};
+    let (_dir, store) = store();
+    let lease = store.lease().unwrap();
+    let flags = |path: &Path| ioctl_getflags(std::fs::File::open(path).unwrap());
+    let staged = lease.stage_dir().unwrap();
+    let root = std::fs::File::open(store.root()).unwrap();
+    if i128::from(fstatfs(&root).unwrap().f_type) == 0xef53 {
+        assert!(flags(&lease.dir()).unwrap().contains(IFlags::TOPDIR));
+        // What is in one layer stays together.
+        assert!(!flags(&staged).unwrap().contains(IFlags::TOPDIR));
+    }
+}
+
+#[test]
+fn large_blobs_are_written_beside_the_caller() {
+    let (_dir, store) = store();
+    let lease = store.lease().unwrap();
+    let data: Vec<u8> = (0..9_000_001_u32).map(|i| (i * 7 / 3) as u8).collect();
+    for piece in [1 << 10, 300_000, data.len()] {
+        let mut writer = store.blob_writer(&lease).unwrap();
+        for chunk in data.chunks(piece) {
+            writer.write_all(chunk).unwrap();
+        }
+        assert_eq!(writer.size(), data.len() as u64);
+        let (digest, size) = writer.commit().unwrap();
+        assert_eq!((digest.clone(), size), (Digest::of(&data), data.len() as u64));
+        let mut read = Vec::new();
+        store.open_blob(&digest).unwrap().read_to_end(&mut read).unwrap();
+        assert!(read == data);
+    }
+    // Given up in the middle, it leaves nothing.
+    let mut writer = store.blob_writer(&lease).unwrap();
+    writer.write_all(&data).unwrap();
+    drop(writer);
+    let left: Vec<_> = std::fs::read_dir(lease.dir()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
