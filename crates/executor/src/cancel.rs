@@ -41,6 +41,11 @@ impl Cancel {
         &self.flag
     }
 
+    /// The same flag, for what outlives a borrow.
+    pub(crate) fn shared_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.flag)
+    }
+
     /// For running commands.
     pub(crate) fn commands(&self) -> &rbuild_sandbox::Cancel {
         &self.commands

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rbuild_image::archive::{self, ArchiveError, Loaded};
 use rbuild_image::digest::{DiffId, ImageId};
 use rbuild_image::layer::LayerReader;
-use rbuild_image::archive::{self, ArchiveError, Loaded};
 use rbuild_image::manifest::{Descriptor, annotation};
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::{DockerVersion, Reference};
@@ -19,13 +19,13 @@ use rbuild_sandbox::root::{Ownership, Root};
 use rbuild_sandbox::{Facts, Privilege};
 
 use crate::base::{BaseImage, BaseLayer, Remote};
-use crate::context::{ContextError, NamedContext, NamedSource};
-use crate::plan::buildkit::StageBase;
 use crate::cancel::Cancel;
+use crate::context::{ContextError, NamedContext, NamedSource};
 use crate::download::Download;
 use crate::emit::Emitter;
 use crate::key::CacheKey;
 use crate::options::BuildOptions;
+use crate::plan::buildkit::StageBase;
 use crate::stop::Stop;
 use crate::{manage, rootfs};
 
@@ -81,6 +81,7 @@ impl<'a> Session<'a> {
         let open = || -> Result<_, Stop> {
             let store = Store::open(&options.store.root)?;
             let lease = store.lease()?;
+            lease.stop_with(cancel.shared_flag());
             let registry = manage::registry(&options.registry).map_err(|error| Stop::own(&error))?;
             Ok((store, lease, registry))
         };
@@ -266,7 +267,9 @@ impl<'a> Session<'a> {
             *message = format!("cannot unpack layer {}: {message}", blob.digest);
             match self.store.remove_if_torn(&blob.digest) {
                 Ok(true) => {
-                    *hint = Some("the store's copy was damaged and is removed now; build again to fetch it anew".to_owned());
+                    *hint = Some(
+                        "the store's copy was damaged and is removed now; build again to fetch it anew".to_owned(),
+                    );
                 }
                 Ok(false) if hint.is_none() => {
                     *hint = Some("the image itself is damaged: whoever made it must push it again".to_owned());
@@ -388,9 +391,8 @@ impl<'a> Session<'a> {
             }));
         }
         let layers = diff_ids.iter().zip(&image.layers);
-        let layers = layers
-            .map(|(diff_id, blob)| BaseLayer { diff_id: diff_id.clone(), blob: Some(blob.clone()) })
-            .collect();
+        let layers =
+            layers.map(|(diff_id, blob)| BaseLayer { diff_id: diff_id.clone(), blob: Some(blob.clone()) }).collect();
         let top = resolved.top.descriptor();
         let shown = match reference.digest() {
             Some(_) => reference.to_string(),
@@ -467,7 +469,8 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         if !is_here {
-            let complete = self.lease.hold_blob(&blob.digest)? && self.store.blob_size(&blob.digest)? == Some(blob.size);
+            let complete =
+                self.lease.hold_blob(&blob.digest)? && self.store.blob_size(&blob.digest)? == Some(blob.size);
             if !complete {
                 let mut writer = self.store.blob_writer(&self.lease)?;
                 let mut report = |event: TransferEvent<'_>| {
@@ -535,7 +538,9 @@ impl<'a> Session<'a> {
 
     /// The layer that the cache has under a key, if it is here.
     pub(crate) fn cached_layer(&self, key: &CacheKey) -> Result<Option<DiffId>, Stop> {
-        let Some(layer) = self.record(key)?.and_then(|record| record.layers.into_iter().next()) else { return Ok(None) };
+        let Some(layer) = self.record(key)?.and_then(|record| record.layers.into_iter().next()) else {
+            return Ok(None);
+        };
         let here = self.lease.hold_layer(&layer)?.is_some() || !self.store.diff_blobs(&layer)?.is_empty();
         Ok(here.then_some(layer))
     }
@@ -639,11 +644,7 @@ impl<'a> Session<'a> {
     }
 
     /// The directory of a cache mount; `fill` gives a new one its content and attributes before anybody sees it.
-    pub(crate) fn cache_mount(
-        &self,
-        id: &str,
-        fill: impl FnOnce(&Path) -> Result<(), Stop>,
-    ) -> Result<PathBuf, Stop> {
+    pub(crate) fn cache_mount(&self, id: &str, fill: impl FnOnce(&Path) -> Result<(), Stop>) -> Result<PathBuf, Stop> {
         if let Some(dir) = self.lease.hold_mount(id)? {
             return Ok(dir);
         }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rbuild_logfmt::event::{Event, Failure};
-use rbuild_sandbox::{Channel, SpawnError, Worker, WorkerChannel, WorkerOptions};
+use rbuild_sandbox::{Channel, ExitStatus, SpawnError, Worker, WorkerChannel, WorkerOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BuildError;
@@ -139,6 +139,7 @@ pub fn build(
     spawn.stderr = std::io::stderr().as_fd().try_clone_to_owned().ok();
     // git, ssh and credential helpers need to be found, and to find their own configuration.
     spawn.env = std::env::vars_os().collect();
+    let store = options.store.clone();
     let mut worker = Worker::spawn(spawn).map_err(|error| spawn_failed(&error))?;
     let lost = |what: &dyn std::error::Error| BuildError::Worker { message: with_causes(what), hint: None };
     worker.send(&Request::Build(Box::new(options))).map_err(|error| lost(&error))?;
@@ -173,6 +174,9 @@ pub fn build(
     drop(hook);
     let status = worker.wait();
     drop(ended);
+    if ending.is_none() {
+        crate::manage::worker::sweep_dead(&store);
+    }
     match ending {
         Some(Ok(result)) => Ok(result),
         Some(Err(End::Failed(failure))) => Err(BuildError::Failed(failure)),
@@ -180,7 +184,8 @@ pub fn build(
         None if cancel.is_cancelled() => Err(BuildError::Cancelled),
         None => Err(BuildError::Worker {
             message: match status {
-                Ok(status) => format!("the worker process ended without a result ({status:?})"),
+                Ok(ExitStatus::Signal(signal)) => format!("the worker process was killed by signal {signal}"),
+                Ok(status) => format!("the worker process ended without a result, with exit code {}", status.code()),
                 Err(error) => format!("the worker process was lost: {error}"),
             },
             hint: Some("run again with `-v`; if memory was short, the kernel's log says so".to_owned()),
@@ -190,7 +195,8 @@ pub fn build(
 
 /// Standard input and output of this process, for a worker that may need them.
 fn standard_files() -> Result<Vec<OwnedFd>, BuildError> {
-    let null = |error: std::io::Error| BuildError::Worker { message: format!("cannot open /dev/null: {error}"), hint: None };
+    let null =
+        |error: std::io::Error| BuildError::Worker { message: format!("cannot open /dev/null: {error}"), hint: None };
     let or_null = |fd: std::io::Result<OwnedFd>| match fd {
         Ok(fd) => Ok(fd),
         Err(_) => std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(null),

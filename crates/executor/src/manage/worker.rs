@@ -27,6 +27,8 @@ enum Scope {
     Dangling,
     Cache,
     All,
+    /// What killed processes left, and nothing else.
+    Dead,
 }
 
 /// What was collected.
@@ -39,11 +41,7 @@ pub(super) struct Collected {
 
 impl From<GcReport> for Collected {
     fn from(report: GcReport) -> Collected {
-        Collected {
-            cache_records: report.cache_records,
-            freed: report.freed,
-            live_leases: report.live_leases,
-        }
+        Collected { cache_records: report.cache_records, freed: report.freed, live_leases: report.live_leases }
     }
 }
 
@@ -55,42 +53,35 @@ type Reply = Result<Collected, Vec<String>>;
 pub(super) fn collect(store: &StoreOptions, prune: Prune) -> Result<Collected, ManageError> {
     match Worker::spawn(WorkerOptions::new(ENTRY.0)) {
         Ok(worker) => in_worker(worker, store, prune),
-        Err(why) => {
-            here(&store.root, prune, &mut rbuild_image::store::remove_tree).map_err(|causes| {
-                ManageError::Collect {
-                    causes,
-                    no_worker: Some(why),
-                }
-            })
-        }
+        Err(why) => here(&store.root, prune, &mut rbuild_image::store::remove_tree)
+            .map_err(|causes| ManageError::Collect { causes, no_worker: Some(why) }),
     }
 }
 
-fn in_worker(
-    mut worker: Worker,
-    store: &StoreOptions,
-    prune: Prune,
-) -> Result<Collected, ManageError> {
+fn in_worker(worker: Worker, store: &StoreOptions, prune: Prune) -> Result<Collected, ManageError> {
     let scope = match prune {
         Prune::Unreferenced => Scope::Unreferenced,
         Prune::Dangling => Scope::Dangling,
         Prune::Cache => Scope::Cache,
         Prune::All => Scope::All,
     };
-    let failed = |causes| ManageError::Collect {
-        causes,
-        no_worker: None,
-    };
+    ask(worker, store, scope)
+}
+
+/// Removes what a worker that was killed has left. What cannot be removed is left to the next build or collection.
+pub(crate) fn sweep_dead(store: &StoreOptions) {
+    let swept = Worker::spawn(WorkerOptions::new(ENTRY.0)).map(|worker| ask(worker, store, Scope::Dead));
+    tracing::debug!(?swept, "removed what the worker left");
+}
+
+fn ask(mut worker: Worker, store: &StoreOptions, scope: Scope) -> Result<Collected, ManageError> {
+    let failed = |causes| ManageError::Collect { causes, no_worker: None };
     let lost = |error: &dyn std::error::Error| failed(texts(error));
     let root = std::path::absolute(&store.root).map_err(|error| lost(&error))?;
-    worker
-        .send(&Request { root, scope })
-        .map_err(|error| lost(&error))?;
+    worker.send(&Request { root, scope }).map_err(|error| lost(&error))?;
     let reply: Option<Reply> = worker.recv().map_err(|error| lost(&error))?;
     worker.wait().map_err(|error| lost(&error))?;
-    reply
-        .unwrap_or_else(|| Err(vec!["the worker ended without an answer".to_owned()]))
-        .map_err(failed)
+    reply.unwrap_or_else(|| Err(vec!["the worker ended without an answer".to_owned()])).map_err(failed)
 }
 
 fn serve(channel: WorkerChannel) -> i32 {
@@ -102,22 +93,25 @@ fn serve(channel: WorkerChannel) -> i32 {
         Scope::Dangling => Prune::Dangling,
         Scope::Cache => Prune::Cache,
         Scope::All => Prune::All,
+        Scope::Dead => {
+            let swept = Store::open(&root).and_then(|store| store.sweep_dead(&mut remove_any_owner));
+            let reply: Reply = match swept {
+                Ok(freed) => Ok(Collected { freed, ..Collected::default() }),
+                Err(error) => Err(texts(&error)),
+            };
+            return i32::from(channel.send(&reply).is_err());
+        }
     };
     let reply: Reply = here(&root, prune, &mut remove_any_owner);
     i32::from(channel.send(&reply).is_err())
 }
 
 fn here(root: &Path, prune: Prune, remover: &mut dyn FnMut(&Path) -> io::Result<u64>) -> Reply {
-    Store::open(root)
-        .and_then(|store| store.gc(prune, remover))
-        .map(Collected::from)
-        .map_err(|error| texts(&error))
+    Store::open(root).and_then(|store| store.gc(prune, remover)).map(Collected::from).map_err(|error| texts(&error))
 }
 
 pub(super) fn texts(error: &dyn std::error::Error) -> Vec<String> {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect()
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
 }
 
 /// Removes a tree whatever its owners, modes and depth, and says how many bytes that freed.
@@ -153,10 +147,7 @@ fn disk_usage(path: &Path) -> u64 {
 
 /// That no worker can be had, for the error's hint.
 pub(super) fn explain(why: &SpawnError) -> String {
-    format!(
-        "files of other owners can only be removed in a worker, and there is none: {}",
-        texts(why).join(": ")
-    )
+    format!("files of other owners can only be removed in a worker, and there is none: {}", texts(why).join(": "))
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Leases: what a running process uses is not collected.
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{IFlags, Mode, OFlags};
 
@@ -18,6 +21,7 @@ pub struct Lease {
     store: Store,
     id: String,
     _lock: Lock,
+    stop: OnceLock<Arc<AtomicBool>>,
 }
 
 impl Lease {
@@ -36,11 +40,7 @@ impl Lease {
             let dir = store.root.join("tmp").join(&id);
             std::fs::create_dir(&dir).map_err(StoreError::io("create directory", &dir))?;
             spread_directories(&dir);
-            return Ok(Lease {
-                store: store.clone(),
-                id,
-                _lock: lock,
-            });
+            return Ok(Lease { store: store.clone(), id, _lock: lock, stop: OnceLock::new() });
         }
     }
 
@@ -52,6 +52,16 @@ impl Lease {
     /// The store it is for.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Lets a flag end long work that is done with this lease: compressing layers. The first flag counts.
+    pub fn stop_with(&self, flag: Arc<AtomicBool>) {
+        self.stop.get_or_init(|| flag);
+    }
+
+    /// A reader that fails as soon as the work is to end.
+    pub(super) fn stoppable<R: Read>(&self, inner: R) -> impl Read {
+        Stoppable { inner, stop: self.stop.get().cloned() }
     }
 
     /// The directory for whatever the process makes. It is on the same file system as the rest of the store.
@@ -117,13 +127,24 @@ impl Lease {
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn end(
-        self,
-        remover: &mut dyn FnMut(&Path) -> std::io::Result<u64>,
-    ) -> Result<(), StoreError> {
+    pub fn end(self, remover: &mut dyn FnMut(&Path) -> std::io::Result<u64>) -> Result<(), StoreError> {
         let dir = self.dir();
         remover(&dir).map_err(StoreError::io("remove", &dir))?;
         Ok(())
+    }
+}
+
+struct Stoppable<R> {
+    inner: R,
+    stop: Option<Arc<AtomicBool>>,
+}
+
+impl<R: Read> Read for Stoppable<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &self.stop {
+            Some(stop) if stop.load(Ordering::Relaxed) => Err(io::Error::other("it was cancelled")),
+            _ => self.inner.read(buffer),
+        }
     }
 }
 
@@ -150,11 +171,7 @@ fn spread_directories(dir: &Path) {
     // EXT4_SUPER_MAGIC, which ext2 and ext3 have too.
     const EXT: i128 = 0xef53;
     let spread = || -> rustix::io::Result<()> {
-        let file = rustix::fs::open(
-            dir,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let file = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         if i128::from(rustix::fs::fstatfs(&file)?.f_type) == EXT {
             let flags = rustix::fs::ioctl_getflags(&file)?;
             rustix::fs::ioctl_setflags(&file, flags | IFlags::TOPDIR)?;
@@ -169,15 +186,10 @@ fn spread_directories(dir: &Path) {
 impl Store {
     /// Where a blob lies, or would lie.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root
-            .join("blobs")
-            .join(digest.algorithm().name())
-            .join(file_name(digest))
+        self.root.join("blobs").join(digest.algorithm().name()).join(file_name(digest))
     }
 
     pub(super) fn diff_path(&self, diff_id: &DiffId) -> PathBuf {
-        self.root
-            .join("diffs")
-            .join(format!("{}.json", file_name(diff_id.digest())))
+        self.root.join("diffs").join(format!("{}.json", file_name(diff_id.digest())))
     }
 }

@@ -37,10 +37,7 @@ impl Store {
             };
             // The one before may have removed the file between its being opened and its being locked.
             let locked = lock.metadata(&path)?;
-            if path
-                .symlink_metadata()
-                .is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino()))
-            {
+            if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino())) {
                 return Ok(Some(NamedLock { path, _lock: lock }));
             }
         }
@@ -103,10 +100,7 @@ mod tests {
         let again = store.try_lock("a").unwrap();
         assert!(again.is_some());
         drop((again, other));
-        assert_eq!(
-            std::fs::read_dir(dir.path().join("locks")).unwrap().count(),
-            0
-        );
+        assert_eq!(std::fs::read_dir(dir.path().join("locks")).unwrap().count(), 0);
     }
 
     #[test]
@@ -171,12 +165,23 @@ mod tests {
         lease.end(&mut remove_tree).unwrap();
         let report = store.gc(Prune::Cache, &mut remove_tree).unwrap();
         assert_eq!(report.mounts, 1);
-        assert_eq!(
-            std::fs::read_dir(dir.path().join("mounts"))
-                .unwrap()
-                .count(),
-            0
-        );
+        assert_eq!(std::fs::read_dir(dir.path().join("mounts")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn compressing_ends_when_it_is_told_to() {
+        use crate::compression::EncoderOptions;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let lease = store.lease().unwrap();
+        let (diff_id, blob) = crate::store::tests::put_layer(&store, &lease, b"x");
+        store.add_diff_blob(&diff_id, &blob).unwrap();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        lease.stop_with(stop.clone());
+        let options = EncoderOptions::Gzip { level: 1, threads: 1 };
+        assert!(store.pack_layer(&lease, &diff_id, options).is_err());
+        stop.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(store.pack_layer(&lease, &diff_id, options).is_ok());
     }
 
     #[test]

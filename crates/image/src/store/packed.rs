@@ -23,30 +23,19 @@ impl Store {
         lease.hold_layer(diff_id)?;
         let wanted = options.compression();
         let there = self.diff_blobs(diff_id)?;
-        if let Some(blob) = there
-            .into_iter()
-            .find(|blob| media_type::compression(&blob.media_type) == wanted)
-        {
+        if let Some(blob) = there.into_iter().find(|blob| media_type::compression(&blob.media_type) == wanted) {
             return Ok(blob);
         }
-        let media_type = Family::Oci
-            .layer(wanted)
-            .ok_or(StoreError::Inconsistent("no layer is compressed so"))?;
-        let mut tar = self.open_layer(diff_id)?;
+        let media_type = Family::Oci.layer(wanted).ok_or(StoreError::Inconsistent("no layer is compressed so"))?;
+        let mut tar = lease.stoppable(self.open_layer(diff_id)?);
         let target = self.layer_dir(diff_id);
         let failed = |action| StoreError::io(action, &target);
-        let mut encoder =
-            Encoder::new(self.blob_writer(lease)?, options).map_err(failed("compress layer"))?;
+        let mut encoder = Encoder::new(self.blob_writer(lease)?, options).map_err(failed("compress layer"))?;
         let tar_size = std::io::copy(&mut tar, &mut encoder).map_err(failed("compress layer"))?;
         let mut writer = encoder.finish().map_err(failed("compress layer"))?;
         writer.flush().map_err(failed("compress layer"))?;
         let (digest, size) = writer.commit()?;
-        let blob = LayerBlob {
-            media_type: media_type.to_owned(),
-            digest,
-            size,
-            tar_size: Some(tar_size),
-        };
+        let blob = LayerBlob { media_type: media_type.to_owned(), digest, size, tar_size: Some(tar_size) };
         self.add_diff_blob(diff_id, &blob)?;
         Ok(blob)
     }
@@ -69,9 +58,7 @@ impl Store {
         let mut layers = Vec::new();
         for diff_id in config.diff_ids() {
             let blob = self.pack_layer(lease, diff_id, options)?;
-            let media_type = family
-                .layer(options.compression())
-                .unwrap_or(&blob.media_type);
+            let media_type = family.layer(options.compression()).unwrap_or(&blob.media_type);
             layers.push(Descriptor::new(media_type, blob.digest.clone(), blob.size));
             blobs.push(blob);
         }
