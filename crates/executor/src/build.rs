@@ -1,8 +1,11 @@
 //! A build, inside the worker: from options to a result.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use rbuild_logfmt::event::{Event, Fact, Failure, Item, Outcome, StepKind};
@@ -11,6 +14,7 @@ use rbuild_sandbox::Facts;
 use crate::cancel::Cancel;
 use crate::context::{Context, ContextError, ContextRequest};
 use crate::emit::Emitter;
+use crate::key::{CacheKey, KeyBuilder};
 use crate::options::{BuildOptions, BuildResult, ContextSource, DockerfileSource};
 use crate::session::Session;
 use crate::solve::Built;
@@ -77,12 +81,32 @@ fn familiar(name: &str) -> String {
 fn run(session: &Session<'_>) -> Result<BuildResult, Stop> {
     let plan = export::Exports::new(session)?;
     let context = open_context(session)?;
+    let known = known_files(session, &context)?;
+    let result = solve(session, &plan, &context);
+    if let Some((key, saved)) = known.zip(context.known_files().save()) {
+        session.remember_value(&key, &BASE64.encode(saved))?;
+    }
+    result
+}
+
+/// Recalls what earlier builds found out about the files of a directory; the key under which that is kept.
+fn known_files(session: &Session<'_>, context: &Context) -> Result<Option<CacheKey>, Stop> {
+    let Some(path) = context.path().canonicalize().ok().filter(|_| !context.is_archive()) else { return Ok(None) };
+    let key = KeyBuilder::new("known files").field("directory", path.as_os_str().as_bytes()).finish();
+    let saved = session.cached_value::<String>(&key)?;
+    if let Some(saved) = saved.and_then(|text| BASE64.decode(text).ok()) {
+        context.known_files().recall(&saved);
+    }
+    Ok(Some(key))
+}
+
+fn solve(session: &Session<'_>, plan: &export::Exports, context: &Context) -> Result<BuildResult, Stop> {
     let built: Built = if session.is_legacy() {
-        let built = solve::legacy::build(session, &context)?;
+        let built = solve::legacy::build(session, context)?;
         plan.write(session, &built, None)?;
         built
     } else {
-        solve::buildkit::build(session, &context, &plan)?
+        solve::buildkit::build(session, context, plan)?
     };
     plan.result(session, &built)
 }

@@ -59,17 +59,18 @@ impl Download {
     pub(crate) fn fetch(session: &Session<'_>, url: &str) -> Result<Download, Stop> {
         let path = session.scratch_dir()?.join("file");
         let mut sink = Hashed { file: std::fs::File::create_new(&path)?, hasher: Hasher::sha256() };
-        let answer = session.registry().fetch_url(url, &mut sink, session.cancel().flag()).map_err(|error| match error {
-            UrlError::Registry(error) if session.cancel().is_cancelled() => {
-                tracing::debug!(%error, "cancelled");
-                Stop::Cancelled
-            }
-            UrlError::Registry(error) => instruction_failed(match error.refusal() {
-                Some(refusal) => format!("failed to load cache key: invalid response status {}", refusal.status),
-                None => format!("failed to load cache key: {}", crate::worker::with_causes(&error)),
-            }),
-            error => Stop::own(&error),
-        })?;
+        let answer =
+            session.registry().fetch_url(url, &mut sink, session.cancel().flag()).map_err(|error| match error {
+                UrlError::Registry(error) if session.cancel().is_cancelled() => {
+                    tracing::debug!(%error, "cancelled");
+                    Stop::Cancelled
+                }
+                UrlError::Registry(error) => instruction_failed(match error.refusal() {
+                    Some(refusal) => format!("failed to load cache key: invalid response status {}", refusal.status),
+                    None => format!("failed to load cache key: {}", crate::worker::with_causes(&error)),
+                }),
+                error => Stop::own(&error),
+            })?;
         // Without a time of its own a file has none.
         let seconds = answer.last_modified.as_deref().and_then(http_time).unwrap_or(0);
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
@@ -86,9 +87,8 @@ impl Download {
     /// Compares it with `--checksum`.
     pub(crate) fn check(&self, checksum: Option<&str>) -> Result<(), Stop> {
         let Some(wanted) = checksum.filter(|wanted| !wanted.is_empty()) else { return Ok(()) };
-        let wanted: Digest = wanted.parse().map_err(|error: rbuild_image::digest::DigestError| {
-            instruction_failed(error.to_string())
-        })?;
+        let wanted: Digest =
+            wanted.parse().map_err(|error: rbuild_image::digest::DigestError| instruction_failed(error.to_string()))?;
         let mut hasher = Hasher::new(wanted.algorithm());
         std::io::copy(&mut std::fs::File::open(&self.path)?, &mut Sink(&mut hasher))?;
         let found = hasher.finish();

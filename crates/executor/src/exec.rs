@@ -8,9 +8,7 @@ use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{Fact, Failure, StepId, Stream, Version};
 use rbuild_parser::Network as RunNetwork;
 use rbuild_sandbox::root::{NewDirs, Root};
-use rbuild_sandbox::{
-    Access, ExecError, Mount, Network, Resource, RootAccess, RootFs, RunError, RunSpec, Ulimit,
-};
+use rbuild_sandbox::{Access, ExecError, Mount, Network, Resource, RootAccess, RootFs, RunError, RunSpec, Ulimit};
 
 use crate::options;
 use crate::plan::{go, users};
@@ -33,7 +31,12 @@ pub(crate) struct Command<'a> {
 }
 
 /// Runs a command on a stack of layers and makes its changes a layer.
-pub(crate) fn run(session: &Session<'_>, layers: &[DiffId], command: Command<'_>, step: StepId) -> Result<NewLayer, Stop> {
+pub(crate) fn run(
+    session: &Session<'_>,
+    layers: &[DiffId],
+    command: Command<'_>,
+    step: StepId,
+) -> Result<NewLayer, Stop> {
     let stack = session.unpacked(layers)?;
     let beneath = match command.container {
         Some(_) => vec![init_layer(session, &stack)?],
@@ -61,7 +64,11 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     let who = users::exec_user(command.user, &passwd, &file("etc/group")).map_err(setup)?;
     let made = root.create_dir_all(command.cwd, NewDirs { mode: 0o755, owner: (0, 0), time: None });
     if let Err(error) = made {
-        return Err(setup(format!("mkdir {}: {}", command.cwd, error.errno().map_or_else(|| error.to_string(), go::errno_text))));
+        return Err(setup(format!(
+            "mkdir {}: {}",
+            command.cwd,
+            error.errno().map_or_else(|| error.to_string(), go::errno_text)
+        )));
     }
     drop(root);
     drop(mount);
@@ -110,7 +117,8 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
             Err(Stop::failed(exec_failed(session, step, argv, &String::from_utf8_lossy(&argv0), reason)))
         }
         Err(RunError::Chdir { path, source }) => {
-            let text = format!("chdir to cwd ({}) set in config.json failed: {}", path_text(&path), errno_text(&source));
+            let text =
+                format!("chdir to cwd ({}) set in config.json failed: {}", path_text(&path), errno_text(&source));
             Err(Stop::failed(Failure::Start { argv, message: text, code: 1 }))
         }
         Err(error) => Err(Stop::own(&error)),
@@ -176,11 +184,8 @@ fn network_files(session: &Session<'_>, hostname: &str, legacy: bool) -> Vec<Mou
         hosts.push_str(&format!("{address}\t{name}\n"));
     }
     let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let resolver = if legacy && session.options().dialect.version >= Version::V28 {
-        engine_resolver(&resolver)
-    } else {
-        resolver
-    };
+    let resolver =
+        if legacy && session.options().dialect.version >= Version::V28 { engine_resolver(&resolver) } else { resolver };
     let access = if legacy { Access::ReadWrite } else { Access::ReadOnly };
     let file = |target: &str, content: String| Mount::File {
         content: content.into_bytes(),

@@ -12,6 +12,7 @@ use rbuild_image::reference::{DockerVersion, Reference};
 use rbuild_logfmt::event::{ExportTarget, Failure, Item, Speaker, StepId, Version};
 use rbuild_sandbox::root::Root;
 
+use crate::manage;
 use crate::options::{BuildResult, Destination, Output};
 use crate::rootfs::{self, CopyOptions, Source};
 use crate::session::{Cancellable, Session};
@@ -19,7 +20,6 @@ use crate::snapshot::View;
 use crate::solve::Built;
 use crate::stop::Stop;
 use crate::whole_file::WholeFile;
-use crate::manage;
 
 /// The results that were asked for, checked before anything is built.
 pub(crate) struct Exports {
@@ -48,11 +48,16 @@ impl Exports {
         let to_stdout = |output: &&Output| {
             matches!(
                 output,
-                Output::DockerArchive(Destination::Stdout) | Output::OciArchive(Destination::Stdout) | Output::Tar(Destination::Stdout)
+                Output::DockerArchive(Destination::Stdout)
+                    | Output::OciArchive(Destination::Stdout)
+                    | Output::Tar(Destination::Stdout)
             )
         };
         if options.outputs.iter().filter(to_stdout).count() > 1 {
-            return Err(wrong("only one output can be written to standard output", "give the others a file with `dest=`"));
+            return Err(wrong(
+                "only one output can be written to standard output",
+                "give the others a file with `dest=`",
+            ));
         }
         for output in &options.outputs {
             if matches!(output, Output::Registry { names: to } if to.is_empty()) && names.is_empty() {
@@ -115,7 +120,9 @@ impl Exports {
             Output::Store => Ok(()),
             Output::DockerArchive(to) => {
                 tell(Item::SendTarball);
-                to_file(session, to, |out| archive::save_docker(store, lease, &save, out).map(drop).map_err(|e| failed(&e)))
+                to_file(session, to, |out| {
+                    archive::save_docker(store, lease, &save, out).map(drop).map_err(|e| failed(&e))
+                })
             }
             Output::OciArchive(to) => {
                 tell(Item::SendTarball);
@@ -155,11 +162,8 @@ impl Exports {
                 Ok(rootfs::copy(&Source::new(&tree), Path::new("/"), &dest, Path::new("/"), options)?)
             }
             Output::Registry { names } => {
-                let given: Vec<String> = if names.is_empty() {
-                    self.names.iter().map(ToString::to_string).collect()
-                } else {
-                    names.clone()
-                };
+                let given: Vec<String> =
+                    if names.is_empty() { self.names.iter().map(ToString::to_string).collect() } else { names.clone() };
                 tell(Item::PushLayers);
                 for name in given {
                     let reference = Reference::parse_normalized(&name, DockerVersion::V28)

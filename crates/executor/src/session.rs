@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_image::archive::{self, ArchiveError, Loaded};
 use rbuild_image::digest::{DiffId, ImageId};
+use rbuild_image::compression::ReadAhead;
 use rbuild_image::layer::LayerReader;
 use rbuild_image::manifest::{Descriptor, annotation};
 use rbuild_image::platform::Platform;
@@ -248,6 +249,7 @@ impl<'a> Session<'a> {
         std::fs::create_dir(&target)?;
         let root = Root::open(&target, self.ownership())?;
         let tar = self.store.open_layer_in(&blob.digest, layer)?;
+        let tar = ReadAhead::new(tar)?;
         let mut reader = LayerReader::new(Cancellable { inner: tar, cancel: &self.abort });
         let read = rootfs::apply(&mut reader, &root, &[]).map_err(Stop::from);
         // To the end: only there its digest is known.

@@ -78,7 +78,11 @@ fn take(opened: io::Result<File>, path: &Path) -> io::Result<Option<File>> {
     let file = match opened {
         Ok(file) => file,
         // Something of somebody else, or no file: another name will do.
-        Err(error) if path.symlink_metadata().is_ok_and(|found| !found.is_file() || found.uid() != rustix::process::geteuid().as_raw()) => {
+        Err(error)
+            if path
+                .symlink_metadata()
+                .is_ok_and(|found| !found.is_file() || found.uid() != rustix::process::geteuid().as_raw()) =>
+        {
             tracing::debug!(%error, "another name is tried");
             return Ok(None);
         }
@@ -89,9 +93,9 @@ fn take(opened: io::Result<File>, path: &Path) -> io::Result<Option<File>> {
         return Ok(None);
     }
     // Its last owner may have given it its name meanwhile.
-    let same = path.symlink_metadata().is_ok_and(|there| {
-        file.metadata().is_ok_and(|ours| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
-    });
+    let same = path
+        .symlink_metadata()
+        .is_ok_and(|there| file.metadata().is_ok_and(|ours| (there.dev(), there.ino()) == (ours.dev(), ours.ino())));
     Ok(same.then_some(file))
 }
 

@@ -69,18 +69,10 @@ pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Field::is_absent")]
     pub os: Field<String>,
     /// Features the operating system must have.
-    #[serde(
-        rename = "os.features",
-        default,
-        skip_serializing_if = "Field::is_absent"
-    )]
+    #[serde(rename = "os.features", default, skip_serializing_if = "Field::is_absent")]
     pub os_features: Field<Vec<String>>,
     /// The version of the operating system.
-    #[serde(
-        rename = "os.version",
-        default,
-        skip_serializing_if = "Field::is_absent"
-    )]
+    #[serde(rename = "os.version", default, skip_serializing_if = "Field::is_absent")]
     pub os_version: Field<String>,
     /// The layers.
     #[serde(default, skip_serializing_if = "Field::is_absent")]
@@ -132,11 +124,7 @@ pub struct ContainerConfig {
     #[serde(default, skip_serializing_if = "Field::is_absent")]
     pub env: Field<Vec<String>>,
     /// The default arguments or command.
-    #[serde(
-        default,
-        skip_serializing_if = "Field::is_absent",
-        deserialize_with = "words"
-    )]
+    #[serde(default, skip_serializing_if = "Field::is_absent", deserialize_with = "words")]
     pub cmd: Field<Vec<String>>,
     /// How health is checked.
     #[serde(default, skip_serializing_if = "Field::is_absent")]
@@ -154,11 +142,7 @@ pub struct ContainerConfig {
     #[serde(default, skip_serializing_if = "Field::is_absent")]
     pub working_dir: Field<String>,
     /// The program.
-    #[serde(
-        default,
-        skip_serializing_if = "Field::is_absent",
-        deserialize_with = "words"
-    )]
+    #[serde(default, skip_serializing_if = "Field::is_absent", deserialize_with = "words")]
     pub entrypoint: Field<Vec<String>>,
     /// Whether there is no network.
     #[serde(default, skip_serializing_if = "Field::is_absent")]
@@ -179,11 +163,7 @@ pub struct ContainerConfig {
     #[serde(default, skip_serializing_if = "Field::is_absent")]
     pub stop_timeout: Field<i64>,
     /// The shell of the shell form.
-    #[serde(
-        default,
-        skip_serializing_if = "Field::is_absent",
-        deserialize_with = "words"
-    )]
+    #[serde(default, skip_serializing_if = "Field::is_absent", deserialize_with = "words")]
     pub shell: Field<Vec<String>>,
     /// Everything else.
     #[serde(flatten)]
@@ -236,11 +216,7 @@ pub struct RootFs {
 impl RootFs {
     /// A root file system of these layers, lowest first.
     pub fn new(diff_ids: Vec<DiffId>) -> RootFs {
-        RootFs {
-            kind: "layers".into(),
-            diff_ids: Field::Value(diff_ids),
-            extra: Map::new(),
-        }
+        RootFs { kind: "layers".into(), diff_ids: Field::Value(diff_ids), extra: Map::new() }
     }
 }
 
@@ -351,10 +327,7 @@ impl ImageConfig {
 
     /// The layers, lowest first; none where there is no list.
     pub fn diff_ids(&self) -> &[DiffId] {
-        self.rootfs
-            .get()
-            .and_then(|rootfs| rootfs.diff_ids.get())
-            .map_or(&[], Vec::as_slice)
+        self.rootfs.get().and_then(|rootfs| rootfs.diff_ids.get()).map_or(&[], Vec::as_slice)
     }
 
     /// The chain of all layers.
@@ -381,12 +354,10 @@ impl ImageConfig {
 
     /// Layers and non-empty steps must agree in number for a history to be shown beside layers.
     pub fn history_fits_layers(&self) -> bool {
-        let steps = self.history.get().map_or(0, |history| {
-            history
-                .iter()
-                .filter(|step| step.empty_layer.get() != Some(&true))
-                .count()
-        });
+        let steps = self
+            .history
+            .get()
+            .map_or(0, |history| history.iter().filter(|step| step.empty_layer.get() != Some(&true)).count());
         steps == self.diff_ids().len()
     }
 }
@@ -394,8 +365,7 @@ impl ImageConfig {
 /// A time as Go's `time.RFC3339Nano` writes it: fraction without trailing zeros, `Z` for UTC.
 pub fn go_time(time: OffsetDateTime) -> String {
     // `time` writes the fraction the same way; years beyond 9999 have no such form.
-    time.format(&Rfc3339)
-        .unwrap_or_else(|_| "0001-01-01T00:00:00Z".to_owned())
+    time.format(&Rfc3339).unwrap_or_else(|_| "0001-01-01T00:00:00Z".to_owned())
 }
 
 #[cfg(test)]
@@ -410,10 +380,7 @@ mod tests {
     fn round_trips_byte_for_byte() {
         for (text, order) in [(LEGACY, KeyOrder::Legacy), (BUILDKIT, KeyOrder::Buildkit)] {
             let config = ImageConfig::parse(text.as_bytes()).unwrap();
-            assert_eq!(
-                String::from_utf8(config.to_bytes(order).unwrap()).unwrap(),
-                text
-            );
+            assert_eq!(String::from_utf8(config.to_bytes(order).unwrap()).unwrap(), text);
         }
     }
 
@@ -421,32 +388,15 @@ mod tests {
     #[test]
     fn dockers_own_configurations_round_trip_byte_for_byte() {
         for (bytes, order) in [
-            (
-                &include_bytes!("testdata/docker28-legacy-config.json")[..],
-                KeyOrder::Legacy,
-            ),
-            (
-                &include_bytes!("testdata/docker28-buildkit-config.json")[..],
-                KeyOrder::Buildkit,
-            ),
+            (&include_bytes!("testdata/docker28-legacy-config.json")[..], KeyOrder::Legacy),
+            (&include_bytes!("testdata/docker28-buildkit-config.json")[..], KeyOrder::Buildkit),
         ] {
             let config = ImageConfig::parse(bytes).unwrap();
-            assert_eq!(
-                String::from_utf8(config.to_bytes(order).unwrap()).unwrap(),
-                String::from_utf8_lossy(bytes)
-            );
+            assert_eq!(String::from_utf8(config.to_bytes(order).unwrap()).unwrap(), String::from_utf8_lossy(bytes));
             assert!(config.history_fits_layers());
             let inner = config.config.get().unwrap();
-            assert_eq!(
-                inner.healthcheck.get().unwrap().start_interval,
-                Field::Value(2_000_000_000)
-            );
-            assert!(
-                inner.extra.is_empty() && config.extra.is_empty(),
-                "{:?} {:?}",
-                inner.extra,
-                config.extra
-            );
+            assert_eq!(inner.healthcheck.get().unwrap().start_interval, Field::Value(2_000_000_000));
+            assert!(inner.extra.is_empty() && config.extra.is_empty(), "{:?} {:?}", inner.extra, config.extra);
         }
     }
 
@@ -459,23 +409,14 @@ mod tests {
         assert_eq!(c.shell, Field::Absent);
         assert_eq!(config.diff_ids().len(), 1);
         assert!(!config.history_fits_layers());
-        assert_eq!(
-            go_time(config.created_time().unwrap()),
-            "2024-01-02T03:04:05.678Z"
-        );
+        assert_eq!(go_time(config.created_time().unwrap()), "2024-01-02T03:04:05.678Z");
     }
 
     #[test]
     fn a_word_is_a_list_of_one() {
         let config = ImageConfig::parse(br#"{"config":{"Cmd":"sh"}}"#).unwrap();
-        assert_eq!(
-            config.config.get().unwrap().cmd,
-            Field::Value(vec!["sh".to_owned()])
-        );
+        assert_eq!(config.config.get().unwrap().cmd, Field::Value(vec!["sh".to_owned()]));
         assert!(ImageConfig::parse(b"[]").is_err());
-        assert!(
-            ImageConfig::parse(br#"{"rootfs":{"type":"layers","diff_ids":["sha256:../x"]}}"#)
-                .is_err()
-        );
+        assert!(ImageConfig::parse(br#"{"rootfs":{"type":"layers","diff_ids":["sha256:../x"]}}"#).is_err());
     }
 }

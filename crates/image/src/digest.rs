@@ -101,11 +101,7 @@ impl Digest {
 
     /// The hash function.
     pub fn algorithm(&self) -> Algorithm {
-        if self.text.starts_with("sha512:") {
-            Algorithm::Sha512
-        } else {
-            Algorithm::Sha256
-        }
+        if self.text.starts_with("sha512:") { Algorithm::Sha512 } else { Algorithm::Sha256 }
     }
 
     /// The hexadecimal digits alone.
@@ -126,16 +122,10 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Digest, DigestError> {
         let (name, hex) = text.split_once(':').ok_or(DigestError::Format)?;
         let name_ok = !name.is_empty()
-            && name.split(['+', '.', '_', '-']).all(|part| {
-                !part.is_empty()
-                    && part
-                        .bytes()
-                        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-            });
-        let hex_chars_ok = !hex.is_empty()
-            && hex
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"=_-".contains(&b));
+            && name
+                .split(['+', '.', '_', '-'])
+                .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+        let hex_chars_ok = !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_alphanumeric() || b"=_-".contains(&b));
         if !name_ok || !hex_chars_ok {
             return Err(DigestError::Format);
         }
@@ -147,10 +137,7 @@ impl FromStr for Digest {
         if hex.len() != algorithm.hex_len() {
             return Err(DigestError::Length);
         }
-        if !hex
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        {
+        if !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
             return Err(DigestError::Format);
         }
         Ok(Digest { text: text.into() })
@@ -255,9 +242,7 @@ impl ChainId {
 
     /// The chain of a whole stack, lowest layer first; `None` for no layers.
     pub fn of_stack<'a>(layers: impl IntoIterator<Item = &'a DiffId>) -> Option<ChainId> {
-        layers.into_iter().fold(None, |parent, layer| {
-            Some(ChainId::of(parent.as_ref(), layer))
-        })
+        layers.into_iter().fold(None, |parent, layer| Some(ChainId::of(parent.as_ref(), layer)))
     }
 }
 
@@ -270,9 +255,7 @@ pub struct Hasher {
 
 impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hasher")
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
+        f.debug_struct("Hasher").field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }
 
@@ -283,10 +266,7 @@ impl Hasher {
             Algorithm::Sha256 => &ring::digest::SHA256,
             Algorithm::Sha512 => &ring::digest::SHA512,
         };
-        Hasher {
-            algorithm,
-            context: ring::digest::Context::new(implementation),
-        }
+        Hasher { algorithm, context: ring::digest::Context::new(implementation) }
     }
 
     /// Starts a SHA-256.
@@ -335,11 +315,7 @@ pub struct HashingWriter<W> {
 impl<W: Write> HashingWriter<W> {
     /// Wraps `inner`; the digest is a SHA-256.
     pub fn new(inner: W) -> HashingWriter<W> {
-        HashingWriter {
-            inner,
-            hasher: Hasher::sha256(),
-            size: 0,
-        }
+        HashingWriter { inner, hasher: Hasher::sha256(), size: 0 }
     }
 
     /// Bytes written so far.
@@ -383,13 +359,7 @@ impl<R: Read> VerifiedReader<R> {
     /// Wraps `inner`, which must yield content of this digest and, where known, this size in bytes.
     pub fn new(inner: R, digest: Digest, size: Option<u64>) -> VerifiedReader<R> {
         let hasher = Some(Hasher::new(digest.algorithm()));
-        VerifiedReader {
-            inner,
-            hasher,
-            expected: digest,
-            size,
-            seen: 0,
-        }
+        VerifiedReader { inner, hasher, expected: digest, size, seen: 0 }
     }
 
     /// Reads to the end, so that everything is checked, and returns the number of bytes in all.
@@ -404,12 +374,7 @@ impl<R: Read> VerifiedReader<R> {
     fn check_size(&self, at_end: bool) -> Result<(), DigestError> {
         match self.size {
             Some(expected) if self.seen > expected || (at_end && self.seen != expected) => {
-                Err(DigestError::Size {
-                    digest: self.expected.clone(),
-                    expected,
-                    actual: self.seen,
-                    more: !at_end,
-                })
+                Err(DigestError::Size { digest: self.expected.clone(), expected, actual: self.seen, more: !at_end })
             }
             _ => Ok(()),
         }
@@ -435,10 +400,7 @@ impl<R: Read> Read for VerifiedReader<R> {
         if let Some(hasher) = self.hasher.take() {
             let actual = hasher.finish();
             if actual != self.expected {
-                return Err(invalid(DigestError::Mismatch {
-                    expected: self.expected.clone(),
-                    actual,
-                }));
+                return Err(invalid(DigestError::Mismatch { expected: self.expected.clone(), actual }));
             }
         }
         Ok(0)
@@ -472,10 +434,7 @@ mod tests {
             ("sha256:../../etc", DigestError::Format),
             ("sha256:ab", DigestError::Length),
             (&format!("md5:{z}"), DigestError::Unsupported),
-            (
-                &format!("sha256:{}", z.replace('0', "A")),
-                DigestError::Format,
-            ),
+            (&format!("sha256:{}", z.replace('0', "A")), DigestError::Format),
             (&format!("sha512:{z}"), DigestError::Length),
         ] {
             assert_eq!(text.parse::<Digest>(), Err(error), "{text}");
@@ -496,27 +455,10 @@ mod tests {
     fn verified_reader_sees_every_fault() {
         let data = b"hello";
         let digest = Digest::of(data);
-        assert_eq!(
-            VerifiedReader::new(&data[..], digest.clone(), Some(5))
-                .finish()
-                .unwrap(),
-            5
-        );
-        assert_eq!(
-            VerifiedReader::new(&data[..], digest.clone(), None)
-                .finish()
-                .unwrap(),
-            5
-        );
-        for (bytes, size) in [
-            (&b"hellO"[..], Some(5)),
-            (b"hell", Some(5)),
-            (b"hello!", Some(5)),
-            (b"hell", None),
-        ] {
-            let error = VerifiedReader::new(bytes, digest.clone(), size)
-                .finish()
-                .unwrap_err();
+        assert_eq!(VerifiedReader::new(&data[..], digest.clone(), Some(5)).finish().unwrap(), 5);
+        assert_eq!(VerifiedReader::new(&data[..], digest.clone(), None).finish().unwrap(), 5);
+        for (bytes, size) in [(&b"hellO"[..], Some(5)), (b"hell", Some(5)), (b"hello!", Some(5)), (b"hell", None)] {
+            let error = VerifiedReader::new(bytes, digest.clone(), size).finish().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }
     }
@@ -526,9 +468,6 @@ mod tests {
         let mut w = HashingWriter::new(Vec::new());
         w.write_all(b"hello").unwrap();
         let (inner, digest, size) = w.finish();
-        assert_eq!(
-            (inner.as_slice(), digest, size),
-            (&b"hello"[..], Digest::of(b"hello"), 5)
-        );
+        assert_eq!((inner.as_slice(), digest, size), (&b"hello"[..], Digest::of(b"hello"), 5));
     }
 }

@@ -94,11 +94,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
 struct GoFormatter;
 
 impl serde_json::ser::Formatter for GoFormatter {
-    fn write_string_fragment<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut done = 0;
         for (at, c) in fragment.char_indices() {
             let escape = match c {
@@ -123,10 +119,7 @@ impl serde_json::ser::Formatter for GoFormatter {
 /// If the value cannot be represented (a map whose keys are no strings).
 pub fn to_go_bytes(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut out = Vec::new();
-    value.serialize(&mut serde_json::Serializer::with_formatter(
-        &mut out,
-        GoFormatter,
-    ))?;
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, GoFormatter))?;
     Ok(out)
 }
 
@@ -142,10 +135,7 @@ pub fn read_document(reader: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > DOCUMENT_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "JSON document is larger than 16 MiB",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "JSON document is larger than 16 MiB"));
     }
     Ok(bytes)
 }
@@ -165,10 +155,7 @@ mod tests {
     #[test]
     fn escapes_as_go_does() {
         let text = to_go_bytes(&"a<b>&\u{2028}é\"\n").unwrap();
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            "\"a\\u003cb\\u003e\\u0026\\u2028é\\\"\\n\""
-        );
+        assert_eq!(String::from_utf8(text).unwrap(), "\"a\\u003cb\\u003e\\u0026\\u2028é\\\"\\n\"");
     }
 
     #[test]

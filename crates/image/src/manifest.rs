@@ -23,8 +23,7 @@ pub mod media_type {
     /// Docker's image manifest, schema 1.
     pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
     /// Docker's signed image manifest, schema 1.
-    pub const DOCKER_SCHEMA1_SIGNED: &str =
-        "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     /// Docker's image configuration.
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     /// Docker's layer, gzip.
@@ -34,8 +33,7 @@ pub mod media_type {
     /// Docker's layer, zstd; not official, but met.
     pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
     /// Docker's layer that is fetched from elsewhere (Windows).
-    pub const DOCKER_LAYER_FOREIGN: &str =
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    pub const DOCKER_LAYER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     /// OCI's image manifest.
     pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     /// OCI's image index.
@@ -113,10 +111,8 @@ pub mod media_type {
     }
     /// Whether this is a layer whose content is a tar, however compressed. OCI's non-distributable layers count.
     pub fn is_layer(text: &str) -> bool {
-        matches!(
-            text,
-            DOCKER_LAYER | DOCKER_LAYER_GZIP | DOCKER_LAYER_ZSTD | DOCKER_LAYER_FOREIGN
-        ) || text.starts_with("application/vnd.oci.image.layer.v1.tar")
+        matches!(text, DOCKER_LAYER | DOCKER_LAYER_GZIP | DOCKER_LAYER_ZSTD | DOCKER_LAYER_FOREIGN)
+            || text.starts_with("application/vnd.oci.image.layer.v1.tar")
             || text.starts_with("application/vnd.oci.image.layer.nondistributable.v1.tar")
     }
 }
@@ -281,21 +277,13 @@ impl Index {
     /// The best manifest for a platform. Entries without a platform are taken only if there is no other match, as
     /// containerd does; attestations never.
     pub fn choose(&self, platform: &Platform) -> Option<&Descriptor> {
-        let candidates: Vec<&Descriptor> = self
-            .manifests
-            .iter()
-            .filter(|d| !d.is_attestation())
-            .collect();
-        let with_platform: Vec<(&Descriptor, &Platform)> = candidates
-            .iter()
-            .filter_map(|d| d.platform.as_ref().map(|p| (*d, p)))
-            .collect();
+        let candidates: Vec<&Descriptor> = self.manifests.iter().filter(|d| !d.is_attestation()).collect();
+        let with_platform: Vec<(&Descriptor, &Platform)> =
+            candidates.iter().filter_map(|d| d.platform.as_ref().map(|p| (*d, p))).collect();
         match platform.best(with_platform.iter().map(|(_, p)| *p)) {
             Some(at) => with_platform.get(at).map(|(d, _)| *d),
             None => candidates.into_iter().find(|d| {
-                d.platform.is_none()
-                    && (media_type::is_manifest(&d.media_type)
-                        || media_type::is_index(&d.media_type))
+                d.platform.is_none() && (media_type::is_manifest(&d.media_type) || media_type::is_index(&d.media_type))
             }),
         }
     }
@@ -353,25 +341,19 @@ impl Manifest {
     pub fn parse(bytes: Vec<u8>, content_type: Option<&str>) -> Result<Manifest, ManifestError> {
         let digest = Digest::of(&bytes);
         // Parameters such as `; charset=utf-8` are no part of the type.
-        let content_type =
-            content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
+        let content_type = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
         let failed = |media_type: &str, source| ManifestError::Parse {
             digest: digest.clone(),
             media_type: media_type.to_owned(),
             source,
         };
-        let probe: Probe =
-            json::from_bytes(&bytes).map_err(|e| failed(content_type.unwrap_or("manifest"), e))?;
+        let probe: Probe = json::from_bytes(&bytes).map_err(|e| failed(content_type.unwrap_or("manifest"), e))?;
         let media_type = match (&probe.media_type, content_type) {
             (Some(own), _) if !own.is_empty() => own.clone(),
             _ if probe.schema_version == Some(1) => media_type::DOCKER_SCHEMA1.to_owned(),
-            (_, Some(given)) if media_type::is_manifest(given) || media_type::is_index(given) => {
-                given.to_owned()
-            }
+            (_, Some(given)) if media_type::is_manifest(given) || media_type::is_index(given) => given.to_owned(),
             _ if probe.manifests.is_some() => media_type::OCI_INDEX.to_owned(),
-            _ if probe.config.is_some() && probe.layers.is_some() => {
-                media_type::OCI_MANIFEST.to_owned()
-            }
+            _ if probe.config.is_some() && probe.layers.is_some() => media_type::OCI_MANIFEST.to_owned(),
             (_, given) => given.unwrap_or_default().to_owned(),
         };
         let kind = match media_type.as_str() {
@@ -384,12 +366,7 @@ impl Manifest {
             }
             text => ManifestKind::Unknown(text.to_owned()),
         };
-        Ok(Manifest {
-            bytes,
-            digest,
-            media_type,
-            kind,
-        })
+        Ok(Manifest { bytes, digest, media_type, kind })
     }
 
     /// The bytes as they were read.
@@ -430,11 +407,7 @@ impl Manifest {
 
     /// A descriptor that points to it.
     pub fn descriptor(&self) -> Descriptor {
-        Descriptor::new(
-            &self.media_type,
-            self.digest.clone(),
-            self.bytes.len() as u64,
-        )
+        Descriptor::new(&self.media_type, self.digest.clone(), self.bytes.len() as u64)
     }
 }
 
@@ -459,10 +432,7 @@ mod tests {
         assert_eq!(manifest.digest(), &Digest::of(&bytes));
         assert_eq!(manifest.image().unwrap(), &sample());
         let theirs = oci_spec::image::ImageManifest::from_reader(&bytes[..]).unwrap();
-        assert_eq!(
-            theirs.config().digest().to_string(),
-            sample().config.digest.to_string()
-        );
+        assert_eq!(theirs.config().digest().to_string(), sample().config.digest.to_string());
         assert_eq!(theirs.layers()[0].size(), 1);
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.starts_with(r#"{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json","config":{"mediaType":"#));
@@ -471,31 +441,14 @@ mod tests {
 
     #[test]
     fn recognises_kinds() {
-        let kind = |text: &str, given| {
-            Manifest::parse(text.as_bytes().to_vec(), given)
-                .unwrap()
-                .kind()
-                .clone()
-        };
+        let kind = |text: &str, given| Manifest::parse(text.as_bytes().to_vec(), given).unwrap().kind().clone();
+        assert_eq!(kind(r#"{"schemaVersion":1,"fsLayers":[]}"#, None), ManifestKind::Schema1);
         assert_eq!(
-            kind(r#"{"schemaVersion":1,"fsLayers":[]}"#, None),
+            kind(r#"{"schemaVersion":1}"#, Some("application/vnd.docker.distribution.manifest.v1+prettyjws")),
             ManifestKind::Schema1
         );
-        assert_eq!(
-            kind(
-                r#"{"schemaVersion":1}"#,
-                Some("application/vnd.docker.distribution.manifest.v1+prettyjws")
-            ),
-            ManifestKind::Schema1
-        );
-        assert_eq!(
-            kind(r#"{"schemaVersion":2,"mediaType":"text/x"}"#, None),
-            ManifestKind::Unknown("text/x".into())
-        );
-        assert!(matches!(
-            kind(r#"{"schemaVersion":2,"manifests":[]}"#, None),
-            ManifestKind::Index(_)
-        ));
+        assert_eq!(kind(r#"{"schemaVersion":2,"mediaType":"text/x"}"#, None), ManifestKind::Unknown("text/x".into()));
+        assert!(matches!(kind(r#"{"schemaVersion":2,"manifests":[]}"#, None), ManifestKind::Index(_)));
         assert!(matches!(
             kind(
                 r#"{"schemaVersion":2,"manifests":[]}"#,
@@ -504,13 +457,7 @@ mod tests {
             ManifestKind::Index(_)
         ));
         assert!(Manifest::parse(b"{".to_vec(), None).is_err());
-        assert!(
-            Manifest::parse(
-                br#"{"schemaVersion":2,"config":{"digest":"x"},"layers":[]}"#.to_vec(),
-                None
-            )
-            .is_err()
-        );
+        assert!(Manifest::parse(br#"{"schemaVersion":2,"config":{"digest":"x"},"layers":[]}"#.to_vec(), None).is_err());
     }
 
     #[test]
@@ -520,10 +467,7 @@ mod tests {
             ..Descriptor::of(media_type::OCI_MANIFEST, &[n])
         };
         let mut attestation = entry(Some("linux/amd64"), 0);
-        attestation.annotations.insert(
-            annotation::REFERENCE_TYPE.into(),
-            "attestation-manifest".into(),
-        );
+        attestation.annotations.insert(annotation::REFERENCE_TYPE.into(), "attestation-manifest".into());
         let index = Index::new(
             media_type::OCI_INDEX,
             vec![
@@ -538,9 +482,6 @@ mod tests {
         assert_eq!(choose("linux/arm64"), Some(Digest::of(&[3])));
         assert_eq!(choose("linux/s390x"), None);
         let bare = Index::new(media_type::OCI_INDEX, vec![entry(None, 7)]);
-        assert_eq!(
-            bare.choose(&Platform::host()).unwrap().digest,
-            Digest::of(&[7])
-        );
+        assert_eq!(bare.choose(&Platform::host()).unwrap().digest, Digest::of(&[7]));
     }
 }

@@ -62,11 +62,7 @@ pub struct Platform {
     #[serde(default)]
     pub os: String,
     /// The system's version; only Windows images have one.
-    #[serde(
-        rename = "os.version",
-        default,
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(rename = "os.version", default, skip_serializing_if = "String::is_empty")]
     pub os_version: String,
     /// Features the system must have.
     #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
@@ -79,12 +75,7 @@ pub struct Platform {
 impl Platform {
     /// A platform of these parts, as they are.
     pub fn new(os: &str, architecture: &str, variant: &str) -> Platform {
-        Platform {
-            os: os.into(),
-            architecture: architecture.into(),
-            variant: variant.into(),
-            ..Platform::default()
-        }
+        Platform { os: os.into(), architecture: architecture.into(), variant: variant.into(), ..Platform::default() }
     }
 
     /// The platform this program runs on.
@@ -104,22 +95,12 @@ impl Platform {
 
     /// The same platform in Docker's preferred words.
     pub fn normalized(&self) -> Platform {
-        let os = if self.os.is_empty() {
-            std::env::consts::OS.to_owned()
-        } else {
-            normalize_os(&self.os)
-        };
+        let os = if self.os.is_empty() { std::env::consts::OS.to_owned() } else { normalize_os(&self.os) };
         let (architecture, variant) = normalize_arch(&self.architecture, &self.variant);
         let mut os_features = self.os_features.clone();
         os_features.sort();
         os_features.dedup();
-        Platform {
-            os,
-            architecture,
-            variant,
-            os_version: self.os_version.clone(),
-            os_features,
-        }
+        Platform { os, architecture, variant, os_version: self.os_version.clone(), os_features }
     }
 
     /// The platforms whose images run on this one, best first: lesser variants, 386 after amd64, arm after arm64.
@@ -130,31 +111,19 @@ impl Platform {
             variant,
             ..base.clone()
         };
-        let number = base
-            .variant
-            .strip_prefix('v')
-            .and_then(|v| v.parse::<u32>().ok());
+        let number = base.variant.strip_prefix('v').and_then(|v| v.parse::<u32>().ok());
         match base.architecture.as_str() {
             "amd64" => {
-                let lesser = (1..number.unwrap_or(1).min(9))
-                    .rev()
-                    .map(|n| with("amd64", format!("v{n}")));
-                std::iter::once(base.clone())
-                    .chain(lesser)
-                    .chain([with("386", String::new())])
-                    .collect()
+                let lesser = (1..number.unwrap_or(1).min(9)).rev().map(|n| with("amd64", format!("v{n}")));
+                std::iter::once(base.clone()).chain(lesser).chain([with("386", String::new())]).collect()
             }
             "arm" => {
-                let lesser = (5..number.unwrap_or(5).clamp(5, 9))
-                    .rev()
-                    .map(|n| with("arm", format!("v{n}")));
+                let lesser = (5..number.unwrap_or(5).clamp(5, 9)).rev().map(|n| with("arm", format!("v{n}")));
                 std::iter::once(base.clone()).chain(lesser).collect()
             }
             "arm64" => {
-                let mut all: Vec<_> = arm64_versions(&base.variant)
-                    .into_iter()
-                    .map(|variant| with("arm64", variant))
-                    .collect();
+                let mut all: Vec<_> =
+                    arm64_versions(&base.variant).into_iter().map(|variant| with("arm64", variant)).collect();
                 if !all.is_empty() {
                     all.extend((5..=8).rev().map(|n| with("arm", format!("v{n}"))));
                 }
@@ -171,13 +140,8 @@ impl Platform {
         mine.os == theirs.os
             && mine.architecture == theirs.architecture
             && mine.variant == theirs.variant
-            && (mine.os != "windows"
-                || mine.os_version.is_empty()
-                || mine.os_version == theirs.os_version)
-            && theirs
-                .os_features
-                .iter()
-                .all(|feature| mine.os_features.contains(feature))
+            && (mine.os != "windows" || mine.os_version.is_empty() || mine.os_version == theirs.os_version)
+            && theirs.os_features.iter().all(|feature| mine.os_features.contains(feature))
     }
 
     /// The place of the best among `offers` for this platform; the first one wins among equals.
@@ -186,9 +150,7 @@ impl Platform {
         offers
             .into_iter()
             .enumerate()
-            .filter_map(|(at, offer)| {
-                Some((order.iter().position(|wanted| wanted.is_same(offer))?, at))
-            })
+            .filter_map(|(at, offer)| Some((order.iter().position(|wanted| wanted.is_same(offer))?, at)))
             .min()
             .map(|(_, at)| at)
     }
@@ -210,15 +172,9 @@ fn arm64_versions(variant: &str) -> Vec<String> {
         _ => return Vec::new(),
     };
     let name = |major, minor| {
-        if minor == 0 {
-            format!("v{major}")
-        } else {
-            format!("v{major}.{minor}")
-        }
+        if minor == 0 { format!("v{major}") } else { format!("v{major}.{minor}") }
     };
-    upto.into_iter()
-        .flat_map(|(major, top)| (0..=top).rev().map(move |minor| name(major, minor)))
-        .collect()
+    upto.into_iter().flat_map(|(major, top)| (0..=top).rev().map(move |minor| name(major, minor))).collect()
 }
 
 impl fmt::Display for Platform {
@@ -263,25 +219,15 @@ impl Platform {
                 text: text.to_owned(),
                 pattern: OS_28,
             })?,
-            DockerVersion::V20 => Platform {
-                os: normalize_os(parts[0]),
-                ..Platform::default()
-            },
+            DockerVersion::V20 => Platform { os: normalize_os(parts[0]), ..Platform::default() },
         };
         let (checked, pattern) = match version {
             DockerVersion::V28 => (&parts[1..], SPECIFIER_28),
             DockerVersion::V20 => (&parts[..], SPECIFIER_20),
         };
         let allowed = |b: u8| is_word(b) && (b != b'.' || version == DockerVersion::V28);
-        if let Some(part) = checked
-            .iter()
-            .find(|part| part.is_empty() || !part.bytes().all(allowed))
-        {
-            return Err(PlatformError::Component {
-                component: (*part).to_owned(),
-                text: text.to_owned(),
-                pattern,
-            });
+        if let Some(part) = checked.iter().find(|part| part.is_empty() || !part.bytes().all(allowed)) {
+            return Err(PlatformError::Component { component: (*part).to_owned(), text: text.to_owned(), pattern });
         }
         match parts[1..] {
             [] => {
@@ -293,8 +239,7 @@ impl Platform {
                     if !KNOWN_ARCH.contains(&architecture.as_str()) {
                         return Err(PlatformError::Unknown(text.to_owned()));
                     }
-                    platform =
-                        Platform::new(&host.os, &architecture, &without_v7(&architecture, variant));
+                    platform = Platform::new(&host.os, &architecture, &without_v7(&architecture, variant));
                 }
             }
             [arch] => {
@@ -331,33 +276,18 @@ fn parse_os(text: &str) -> Option<Platform> {
     let ok = !os.is_empty()
         && os.bytes().all(|b| is_word(b) && b != b'.')
         && option_ok(os_version)
-        && os_features
-            .iter()
-            .all(|feature| !feature.is_empty() && option_ok(feature));
-    ok.then(|| Platform {
-        os: normalize_os(os),
-        os_version: os_version.to_owned(),
-        os_features,
-        ..Platform::default()
-    })
+        && os_features.iter().all(|feature| !feature.is_empty() && option_ok(feature));
+    ok.then(|| Platform { os: normalize_os(os), os_version: os_version.to_owned(), os_features, ..Platform::default() })
 }
 
 /// `linux/arm` is shown without the variant it stands for.
 fn without_v7(architecture: &str, variant: String) -> String {
-    if architecture == "arm" && variant == "v7" {
-        String::new()
-    } else {
-        variant
-    }
+    if architecture == "arm" && variant == "v7" { String::new() } else { variant }
 }
 
 fn normalize_os(os: &str) -> String {
     let os = os.to_lowercase();
-    if os == "macos" {
-        "darwin".to_owned()
-    } else {
-        os
-    }
+    if os == "macos" { "darwin".to_owned() } else { os }
 }
 
 fn normalize_arch(architecture: &str, variant: &str) -> (String, String) {
@@ -446,51 +376,20 @@ mod tests {
             ("windows(10.0.17763)/amd64", "windows/amd64"),
             ("linux/whatever", "linux/whatever"),
         ] {
-            assert_eq!(
-                text.parse::<Platform>().unwrap().to_string(),
-                shown,
-                "{text}"
-            );
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), shown, "{text}");
         }
-        assert_eq!(
-            "windows(10.0.17763)/amd64"
-                .parse::<Platform>()
-                .unwrap()
-                .os_version,
-            "10.0.17763"
-        );
-        assert_eq!(
-            "linux".parse::<Platform>().unwrap().architecture,
-            Platform::host().architecture
-        );
+        assert_eq!("windows(10.0.17763)/amd64".parse::<Platform>().unwrap().os_version, "10.0.17763");
+        assert_eq!("linux".parse::<Platform>().unwrap().architecture, Platform::host().architecture);
     }
 
     #[test]
     fn refuses() {
-        assert_eq!(
-            "foo".parse::<Platform>(),
-            Err(PlatformError::Unknown("foo".into()))
-        );
-        assert_eq!(
-            "a/b/c/d".parse::<Platform>(),
-            Err(PlatformError::Parts("a/b/c/d".into()))
-        );
-        assert_eq!(
-            "linux/*".parse::<Platform>(),
-            Err(PlatformError::Wildcard("linux/*".into()))
-        );
-        assert!(matches!(
-            "linux/".parse::<Platform>(),
-            Err(PlatformError::Component { .. })
-        ));
-        assert!(matches!(
-            "".parse::<Platform>(),
-            Err(PlatformError::Os { .. })
-        ));
-        assert!(matches!(
-            "li nux/amd64".parse::<Platform>(),
-            Err(PlatformError::Os { .. })
-        ));
+        assert_eq!("foo".parse::<Platform>(), Err(PlatformError::Unknown("foo".into())));
+        assert_eq!("a/b/c/d".parse::<Platform>(), Err(PlatformError::Parts("a/b/c/d".into())));
+        assert_eq!("linux/*".parse::<Platform>(), Err(PlatformError::Wildcard("linux/*".into())));
+        assert!(matches!("linux/".parse::<Platform>(), Err(PlatformError::Component { .. })));
+        assert!(matches!("".parse::<Platform>(), Err(PlatformError::Os { .. })));
+        assert!(matches!("li nux/amd64".parse::<Platform>(), Err(PlatformError::Os { .. })));
     }
 
     /// The words of `docker pull --platform` of both releases.
@@ -523,13 +422,7 @@ mod tests {
     #[test]
     fn chooses_the_best() {
         let p = |t: &str| t.parse::<Platform>().unwrap();
-        let offers = [
-            p("linux/386"),
-            p("linux/arm/v6"),
-            p("linux/arm64"),
-            p("linux/amd64"),
-            p("linux/arm/v7"),
-        ];
+        let offers = [p("linux/386"), p("linux/arm/v6"), p("linux/arm64"), p("linux/amd64"), p("linux/arm/v7")];
         assert_eq!(p("linux/amd64").best(&offers), Some(3));
         assert_eq!(p("linux/amd64/v3").best(&offers), Some(3));
         assert_eq!(p("linux/386").best(&offers), Some(0));

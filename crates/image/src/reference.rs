@@ -72,10 +72,7 @@ impl Reference {
     ///
     /// # Errors
     /// With Docker's words for the version given.
-    pub fn parse_normalized(
-        text: &str,
-        version: DockerVersion,
-    ) -> Result<Reference, ReferenceError> {
+    pub fn parse_normalized(text: &str, version: DockerVersion) -> Result<Reference, ReferenceError> {
         if text.len() == 64 && text.bytes().all(is_lower_hex) {
             return Err(ReferenceError::Identifier(text.to_owned()));
         }
@@ -89,20 +86,16 @@ impl Reference {
         }
         let full = format!("{domain}/{remainder}");
         let Some(parts) = match_reference(&full, version) else {
-            return Err(
-                match (match_reference(&full.to_lowercase(), version), version) {
-                    (None, _) => ReferenceError::Format,
-                    (Some(_), DockerVersion::V28) => ReferenceError::UppercaseHost,
-                    (Some(_), DockerVersion::V20) => ReferenceError::UppercaseUnnamed,
-                },
-            );
+            return Err(match (match_reference(&full.to_lowercase(), version), version) {
+                (None, _) => ReferenceError::Format,
+                (Some(_), DockerVersion::V28) => ReferenceError::UppercaseHost,
+                (Some(_), DockerVersion::V20) => ReferenceError::UppercaseUnnamed,
+            });
         };
         let name_len = match version {
             DockerVersion::V28 => parts.path.len(),
             // 20.10 counts the host too.
-            DockerVersion::V20 => {
-                parts.domain.len() + usize::from(!parts.domain.is_empty()) + parts.path.len()
-            }
+            DockerVersion::V20 => parts.domain.len() + usize::from(!parts.domain.is_empty()) + parts.path.len(),
         };
         if name_len > NAME_MAX {
             return Err(ReferenceError::TooLong);
@@ -138,11 +131,7 @@ impl Reference {
 
     /// Registry and repository, without tag and digest: `docker.io/library/busybox`.
     pub fn name(&self) -> String {
-        if self.domain.is_empty() {
-            self.path.clone()
-        } else {
-            format!("{}/{}", self.domain, self.path)
-        }
+        if self.domain.is_empty() { self.path.clone() } else { format!("{}/{}", self.domain, self.path) }
     }
 
     /// The name without tag and digest as Docker shows it: `busybox`.
@@ -177,28 +166,17 @@ impl Reference {
         if !is_tag(tag) {
             return Err(ReferenceError::Tag);
         }
-        Ok(Reference {
-            tag: Some(tag.to_owned()),
-            digest: None,
-            ..self.clone()
-        })
+        Ok(Reference { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
     }
 
     /// The same name and tag with a digest.
     pub fn with_digest(&self, digest: Digest) -> Reference {
-        Reference {
-            digest: Some(digest),
-            ..self.clone()
-        }
+        Reference { digest: Some(digest), ..self.clone() }
     }
 
     /// The same name without tag and digest.
     pub fn without_version(&self) -> Reference {
-        Reference {
-            tag: None,
-            digest: None,
-            ..self.clone()
-        }
+        Reference { tag: None, digest: None, ..self.clone() }
     }
 
     fn with_suffix(&self, mut text: String) -> String {
@@ -233,9 +211,7 @@ impl fmt::Display for Reference {
 pub fn is_tag(tag: &str) -> bool {
     let bytes = tag.as_bytes();
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    (1..=128).contains(&bytes.len())
-        && word(bytes[0])
-        && bytes.iter().all(|&b| word(b) || b == b'.' || b == b'-')
+    (1..=128).contains(&bytes.len()) && word(bytes[0]) && bytes.iter().all(|&b| word(b) || b == b'.' || b == b'-')
 }
 
 /// Splits the host off, adding the defaults.
@@ -247,14 +223,7 @@ fn split_domain(text: &str, version: DockerVersion) -> (&str, String) {
                 // 20.10 takes an upper-case first part as part of the repository.
                 || (version == DockerVersion::V28 && first.to_lowercase() != first) =>
         {
-            (
-                if first == LEGACY_DOMAIN {
-                    DEFAULT_DOMAIN
-                } else {
-                    first
-                },
-                rest.to_owned(),
-            )
+            (if first == LEGACY_DOMAIN { DEFAULT_DOMAIN } else { first }, rest.to_owned())
         }
         _ => (DEFAULT_DOMAIN, text.to_owned()),
     };
@@ -290,19 +259,9 @@ fn match_reference(text: &str, version: DockerVersion) -> Option<Parts<'_>> {
     }
     let (domain, path) = name.split_once('/')?;
     if is_domain(domain, version) && is_path(path) {
-        Some(Parts {
-            domain,
-            path,
-            tag,
-            digest,
-        })
+        Some(Parts { domain, path, tag, digest })
     } else if is_path(name) {
-        Some(Parts {
-            domain: "",
-            path: name,
-            tag,
-            digest,
-        })
+        Some(Parts { domain: "", path: name, tag, digest })
     } else {
         None
     }
@@ -318,8 +277,7 @@ fn is_digest_shaped(text: &str) -> bool {
         return false;
     };
     algorithm.split(['-', '_', '+', '.']).all(|part| {
-        part.starts_with(|c: char| c.is_ascii_alphabetic())
-            && part.bytes().all(|b| b.is_ascii_alphanumeric())
+        part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
     }) && hex.len() >= 32
         && hex.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -341,9 +299,7 @@ fn is_domain(text: &str, version: DockerVersion) -> bool {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     })
 }
 
@@ -357,9 +313,9 @@ fn is_path_component(text: &str) -> bool {
     let bytes = text.as_bytes();
     let ends_ok = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
     ends_ok
-        && bytes.split(alphanumeric).all(|separator| {
-            matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|&b| b == b'-')
-        })
+        && bytes
+            .split(alphanumeric)
+            .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|&b| b == b'-'))
 }
 
 #[cfg(test)]
@@ -372,46 +328,18 @@ mod tests {
     fn normalises() {
         let hex = "a".repeat(64);
         for (text, canonical, familiar) in [
-            (
-                "busybox",
-                "docker.io/library/busybox:latest",
-                "busybox:latest",
-            ),
+            ("busybox", "docker.io/library/busybox:latest", "busybox:latest"),
             ("busybox:1", "docker.io/library/busybox:1", "busybox:1"),
             ("a/b", "docker.io/a/b:latest", "a/b:latest"),
-            (
-                "docker.io/busybox",
-                "docker.io/library/busybox:latest",
-                "busybox:latest",
-            ),
-            (
-                "index.docker.io/busybox",
-                "docker.io/library/busybox:latest",
-                "busybox:latest",
-            ),
+            ("docker.io/busybox", "docker.io/library/busybox:latest", "busybox:latest"),
+            ("index.docker.io/busybox", "docker.io/library/busybox:latest", "busybox:latest"),
             ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
             ("FOO/bar", "FOO/bar:latest", "FOO/bar:latest"),
-            (
-                "127.0.0.1:5000/library/x:t",
-                "127.0.0.1:5000/library/x:t",
-                "127.0.0.1:5000/library/x:t",
-            ),
+            ("127.0.0.1:5000/library/x:t", "127.0.0.1:5000/library/x:t", "127.0.0.1:5000/library/x:t"),
             ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
-            (
-                "library/a/b",
-                "docker.io/library/a/b:latest",
-                "library/a/b:latest",
-            ),
-            (
-                "a__b.c--d_e",
-                "docker.io/library/a__b.c--d_e:latest",
-                "a__b.c--d_e:latest",
-            ),
-            (
-                &format!("x@sha256:{hex}"),
-                &format!("docker.io/library/x@sha256:{hex}"),
-                &format!("x@sha256:{hex}"),
-            ),
+            ("library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
+            ("a__b.c--d_e", "docker.io/library/a__b.c--d_e:latest", "a__b.c--d_e:latest"),
+            (&format!("x@sha256:{hex}"), &format!("docker.io/library/x@sha256:{hex}"), &format!("x@sha256:{hex}")),
             (
                 &format!("x:t@sha256:{hex}"),
                 &format!("docker.io/library/x:t@sha256:{hex}"),
@@ -419,11 +347,7 @@ mod tests {
             ),
         ] {
             let r: Reference = text.parse().unwrap();
-            assert_eq!(
-                (r.to_string().as_str(), r.familiar().as_str()),
-                (canonical, familiar),
-                "{text}"
-            );
+            assert_eq!((r.to_string().as_str(), r.familiar().as_str()), (canonical, familiar), "{text}");
         }
     }
 
@@ -432,35 +356,14 @@ mod tests {
     fn complains_as_docker_does() {
         const FORMAT: &str = "invalid reference format";
         const LOWER: &str = "invalid reference format: repository name must be lowercase";
-        let (z, a, a300, upper) = (
-            "Z".repeat(64),
-            "a".repeat(64),
-            "a".repeat(300),
-            "A".repeat(64),
-        );
+        let (z, a, a300, upper) = ("Z".repeat(64), "a".repeat(64), "a".repeat(300), "A".repeat(64));
         let (tag, a247) = (format!("x:{}", "a".repeat(130)), "a".repeat(247));
         let long = "repository name must not be more than 255 characters";
         for (text, v28, v20) in [
-            (
-                "busyBox",
-                "invalid reference format: repository name (library/busyBox) must be lowercase",
-                LOWER,
-            ),
-            (
-                "library/BusyBox",
-                "invalid reference format: repository name (library/BusyBox) must be lowercase",
-                LOWER,
-            ),
-            (
-                "localhost/Foo",
-                "invalid reference format: repository name (Foo) must be lowercase",
-                LOWER,
-            ),
-            (
-                "FOO/Bar",
-                "invalid reference format: repository name (Bar) must be lowercase",
-                LOWER,
-            ),
+            ("busyBox", "invalid reference format: repository name (library/busyBox) must be lowercase", LOWER),
+            ("library/BusyBox", "invalid reference format: repository name (library/BusyBox) must be lowercase", LOWER),
+            ("localhost/Foo", "invalid reference format: repository name (Foo) must be lowercase", LOWER),
+            ("FOO/Bar", "invalid reference format: repository name (Bar) must be lowercase", LOWER),
             ("FOO/bar", "", LOWER),
             ("FOO_x/bar", "repository name must be lowercase", LOWER),
             ("Foo:5000/bar", "", ""),
@@ -478,29 +381,16 @@ mod tests {
             (&a300, long, long),
             (&a247, "", long),
             (&format!("x@sha256:{z}"), FORMAT, FORMAT),
-            (
-                &format!("x@sha256:{upper}"),
-                "invalid checksum digest format",
-                "invalid checksum digest format",
-            ),
-            (
-                &format!("x@md5:{a}"),
-                "unsupported digest algorithm",
-                "unsupported digest algorithm",
-            ),
+            (&format!("x@sha256:{upper}"), "invalid checksum digest format", "invalid checksum digest format"),
+            (&format!("x@md5:{a}"), "unsupported digest algorithm", "unsupported digest algorithm"),
             (
                 &a,
-                &format!(
-                    "invalid repository name ({a}), cannot specify 64-byte hexadecimal strings"
-                ),
-                &format!(
-                    "invalid repository name ({a}), cannot specify 64-byte hexadecimal strings"
-                ),
+                &format!("invalid repository name ({a}), cannot specify 64-byte hexadecimal strings"),
+                &format!("invalid repository name ({a}), cannot specify 64-byte hexadecimal strings"),
             ),
         ] {
             for (version, words) in [(DockerVersion::V28, v28), (DockerVersion::V20, v20)] {
-                let said = Reference::parse_normalized(text, version)
-                    .map_or_else(|e| e.to_string(), |_| String::new());
+                let said = Reference::parse_normalized(text, version).map_or_else(|e| e.to_string(), |_| String::new());
                 assert_eq!(said, words, "{text} {version:?}");
             }
         }

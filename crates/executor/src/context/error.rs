@@ -179,10 +179,7 @@ pub enum ContextError {
 
 impl ContextError {
     pub(super) fn root(path: &Path, source: RootError) -> Self {
-        Self::Tree {
-            path: path.to_owned(),
-            source,
-        }
+        Self::Tree { path: path.to_owned(), source }
     }
 
     /// The error without what was transferred before it.
@@ -204,14 +201,8 @@ impl ContextError {
     }
 
     fn legacy(&self, version: Version) -> Failure {
-        let client = |message: String| Failure::Request {
-            message,
-            by: Speaker::Client,
-        };
-        let daemon = |message: String| Failure::Request {
-            message,
-            by: Speaker::Daemon,
-        };
+        let client = |message: String| Failure::Request { message, by: Speaker::Client };
+        let daemon = |message: String| Failure::Request { message, by: Speaker::Daemon };
         // Docker 28 dropped the word.
         let checking = match version {
             Version::V20 => "error checking context",
@@ -219,13 +210,10 @@ impl ContextError {
         };
         let prepare = "unable to prepare context";
         match self.cause() {
-            Self::NotFound { path } => {
-                client(format!("{prepare}: path {} not found", quoted(path)))
+            Self::NotFound { path } => client(format!("{prepare}: path {} not found", quoted(path))),
+            Self::NotADirectory { path, .. } => {
+                client(format!("{prepare}: context must be a directory: {}", path.display()))
             }
-            Self::NotADirectory { path, .. } => client(format!(
-                "{prepare}: context must be a directory: {}",
-                path.display()
-            )),
             Self::StdinTwice => client(STDIN_TWICE.into()),
             Self::TwoDockerfiles => client(format!("{prepare} from STDIN: {TWO_DOCKERFILES}")),
             Self::DockerfilePath { path, source } => client(format!(
@@ -233,22 +221,15 @@ impl ContextError {
                 path.display(),
                 reason(source)
             )),
-            Self::DockerfileMissing { name } => {
-                daemon(format!("Cannot locate specified Dockerfile: {name}"))
+            Self::DockerfileMissing { name } => daemon(format!("Cannot locate specified Dockerfile: {name}")),
+            Self::DockerfileIsDirectory { name } => {
+                daemon(format!("unexpected error reading Dockerfile: read {DAEMON_TEMP}/{name}: is a directory"))
             }
-            Self::DockerfileIsDirectory { name } => daemon(format!(
-                "unexpected error reading Dockerfile: read {DAEMON_TEMP}/{name}: is a directory"
-            )),
-            Self::DockerfileEmpty { name } => {
-                daemon(format!("the Dockerfile ({name}) cannot be empty"))
+            Self::DockerfileEmpty { name } => daemon(format!("the Dockerfile ({name}) cannot be empty")),
+            Self::CannotStat { path } => client(format!("{checking}: can't stat '{}'", path.display())),
+            Self::NoPermission { path } => {
+                client(format!("{checking}: no permission to read from '{}'", path.display()))
             }
-            Self::CannotStat { path } => {
-                client(format!("{checking}: can't stat '{}'", path.display()))
-            }
-            Self::NoPermission { path } => client(format!(
-                "{checking}: no permission to read from '{}'",
-                path.display()
-            )),
             Self::IgnoreFile { name, source } => client(format!("error reading {name}: {source}")),
             Self::IgnorePattern { source, .. } => client(format!("{checking}: {source}")),
             Self::IgnoreChecked(source) => client(format!("{checking}: {source}")),
@@ -258,83 +239,49 @@ impl ContextError {
     }
 
     fn buildkit(&self, version: Version) -> Failure {
-        let client = |message: String| Failure::Request {
-            message,
-            by: Speaker::Client,
-        };
-        let builder = |message: String| Failure::Request {
-            message,
-            by: Speaker::Builder,
-        };
-        let not_found = |path: &Path| {
-            client(format!(
-                "unable to prepare context: path {} not found",
-                quoted(path)
-            ))
-        };
+        let client = |message: String| Failure::Request { message, by: Speaker::Client };
+        let builder = |message: String| Failure::Request { message, by: Speaker::Builder };
+        let not_found = |path: &Path| client(format!("unable to prepare context: path {} not found", quoted(path)));
         let read = "failed to read dockerfile";
         match self.cause() {
             Self::NotFound { path } => not_found(path),
-            Self::NotADirectory { given, .. } if version == Version::V20 => builder(format!(
-                "{read}: error from sender: walk {}: not a directory",
-                given.display()
-            )),
+            Self::NotADirectory { given, .. } if version == Version::V20 => {
+                builder(format!("{read}: error from sender: walk {}: not a directory", given.display()))
+            }
             Self::NotADirectory { given, .. } => not_found(given),
             Self::StdinTwice => client(STDIN_TWICE.into()),
             Self::TwoDockerfiles => client(TWO_DOCKERFILES.into()),
             Self::NoInput => builder(format!("{read}: no local sources enabled")),
-            Self::DockerfilePath { path, source } => {
-                builder(format!("resolve {}: {}", path.display(), reason(source)))
-            }
+            Self::DockerfilePath { path, source } => builder(format!("resolve {}: {}", path.display(), reason(source))),
             Self::DockerfileMissing { name } => {
-                let mount = if version == Version::V20 {
-                    format!("{DAEMON_MOUNT}/")
-                } else {
-                    String::new()
-                };
-                builder(format!(
-                    "{read}: open {mount}{name}: no such file or directory"
-                ))
+                let mount = if version == Version::V20 { format!("{DAEMON_MOUNT}/") } else { String::new() };
+                builder(format!("{read}: open {mount}{name}: no such file or directory"))
             }
-            Self::DockerfileIsDirectory { name } => builder(format!(
-                "{read}: read {DAEMON_MOUNT}/{name}: is a directory"
-            )),
-            Self::DirectoryDenied { path } => builder(format!(
-                "error from sender: open {}: permission denied",
-                path.display()
-            )),
-            Self::IgnoreFile { name, source } => {
-                builder(format!("failed parsing {name}: {source}"))
+            Self::DockerfileIsDirectory { name } => {
+                builder(format!("{read}: read {DAEMON_MOUNT}/{name}: is a directory"))
             }
+            Self::DirectoryDenied { path } => {
+                builder(format!("error from sender: open {}: permission denied", path.display()))
+            }
+            Self::IgnoreFile { name, source } => builder(format!("failed parsing {name}: {source}")),
             Self::IgnorePattern { patterns, source } if version == Version::V20 => {
-                builder(format!(
-                    "error from sender: invalid excludepatterns: [{}]: {source}",
-                    patterns.join(" ")
-                ))
+                builder(format!("error from sender: invalid excludepatterns: [{}]: {source}", patterns.join(" ")))
             }
             Self::IgnorePattern { source, .. } => builder(source.to_string()),
-            Self::IgnoreChecked(source) => builder(format!(
-                "error from sender: failed to match excludepatterns: {source}"
-            )),
-            Self::Archive { source } => archive(source).map_or_else(
-                || self.own(),
-                |message| builder(format!("{read}: {message}")),
-            ),
-            Self::NamedForm { value } => client(format!(
-                "invalid context value: {value}, expected key=value"
-            )),
-            Self::NamedName { name, source } => {
-                client(format!("invalid context name {name}: {source}"))
+            Self::IgnoreChecked(source) => {
+                builder(format!("error from sender: failed to match excludepatterns: {source}"))
             }
-            Self::NamedNotADirectory { path } => client(format!(
-                "failed to get build context path {{{} <nil>}}: not a directory",
-                path.display()
-            )),
-            Self::NamedMissing { name, path, source } => client(format!(
-                "failed to get build context {name}: stat {}: {}",
-                path.display(),
-                reason(source)
-            )),
+            Self::Archive { source } => {
+                archive(source).map_or_else(|| self.own(), |message| builder(format!("{read}: {message}")))
+            }
+            Self::NamedForm { value } => client(format!("invalid context value: {value}, expected key=value")),
+            Self::NamedName { name, source } => client(format!("invalid context name {name}: {source}")),
+            Self::NamedNotADirectory { path } => {
+                client(format!("failed to get build context path {{{} <nil>}}: not a directory", path.display()))
+            }
+            Self::NamedMissing { name, path, source } => {
+                client(format!("failed to get build context {name}: stat {}: {}", path.display(), reason(source)))
+            }
             _ => self.own(),
         }
     }
@@ -349,9 +296,7 @@ impl ContextError {
             next = source.source();
         }
         let hint = match cause {
-            Self::Remote { .. } => {
-                Some("fetch it first and pass the directory, or a tar of it as `-`".to_owned())
-            }
+            Self::Remote { .. } => Some("fetch it first and pass the directory, or a tar of it as `-`".to_owned()),
             Self::Archive { .. } => Some("make the archive again with tar".to_owned()),
             _ => None,
         };
@@ -360,8 +305,7 @@ impl ContextError {
 }
 
 const STDIN_TWICE: &str = "invalid argument: can't use stdin for both build context and dockerfile";
-const TWO_DOCKERFILES: &str =
-    "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles";
+const TWO_DOCKERFILES: &str = "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles";
 
 fn quoted(path: &Path) -> String {
     rbuild_parser::go_quote(&path.to_string_lossy())
@@ -373,21 +317,13 @@ fn archive(error: &RootfsError) -> Option<String> {
         RootfsError::Breakout { entry, target } if entry == target => {
             Some(format!("invalid entry name {}", quoted(entry)))
         }
-        RootfsError::Breakout { target, .. } => {
-            Some(format!("invalid hardlink target {}", quoted(target)))
+        RootfsError::Breakout { target, .. } => Some(format!("invalid hardlink target {}", quoted(target))),
+        RootfsError::MissingLinkTarget { entry, target } => {
+            Some(format!("linkat {} {}: no such file or directory", target.display(), entry.display()))
         }
-        RootfsError::MissingLinkTarget { entry, target } => Some(format!(
-            "linkat {} {}: no such file or directory",
-            target.display(),
-            entry.display()
-        )),
         RootfsError::Layer(LayerError::Truncated { .. }) => Some("unexpected EOF".to_owned()),
-        RootfsError::Layer(LayerError::Corrupt { .. }) => {
-            Some("archive/tar: invalid tar header".to_owned())
-        }
-        RootfsError::Layer(LayerError::Io { source, .. })
-            if source.kind() == io::ErrorKind::UnexpectedEof =>
-        {
+        RootfsError::Layer(LayerError::Corrupt { .. }) => Some("archive/tar: invalid tar header".to_owned()),
+        RootfsError::Layer(LayerError::Io { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => {
             Some("unexpected EOF".to_owned())
         }
         RootfsError::Content { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
@@ -395,14 +331,9 @@ fn archive(error: &RootfsError) -> Option<String> {
         }
         // `open_dir_beneath` met a link that leads out on the way to the entry.
         RootfsError::Entry { entry, source } => match source.as_ref() {
-            RootfsError::Root(error)
-                if error.errno() == Some(rustix::io::Errno::XDEV.raw_os_error()) =>
-            {
+            RootfsError::Root(error) if error.errno() == Some(rustix::io::Errno::XDEV.raw_os_error()) => {
                 let parent = entry.parent().unwrap_or(entry);
-                Some(format!(
-                    "statat {}: path escapes from parent",
-                    parent.display()
-                ))
+                Some(format!("statat {}: path escapes from parent", parent.display()))
             }
             RootfsError::Content { .. } => archive(source),
             _ => None,

@@ -58,31 +58,13 @@ struct Parent<T> {
 type Sink<'s, T> = &'s mut dyn FnMut(Fate, &Candidate<T>);
 
 impl<'a, T: Clone> Filter<'a, T> {
-    pub(super) fn new(
-        rules: Rules,
-        include: Option<&'a PatternMatcher>,
-        exclude: &'a PatternMatcher,
-    ) -> Self {
-        Self {
-            rules,
-            include,
-            exclude,
-            parents: Vec::new(),
-            included: None,
-        }
+    pub(super) fn new(rules: Rules, include: Option<&'a PatternMatcher>, exclude: &'a PatternMatcher) -> Self {
+        Self { rules, include, exclude, parents: Vec::new(), included: None }
     }
 
     /// Decides on a file, tells `sink` of it and of parents that are sent on its account, and says whether to enter it.
-    pub(super) fn visit(
-        &mut self,
-        file: &Candidate<T>,
-        sink: Sink<'_, T>,
-    ) -> Result<Step, IgnoreError> {
-        while self
-            .parents
-            .last()
-            .is_some_and(|parent| !file.path.starts_with(&parent.candidate.path))
-        {
+    pub(super) fn visit(&mut self, file: &Candidate<T>, sink: Sink<'_, T>) -> Result<Step, IgnoreError> {
+        while self.parents.last().is_some_and(|parent| !file.path.starts_with(&parent.candidate.path)) {
             self.parents.pop();
         }
         let text = file.path.to_string_lossy();
@@ -114,20 +96,11 @@ impl<'a, T: Clone> Filter<'a, T> {
             return Ok(Step::EnterIfAllowed);
         }
         let enters = file.is_dir && !self.exclude.can_skip_directory(text, Walk::Archive);
-        Ok(if enters {
-            Step::EnterIfAllowed
-        } else {
-            Step::Skip
-        })
+        Ok(if enters { Step::EnterIfAllowed } else { Step::Skip })
     }
 
     /// `tonistiigi/fsutil`, `filterFS.Walk`.
-    fn visit_sync(
-        &mut self,
-        text: &str,
-        file: &Candidate<T>,
-        sink: Sink<'_, T>,
-    ) -> Result<Step, IgnoreError> {
+    fn visit_sync(&mut self, text: &str, file: &Candidate<T>, sink: Sink<'_, T>) -> Result<Step, IgnoreError> {
         sink(Fate::Met, file);
         let (parent_include, parent_exclude) = self.parent_info();
         let mut skipped = false;
@@ -157,30 +130,14 @@ impl<'a, T: Clone> Filter<'a, T> {
             sink(Fate::Sent, file);
         }
         self.enter(file, include, exclude, !skipped);
-        Ok(if skipped {
-            Step::EnterIfAllowed
-        } else {
-            Step::Enter
-        })
+        Ok(if skipped { Step::EnterIfAllowed } else { Step::Enter })
     }
 
     /// `tonistiigi/fsutil` of 2020, `Walk`.
-    fn visit_sync_20(
-        &mut self,
-        text: &str,
-        file: &Candidate<T>,
-        sink: Sink<'_, T>,
-    ) -> Result<Step, IgnoreError> {
-        let is_within = self
-            .included
-            .as_ref()
-            .is_some_and(|included| file.path.starts_with(included));
+    fn visit_sync_20(&mut self, text: &str, file: &Candidate<T>, sink: Sink<'_, T>) -> Result<Step, IgnoreError> {
+        let is_within = self.included.as_ref().is_some_and(|included| file.path.starts_with(included));
         if let Some(patterns) = self.include.filter(|_| !is_within) {
-            let matched = patterns
-                .patterns()
-                .iter()
-                .filter_map(|pattern| prefix_match(pattern.as_str(), text))
-                .max();
+            let matched = patterns.patterns().iter().filter_map(|pattern| prefix_match(pattern.as_str(), text)).max();
             match matched {
                 None => return Ok(Step::Skip),
                 Some(Prefix::Whole) if file.is_dir => self.included = Some(file.path.clone()),
@@ -197,37 +154,22 @@ impl<'a, T: Clone> Filter<'a, T> {
     }
 
     fn parent_info(&self) -> (MatchInfo, MatchInfo) {
-        self.parents
-            .last()
-            .map(|parent| (parent.include.clone(), parent.exclude.clone()))
-            .unwrap_or_default()
+        self.parents.last().map(|parent| (parent.include.clone(), parent.exclude.clone())).unwrap_or_default()
     }
 
     fn enter(&mut self, file: &Candidate<T>, include: MatchInfo, exclude: MatchInfo, sent: bool) {
         if file.is_dir {
-            self.parents.push(Parent {
-                candidate: file.clone(),
-                include,
-                exclude,
-                sent,
-            });
+            self.parents.push(Parent { candidate: file.clone(), include, exclude, sent });
         }
     }
 }
 
 /// Whether something in a directory, which is not included itself, may be.
 fn may_include_below(patterns: &PatternMatcher, directory: &str) -> bool {
-    let prefixes = || {
-        patterns
-            .patterns()
-            .iter()
-            .filter(|p| !p.is_exclusion())
-            .map(|p| without_trailing_glob(p.as_str()))
-    };
+    let prefixes =
+        || patterns.patterns().iter().filter(|p| !p.is_exclusion()).map(|p| without_trailing_glob(p.as_str()));
     prefixes().any(|prefix| {
-        let leads = prefix
-            .strip_prefix(directory)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let leads = prefix.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         leads || prefix.contains(['*', '[', ']', '?', '^', '\\'])
     })
 }
@@ -254,9 +196,7 @@ fn prefix_match(pattern: &str, path: &str) -> Option<Prefix> {
         Some((at, _)) => (&pattern[..at], Prefix::Part),
         None => (pattern, Prefix::Whole),
     };
-    go_match(pattern.as_bytes(), path.as_bytes())
-        .unwrap_or(false)
-        .then_some(prefix)
+    go_match(pattern.as_bytes(), path.as_bytes()).unwrap_or(false).then_some(prefix)
 }
 
 /// What of a path the rules leave, judged without looking at files: any path may be a directory.
@@ -266,15 +206,9 @@ pub(super) fn judge(rules: Rules, exclude: &PatternMatcher, path: &Path) -> Judg
     let mut prefix = PathBuf::new();
     for component in path.components() {
         prefix.push(component);
-        let candidate = Candidate {
-            path: prefix.clone(),
-            is_dir: true,
-            payload: (),
-        };
+        let candidate = Candidate { path: prefix.clone(), is_dir: true, payload: () };
         let mut sent = false;
-        let step = filter.visit(&candidate, &mut |fate, file| {
-            sent |= fate == Fate::Sent && file.path == prefix
-        });
+        let step = filter.visit(&candidate, &mut |fate, file| sent |= fate == Fate::Sent && file.path == prefix);
         judgement = match step {
             Ok(Step::Skip) => return Judgement::Hidden,
             Ok(_) if !sent => Judgement::Entered,

@@ -10,17 +10,10 @@ use super::tree::{SourceTree, is_absent};
 use crate::rootfs::go_match;
 
 /// The paths to include, sorted; `None` for everything.
-pub(super) fn follow_links(
-    tree: &SourceTree,
-    wanted: &[String],
-) -> Result<Option<Vec<String>>, ContextError> {
+pub(super) fn follow_links(tree: &SourceTree, wanted: &[String]) -> Result<Option<Vec<String>>, ContextError> {
     let mut resolved = BTreeSet::new();
     // A stack in place of recursion: links may lead to links without end but for `resolved`.
-    let mut pending: Vec<PathBuf> = wanted
-        .iter()
-        .rev()
-        .map(|path| joined(Path::new(path)))
-        .collect();
+    let mut pending: Vec<PathBuf> = wanted.iter().rev().map(|path| joined(Path::new(path))).collect();
     while let Some(path) = pending.pop() {
         follow(tree, &path, &mut resolved, &mut pending)?;
     }
@@ -29,10 +22,7 @@ pub(super) fn follow_links(
         if path == "." {
             return Ok(None);
         }
-        if !kept.last().is_some_and(|last| {
-            path.strip_prefix(last.as_str())
-                .is_some_and(|rest| rest.starts_with('/'))
-        }) {
+        if !kept.last().is_some_and(|last| path.strip_prefix(last.as_str()).is_some_and(|rest| rest.starts_with('/'))) {
             kept.push(path);
         }
     }
@@ -53,22 +43,13 @@ fn follow(
         }
         let rest = components.as_path();
         let targets = targets(tree, &current)?;
-        let name = if current.as_os_str().is_empty() {
-            ".".into()
-        } else {
-            current.to_string_lossy().into_owned()
-        };
+        let name = if current.as_os_str().is_empty() { ".".into() } else { current.to_string_lossy().into_owned() };
         let is_last = rest.as_os_str().is_empty();
         if (is_last || !targets.is_empty()) && !resolved.insert(name) {
             return Ok(());
         }
         if !targets.is_empty() {
-            pending.extend(
-                targets
-                    .iter()
-                    .rev()
-                    .map(|target| joined(&target.join(rest))),
-            );
+            pending.extend(targets.iter().rev().map(|target| joined(&target.join(rest))));
             return Ok(());
         }
         if is_last {

@@ -17,11 +17,7 @@ use super::tree::{Node, SourceTree, Step, is_denied};
 pub(super) const IGNORE_FILE: &str = ".dockerignore";
 
 /// `MatchesOrParentMatches`, or its predecessor in 20.
-pub(super) fn matches(
-    version: Version,
-    patterns: &PatternMatcher,
-    path: &str,
-) -> Result<bool, IgnoreError> {
+pub(super) fn matches(version: Version, patterns: &PatternMatcher, path: &str) -> Result<bool, IgnoreError> {
     match version {
         Version::V20 => patterns.matches_v20(path),
         Version::V28 => patterns.matches(path),
@@ -45,28 +41,17 @@ pub(super) fn tar_patterns(
 }
 
 /// Checks that all can be read (`docker/cli`, `ValidateContextDirectory`).
-pub(super) fn validate(
-    tree: &SourceTree,
-    patterns: &PatternMatcher,
-    version: Version,
-) -> Result<(), ContextError> {
-    let denied = |path: &Path| ContextError::CannotStat {
-        path: tree.path().join(path),
-    };
+pub(super) fn validate(tree: &SourceTree, patterns: &PatternMatcher, version: Version) -> Result<(), ContextError> {
+    let denied = |path: &Path| ContextError::CannotStat { path: tree.path().join(path) };
     let walked = tree.walk(&mut |node| {
-        let skipped = matches(version, patterns, &node.path.to_string_lossy())
-            .map_err(ContextError::IgnoreChecked)?;
+        let skipped = matches(version, patterns, &node.path.to_string_lossy()).map_err(ContextError::IgnoreChecked)?;
         if skipped {
             return Ok(Step::Skip);
         }
-        if !matches!(
-            node.status.kind,
-            FileKind::Directory | FileKind::Symlink | FileKind::Fifo
-        ) && tree.file(&node.path).is_err_and(|error| is_denied(&error))
+        if !matches!(node.status.kind, FileKind::Directory | FileKind::Symlink | FileKind::Fifo)
+            && tree.file(&node.path).is_err_and(|error| is_denied(&error))
         {
-            return Err(ContextError::NoPermission {
-                path: tree.path().join(&node.path),
-            });
+            return Err(ContextError::NoPermission { path: tree.path().join(&node.path) });
         }
         Ok(Step::Enter)
     });
@@ -91,21 +76,11 @@ pub(super) fn tar_size(
     version: Version,
     added: Option<AddedDockerfile<'_>>,
 ) -> Result<u64, ContextError> {
-    let mut sizer = TarSizer {
-        tree,
-        added,
-        total: 0,
-        has_ignore_file: false,
-        linked: HashMap::new(),
-    };
+    let mut sizer = TarSizer { tree, added, total: 0, has_ignore_file: false, linked: HashMap::new() };
     let mut filter = Filter::new(Rules::Tar(version), None, patterns);
     let mut sent = Vec::new();
     tree.walk(&mut |node| {
-        let candidate = Candidate {
-            path: node.path.clone(),
-            is_dir: node.status.is_dir(),
-            payload: node.clone(),
-        };
+        let candidate = Candidate { path: node.path.clone(), is_dir: node.status.is_dir(), payload: node.clone() };
         let step = filter.visit(&candidate, &mut |fate, file| {
             if fate == Fate::Sent {
                 sent.push(file.payload.clone());
@@ -145,14 +120,9 @@ impl TarSizer<'_> {
         let mut kind = match status.kind {
             FileKind::File => Kind::File { size },
             FileKind::Directory => Kind::Dir,
-            FileKind::Symlink => Kind::Symlink {
-                target: node
-                    .target
-                    .clone()
-                    .unwrap_or_default()
-                    .into_os_string()
-                    .into_vec(),
-            },
+            FileKind::Symlink => {
+                Kind::Symlink { target: node.target.clone().unwrap_or_default().into_os_string().into_vec() }
+            }
             FileKind::CharDevice => Kind::Char { major, minor },
             FileKind::BlockDevice => Kind::Block { major, minor },
             FileKind::Fifo => Kind::Fifo,
@@ -160,11 +130,7 @@ impl TarSizer<'_> {
         };
         if !status.is_dir() && status.links > 1 {
             match self.linked.get(&status.id.1) {
-                Some(first) => {
-                    kind = Kind::Hardlink {
-                        target: first.as_os_str().as_bytes().to_vec(),
-                    }
-                }
+                Some(first) => kind = Kind::Hardlink { target: first.as_os_str().as_bytes().to_vec() },
                 None => drop(self.linked.insert(status.id.1, node.path.clone())),
             }
         }
@@ -181,10 +147,7 @@ impl TarSizer<'_> {
             mode: status.mode,
             uid: 0,
             gid: 0,
-            mtime: Mtime {
-                secs: status.mtime.seconds,
-                nanos: 0,
-            },
+            mtime: Mtime { secs: status.mtime.seconds, nanos: 0 },
             xattrs,
         };
         // What no header can hold is not sent: the client logs it and goes on.

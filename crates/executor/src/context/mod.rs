@@ -19,8 +19,9 @@ mod sync;
 mod tests;
 mod tree;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_logfmt::event::{Builder, Dialect, Version};
 use rbuild_parser::ignore::PatternMatcher;
@@ -31,7 +32,8 @@ pub use named::{NamedContext, NamedSource};
 pub use request::ContextRequest;
 pub use sync::{Sync, SyncSnapshot};
 
-use crate::rootfs::{Filter as ShownFilter, HashOptions, RootfsError, Shown, Source, Sums, content_hash};
+use crate::key::CacheKey;
+use crate::rootfs::{Filter as ShownFilter, HashOptions, KnownFiles, RootfsError, Shown, Source, Sums, content_hash};
 use filter::{Candidate, Filter, Judgement, Rules, judge};
 use sync::{Asks, HardLinks, SyncSizer};
 use tree::{Node, SourceTree};
@@ -63,6 +65,8 @@ pub struct Context {
     shown: Box<ShownFilter<'static>>,
     sync_name: String,
     shared_key: String,
+    /// Digests of what COPY, ADD and mounts select.
+    selections: Mutex<HashMap<CacheKey, String>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -165,7 +169,32 @@ impl Context {
             // BuildKit keeps what a tar says.
             owner: (is_legacy || !is_archive).then_some((0, 0)),
             capabilities: is_legacy || is_archive,
+            known: Some(self.tree.known()),
         }
+    }
+
+    /// What is known of the files of the tree, in this build and from earlier ones.
+    #[must_use]
+    pub fn known_files(&self) -> &KnownFiles {
+        self.tree.known()
+    }
+
+    /// The digest of a selection of files, computed once in a build.
+    ///
+    /// # Errors
+    /// Those of `compute`.
+    pub(crate) fn selection_hash<E>(
+        &self,
+        selection: &CacheKey,
+        compute: impl FnOnce() -> Result<String, E>,
+    ) -> Result<String, E> {
+        let lock = || self.selections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hash) = lock().get(selection) {
+            return Ok(hash.clone());
+        }
+        let hash = compute()?;
+        lock().insert(selection.clone(), hash.clone());
+        Ok(hash)
     }
 
     /// The digest of all that is seen of the tree.
@@ -212,18 +241,10 @@ impl Context {
         let size = self.dockerfile.bytes.len() as u64;
         let added = match self.dockerfile.from {
             From::Alone => return Ok(legacy::dockerfile_tar_size(size)),
-            From::Added => Some(legacy::AddedDockerfile {
-                name: &self.dockerfile.name,
-                size,
-            }),
+            From::Added => Some(legacy::AddedDockerfile { name: &self.dockerfile.name, size }),
             From::Context | From::Directory(_) => None,
         };
-        legacy::tar_size(
-            &self.tree,
-            &self.ignore.patterns,
-            self.dialect.version,
-            added,
-        )
+        legacy::tar_size(&self.tree, &self.ignore.patterns, self.dialect.version, added)
     }
 
     /// BuildKit: the transfer of the context, where the Dockerfile needs the paths `wanted`: sources of COPY and ADD
@@ -232,50 +253,29 @@ impl Context {
     ///
     /// # Errors
     /// If the tree cannot be read.
-    pub fn sync_size(
-        &self,
-        wanted: &[String],
-        held: Option<&SyncSnapshot>,
-    ) -> Result<Option<Sync>, ContextError> {
+    pub fn sync_size(&self, wanted: &[String], held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
         if self.is_archive() {
             return Ok(None);
         }
-        let is_all = wanted.is_empty()
-            || wanted
-                .iter()
-                .any(|path| follow::joined(Path::new(path)).as_os_str().is_empty());
+        let is_all =
+            wanted.is_empty() || wanted.iter().any(|path| follow::joined(Path::new(path)).as_os_str().is_empty());
         let wanted = if is_all { &[] } else { wanted };
         let patterns = &self.ignore.patterns;
-        transfer(
-            self.dialect.version,
-            &self.tree,
-            wanted,
-            patterns,
-            held,
-            Asks::Changed,
-            &|_| (0, 0),
-        )
-        .map(Some)
+        transfer(self.dialect.version, &self.tree, wanted, patterns, held, Asks::Changed, &|_| (0, 0)).map(Some)
     }
 
     /// BuildKit: the transfer of the Dockerfile; `None` where it comes from a tar.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn dockerfile_sync_size(
-        &self,
-        held: Option<&SyncSnapshot>,
-    ) -> Result<Option<Sync>, ContextError> {
+    pub fn dockerfile_sync_size(&self, held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
         let name = &self.dockerfile.name;
         let tree = match &self.dockerfile.from {
             From::Directory(tree) => tree,
             From::Context if self.is_archive() || name.is_empty() => return Ok(None),
             From::Context => &self.tree,
             From::Added | From::Alone => {
-                return Ok(Some(sync::single_file(
-                    "Dockerfile",
-                    self.dockerfile.bytes.len() as u64,
-                )));
+                return Ok(Some(sync::single_file("Dockerfile", self.dockerfile.bytes.len() as u64)));
             }
         };
         definition_size(self.dialect.version, tree, name, held).map(Some)
@@ -286,26 +286,14 @@ impl Context {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn ignore_sync_size(
-        &self,
-        held: Option<&SyncSnapshot>,
-    ) -> Result<Option<Sync>, ContextError> {
+    pub fn ignore_sync_size(&self, held: Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError> {
         if self.is_archive() || self.ignore.is_own {
             return Ok(None);
         }
         let wanted = [legacy::IGNORE_FILE.to_owned()];
         let version = self.dialect.version;
         let asks = asks_for_single(version);
-        transfer(
-            version,
-            &self.tree,
-            &wanted,
-            &PatternMatcher::default(),
-            held,
-            asks,
-            &|_| (0, 0),
-        )
-        .map(Some)
+        transfer(version, &self.tree, &wanted, &PatternMatcher::default(), held, asks, &|_| (0, 0)).map(Some)
     }
 
     /// The name under which the snapshot of a transfer is kept: BuildKit's key of the local source. In 28 contexts whose
@@ -346,34 +334,15 @@ fn definition_size(
         wanted.push("dockerfile".to_owned());
     }
     // 20 sends the owner of the Dockerfile. Who runs the build is root to it.
-    let (uid, gid) = (
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
-    );
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let owner = |node: &Node| match version {
         Version::V20 => (
-            if node.status.uid == uid {
-                0
-            } else {
-                node.status.uid
-            },
-            if node.status.gid == gid {
-                0
-            } else {
-                node.status.gid
-            },
+            if node.status.uid == uid { 0 } else { node.status.uid },
+            if node.status.gid == gid { 0 } else { node.status.gid },
         ),
         Version::V28 => (0, 0),
     };
-    transfer(
-        version,
-        tree,
-        &wanted,
-        &PatternMatcher::default(),
-        held,
-        asks_for_single(version),
-        &owner,
-    )
+    transfer(version, tree, &wanted, &PatternMatcher::default(), held, asks_for_single(version), &owner)
 }
 
 fn transfer(
@@ -389,10 +358,7 @@ fn transfer(
         [] => None,
         wanted => follow::follow_links(tree, wanted)?,
     };
-    let include = include
-        .map(PatternMatcher::new)
-        .transpose()
-        .map_err(ContextError::IgnoreChecked)?;
+    let include = include.map(PatternMatcher::new).transpose().map_err(ContextError::IgnoreChecked)?;
     let hard_links = match version {
         Version::V20 => HardLinks::Kept,
         Version::V28 => HardLinks::Reset,
@@ -400,11 +366,7 @@ fn transfer(
     let mut filter = Filter::new(Rules::Sync(version), include.as_ref(), exclude);
     let mut sizer = SyncSizer::new(tree, held, asks, hard_links);
     tree.walk(&mut |node| {
-        let candidate = Candidate {
-            path: node.path.clone(),
-            is_dir: node.status.is_dir(),
-            payload: node.clone(),
-        };
+        let candidate = Candidate { path: node.path.clone(), is_dir: node.status.is_dir(), payload: node.clone() };
         let step = filter.visit(&candidate, &mut |fate, file| match fate {
             filter::Fate::Met => sizer.meet(&file.payload),
             filter::Fate::Sent => sizer.send(&file.payload, owner(&file.payload)),
@@ -415,11 +377,7 @@ fn transfer(
 }
 
 /// What the ignore file, and in the legacy dialect its removal, leave of a tree.
-fn shown_filter(
-    dialect: Dialect,
-    patterns: &Arc<PatternMatcher>,
-    removed: Vec<PathBuf>,
-) -> Box<ShownFilter<'static>> {
+fn shown_filter(dialect: Dialect, patterns: &Arc<PatternMatcher>, removed: Vec<PathBuf>) -> Box<ShownFilter<'static>> {
     let patterns = Arc::clone(patterns);
     let rules = match dialect.builder {
         Builder::Legacy => Rules::Tar(dialect.version),

@@ -46,11 +46,8 @@ impl NamedContext {
     /// # Errors
     /// [`ContextError::NamedForm`] if there is no `=`, [`ContextError::NamedName`] if the name is no reference.
     pub fn parse(value: &str) -> Result<Self, ContextError> {
-        let (name, source) = value
-            .split_once('=')
-            .ok_or_else(|| ContextError::NamedForm {
-                value: value.to_owned(),
-            })?;
+        let (name, source) =
+            value.split_once('=').ok_or_else(|| ContextError::NamedForm { value: value.to_owned() })?;
         Self::new(name, source)
     }
 
@@ -60,17 +57,11 @@ impl NamedContext {
     /// [`ContextError::NamedName`] if the name is no reference.
     pub fn new(name: &str, source: &str) -> Result<Self, ContextError> {
         let reference = Reference::parse_normalized(name, DockerVersion::V28)
-            .map_err(|source| ContextError::NamedName {
-                name: name.to_owned(),
-                source,
-            })?
+            .map_err(|source| ContextError::NamedName { name: name.to_owned(), source })?
             .familiar();
         // `NAME:latest` and `NAME` are one name to the frontend.
         let name = reference.strip_suffix(":latest").unwrap_or(&reference);
-        Ok(Self {
-            name: name.to_owned(),
-            source: NamedSource::parse(source),
-        })
+        Ok(Self { name: name.to_owned(), source: NamedSource::parse(source) })
     }
 }
 
@@ -87,11 +78,7 @@ impl NamedSource {
                 None => (layout, None),
             };
             let (path, tag) = layout.split_once(':').unwrap_or((layout, "latest"));
-            return Self::OciLayout {
-                path: path.into(),
-                tag: tag.to_owned(),
-                digest,
-            };
+            return Self::OciLayout { path: path.into(), tag: tag.to_owned(), digest };
         }
         if let Some(path) = source.strip_prefix("docker-archive:") {
             return Self::DockerArchive(path.strip_prefix("//").unwrap_or(path).into());
@@ -108,13 +95,6 @@ impl NamedSource {
 
 /// Whether Docker's client takes an argument for a URL.
 pub(super) fn is_remote(argument: &str) -> bool {
-    const PREFIXES: [&str; 6] = [
-        "http://",
-        "https://",
-        "git://",
-        "ssh://",
-        "git@",
-        "github.com/",
-    ];
+    const PREFIXES: [&str; 6] = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
     PREFIXES.iter().any(|prefix| argument.starts_with(prefix))
 }

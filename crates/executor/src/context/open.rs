@@ -18,8 +18,7 @@ use super::legacy::{self, IGNORE_FILE};
 use super::scratch::ScratchDir;
 use super::tree::{SourceTree, is_absent, read_limited};
 use super::{
-    Context, ContextError, ContextRequest, Dockerfile, FILE_MAX, From, Ignore, Kind,
-    definition_size, shown_filter,
+    Context, ContextError, ContextRequest, Dockerfile, FILE_MAX, From, Ignore, Kind, definition_size, shown_filter,
 };
 use crate::rootfs::{ArchiveSums, DirectorySums, RootfsError, Sums, UnpackOptions, unpack_archive};
 use crate::{ContextSource, DockerfileSource};
@@ -49,37 +48,18 @@ pub(super) fn open_named(
     match stat(&absolute) {
         Ok(stat) if is_dir(&stat) => {}
         Ok(_) => {
-            return Err(ContextError::NamedNotADirectory {
-                path: directory.to_owned(),
-            });
+            return Err(ContextError::NamedNotADirectory { path: directory.to_owned() });
         }
         Err(errno) => {
             let (name, path) = (name.to_owned(), directory.to_owned());
-            return Err(ContextError::NamedMissing {
-                name,
-                path,
-                source: errno.into(),
-            });
+            return Err(ContextError::NamedMissing { name, path, source: errno.into() });
         }
     }
     let tree = SourceTree::open(&absolute, Ownership::Real)?;
     let list = read_ignore_file(&tree, IGNORE_FILE)?.unwrap_or_default();
-    let ignore = Ignore {
-        patterns: compile(&list)?,
-        is_own: false,
-    };
+    let ignore = Ignore { patterns: compile(&list)?, is_own: false };
     let shared_key = last_name(&absolute);
-    Ok(assemble(
-        dialect,
-        tree,
-        None,
-        Kind::Directory,
-        Dockerfile::default(),
-        ignore,
-        Vec::new(),
-        name,
-        shared_key,
-    ))
+    Ok(assemble(dialect, tree, None, Kind::Directory, Dockerfile::default(), ignore, Vec::new(), name, shared_key))
 }
 
 #[allow(clippy::too_many_arguments)] // The parts of a context, named at the only places that put one together.
@@ -107,34 +87,27 @@ fn assemble(
         shown,
         sync_name,
         shared_key,
+        selections: Default::default(),
     }
 }
 
 fn compile(list: &[String]) -> Result<Arc<PatternMatcher>, ContextError> {
     let compiled = PatternMatcher::new(list).map(Arc::new);
-    compiled.map_err(|source| ContextError::IgnorePattern {
-        patterns: list.to_vec(),
-        source,
-    })
+    compiled.map_err(|source| ContextError::IgnorePattern { patterns: list.to_vec(), source })
 }
 
 // ---- a directory ----
 
 fn open_directory(request: &mut ContextRequest, given: &Path) -> Result<Context, ContextError> {
     let absolute = request.working_dir.join(given);
-    let stat = stat(&absolute).map_err(|_| ContextError::NotFound {
-        path: given.to_owned(),
-    })?;
+    let stat = stat(&absolute).map_err(|_| ContextError::NotFound { path: given.to_owned() })?;
     let path = evaluate(&absolute).map_err(|(path, errno)| ContextError::Io {
         action: "resolve",
         path,
         source: errno.into(),
     })?;
     if !is_dir(&stat) {
-        return Err(ContextError::NotADirectory {
-            given: given.to_owned(),
-            path,
-        });
+        return Err(ContextError::NotADirectory { given: given.to_owned(), path });
     }
     let tree = SourceTree::open(&path, Ownership::Real)?;
     match request.dialect.builder {
@@ -143,10 +116,7 @@ fn open_directory(request: &mut ContextRequest, given: &Path) -> Result<Context,
     }
 }
 
-fn legacy_directory(
-    request: &mut ContextRequest,
-    tree: SourceTree,
-) -> Result<Context, ContextError> {
+fn legacy_directory(request: &mut ContextRequest, tree: SourceTree) -> Result<Context, ContextError> {
     let Dialect { version, .. } = request.dialect;
     let located = locate_legacy_dockerfile(request, &tree)?;
     let list = read_ignore_file(&tree, IGNORE_FILE)?.unwrap_or_default();
@@ -169,39 +139,18 @@ fn legacy_directory(
         _ if is_stdin => None,
         _ => Some("../".to_owned()), // A path above the context, which no pattern names.
     };
-    let trimmed = legacy::tar_patterns(&patterns, list, sent.as_deref())
-        .map_err(ContextError::IgnoreChecked)?;
-    let from = if bytes.is_some() {
-        From::Added
-    } else {
-        From::Context
-    };
-    let dockerfile = Dockerfile {
-        name,
-        bytes: Vec::new(),
-        from,
-    };
-    let ignore = Ignore {
-        patterns: Arc::new(trimmed),
-        is_own: false,
-    };
+    let trimmed = legacy::tar_patterns(&patterns, list, sent.as_deref()).map_err(ContextError::IgnoreChecked)?;
+    let from = if bytes.is_some() { From::Added } else { From::Context };
+    let dockerfile = Dockerfile { name, bytes: Vec::new(), from };
+    let ignore = Ignore { patterns: Arc::new(trimmed), is_own: false };
     let mut removed = Vec::new();
     for file in [IGNORE_FILE, dockerfile.name.as_str()] {
         if legacy::matches(version, &patterns, file).map_err(ContextError::IgnoreChecked)? {
             removed.push(PathBuf::from(file));
         }
     }
-    let mut context = assemble(
-        request.dialect,
-        tree,
-        None,
-        Kind::Directory,
-        dockerfile,
-        ignore,
-        removed,
-        "context",
-        String::new(),
-    );
+    let mut context =
+        assemble(request.dialect, tree, None, Kind::Directory, dockerfile, ignore, removed, "context", String::new());
     let read = match bytes {
         Some(bytes) => Ok(bytes),
         None => context
@@ -211,9 +160,7 @@ fn legacy_directory(
     };
     let read = read.and_then(|bytes| {
         if bytes.is_empty() {
-            return Err(ContextError::DockerfileEmpty {
-                name: context.dockerfile.name.clone(),
-            });
+            return Err(ContextError::DockerfileEmpty { name: context.dockerfile.name.clone() });
         }
         Ok(bytes)
     });
@@ -238,27 +185,17 @@ enum Located {
 }
 
 /// `docker/cli`, `getDockerfileRelPath`.
-fn locate_legacy_dockerfile(
-    request: &ContextRequest,
-    tree: &SourceTree,
-) -> Result<Located, ContextError> {
+fn locate_legacy_dockerfile(request: &ContextRequest, tree: &SourceTree) -> Result<Located, ContextError> {
     let path = match &request.dockerfile {
         DockerfileSource::Stdin => return Ok(Located::Stdin),
         DockerfileSource::Path(path) => request.working_dir.join(path),
         DockerfileSource::Default => {
             let path = tree.path().join(DOCKERFILE);
             let lower = tree.path().join(DOCKERFILE.to_lowercase());
-            if lstat(&path).is_err() && lstat(&lower).is_ok() {
-                lower
-            } else {
-                path
-            }
+            if lstat(&path).is_err() && lstat(&lower).is_ok() { lower } else { path }
         }
     };
-    let path = evaluate(&path).map_err(|(path, errno)| ContextError::DockerfilePath {
-        path,
-        source: errno.into(),
-    })?;
+    let path = evaluate(&path).map_err(|(path, errno)| ContextError::DockerfilePath { path, source: errno.into() })?;
     Ok(match path.strip_prefix(tree.path()) {
         Ok(relative) => Located::Inside(relative.to_owned()),
         Err(_) => Located::Outside(path),
@@ -269,9 +206,7 @@ fn locate_legacy_dockerfile(
 fn random_name(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref()[..10]
         .iter()
-        .fold(".dockerfile.".to_owned(), |name, byte| {
-            format!("{name}{byte:02x}")
-        })
+        .fold(".dockerfile.".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 fn buildkit_directory(
@@ -288,14 +223,7 @@ fn buildkit_directory(
     let (dockerfile, own_ignore) = match request.dockerfile.clone() {
         DockerfileSource::Stdin => {
             let bytes = read_input(request)?;
-            (
-                Dockerfile {
-                    name: DOCKERFILE.to_owned(),
-                    bytes,
-                    from: From::Added,
-                },
-                None,
-            )
+            (Dockerfile { name: DOCKERFILE.to_owned(), bytes, from: From::Added }, None)
         }
         DockerfileSource::Default => {
             let directory = SourceTree::open(tree.path(), Ownership::Real)?;
@@ -303,17 +231,10 @@ fn buildkit_directory(
         }
         DockerfileSource::Path(path) => {
             let path = request.working_dir.join(path);
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let parent = path.parent().unwrap_or(&path);
-            let parent =
-                evaluate(parent).map_err(|(path, errno)| ContextError::DockerfilePath {
-                    path,
-                    source: errno.into(),
-                })?;
+            let parent = evaluate(parent)
+                .map_err(|(path, errno)| ContextError::DockerfilePath { path, source: errno.into() })?;
             read_definition(version, SourceTree::open(&parent, Ownership::Real)?, &name)?
         }
     };
@@ -322,21 +243,8 @@ fn buildkit_directory(
         Some(list) => list,
         None => read_ignore_file(&tree, IGNORE_FILE)?.unwrap_or_default(),
     };
-    let ignore = Ignore {
-        patterns: compile(&list)?,
-        is_own,
-    };
-    Ok(assemble(
-        request.dialect,
-        tree,
-        None,
-        Kind::Directory,
-        dockerfile,
-        ignore,
-        Vec::new(),
-        "context",
-        shared_key,
-    ))
+    let ignore = Ignore { patterns: compile(&list)?, is_own };
+    Ok(assemble(request.dialect, tree, None, Kind::Directory, dockerfile, ignore, Vec::new(), "context", shared_key))
 }
 
 /// Reads a Dockerfile and its own ignore file, as far as the transfer of the two reaches.
@@ -349,23 +257,12 @@ fn read_definition(
     let falls_back = name == DOCKERFILE && directory.node(Path::new(name))?.is_none();
     let falls_back = falls_back && directory.node(Path::new(&lower))?.is_some();
     // 28's client finds the name in lower case itself, in 20 the frontend does and shows the other.
-    let shown = if falls_back && version == Version::V28 {
-        lower.as_str()
-    } else {
-        name
-    };
+    let shown = if falls_back && version == Version::V28 { lower.as_str() } else { name };
     let read = if falls_back { lower.as_str() } else { name };
     match directory.read(Path::new(read), FILE_MAX) {
         Ok(bytes) => {
             let own = read_ignore_file(&directory, &format!("{shown}{IGNORE_FILE}"))?;
-            Ok((
-                Dockerfile {
-                    name: shown.to_owned(),
-                    bytes,
-                    from: From::Directory(directory),
-                },
-                own,
-            ))
+            Ok((Dockerfile { name: shown.to_owned(), bytes, from: From::Directory(directory) }, own))
         }
         Err(error) => {
             let sync = definition_size(version, &directory, shown, None)?;
@@ -384,9 +281,7 @@ fn dockerfile_error(tree: &SourceTree, name: &str, error: RootError) -> ContextE
         return ContextError::DockerfileMissing { name };
     }
     match tree.root().stat(&name) {
-        Ok(status) if status.kind == FileKind::Directory => {
-            ContextError::DockerfileIsDirectory { name }
-        }
+        Ok(status) if status.kind == FileKind::Directory => ContextError::DockerfileIsDirectory { name },
         _ => tree.failed(Path::new(&name), error),
     }
 }
@@ -394,14 +289,9 @@ fn dockerfile_error(tree: &SourceTree, name: &str, error: RootError) -> ContextE
 /// The patterns of an ignore file; `None` if there is none.
 fn read_ignore_file(tree: &SourceTree, name: &str) -> Result<Option<Vec<String>>, ContextError> {
     match tree.read(Path::new(name), FILE_MAX) {
-        Ok(bytes) => {
-            parse_ignore_file(&bytes)
-                .map(Some)
-                .map_err(|source| ContextError::IgnoreFile {
-                    name: name.to_owned(),
-                    source,
-                })
-        }
+        Ok(bytes) => parse_ignore_file(&bytes)
+            .map(Some)
+            .map_err(|source| ContextError::IgnoreFile { name: name.to_owned(), source }),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => match tree.root().stat(name) {
             // The frontend ignores whatever is not a file.
@@ -418,26 +308,14 @@ fn open_stream(request: &mut ContextRequest) -> Result<Context, ContextError> {
         return Err(ContextError::NoInput);
     };
     let mut head = Vec::new();
-    input
-        .by_ref()
-        .take(HEAD)
-        .read_to_end(&mut head)
-        .map_err(input_error)?;
+    input.by_ref().take(HEAD).read_to_end(&mut head).map_err(input_error)?;
     let archive = is_archive(&head);
     let stream = Cursor::new(head).chain(input);
-    if archive {
-        open_archive(request, stream)
-    } else {
-        open_text(request, stream)
-    }
+    if archive { open_archive(request, stream) } else { open_text(request, stream) }
 }
 
 fn input_error(source: io::Error) -> ContextError {
-    ContextError::Io {
-        action: "read",
-        path: "-".into(),
-        source,
-    }
+    ContextError::Io { action: "read", path: "-".into(), source }
 }
 
 fn read_input(request: &mut ContextRequest) -> Result<Vec<u8>, ContextError> {
@@ -479,9 +357,7 @@ fn open_text(request: &mut ContextRequest, stream: impl Read) -> Result<Context,
         return Err(ContextError::Transferred {
             tar_bytes: Some(legacy::dockerfile_tar_size(0)),
             dockerfile: None,
-            source: Box::new(ContextError::DockerfileEmpty {
-                name: DOCKERFILE.to_owned(),
-            }),
+            source: Box::new(ContextError::DockerfileEmpty { name: DOCKERFILE.to_owned() }),
         });
     }
     let scratch = ScratchDir::new(&request.scratch_dir)?;
@@ -490,33 +366,15 @@ fn open_text(request: &mut ContextRequest, stream: impl Read) -> Result<Context,
         write_file(&scratch.path().join(DOCKERFILE), &bytes)?;
     }
     let tree = SourceTree::open(&scratch.path(), Ownership::Real)?;
-    let dockerfile = Dockerfile {
-        name: DOCKERFILE.to_owned(),
-        bytes,
-        from: From::Alone,
-    };
+    let dockerfile = Dockerfile { name: DOCKERFILE.to_owned(), bytes, from: From::Alone };
     let ignore = Ignore::default();
     // 20 keys by the argument, 28 has no key here.
     let key = if version == Version::V20 { "-" } else { "" }.to_owned();
-    Ok(assemble(
-        request.dialect,
-        tree,
-        Some(scratch),
-        Kind::Directory,
-        dockerfile,
-        ignore,
-        Vec::new(),
-        "context",
-        key,
-    ))
+    Ok(assemble(request.dialect, tree, Some(scratch), Kind::Directory, dockerfile, ignore, Vec::new(), "context", key))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ContextError> {
-    let failed = |source: io::Error| ContextError::Io {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source: io::Error| ContextError::Io { action: "write", path: path.to_owned(), source };
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o644);
     let fd = rustix::fs::openat(CWD, path, flags, mode).map_err(|errno| failed(errno.into()))?;
@@ -541,10 +399,7 @@ impl<R: Read> Read for Counted<R> {
 fn open_archive(request: &mut ContextRequest, stream: impl Read) -> Result<Context, ContextError> {
     let scratch = ScratchDir::new(&request.scratch_dir)?;
     let tree = SourceTree::open(&scratch.path(), Ownership::detect())?;
-    let mut counted = Counted {
-        inner: BufReader::with_capacity(128 << 10, stream),
-        bytes: 0,
-    };
+    let mut counted = Counted { inner: BufReader::with_capacity(128 << 10, stream), bytes: 0 };
     let mut sums = Sums::Directory(DirectorySums::default());
     let unpacked = match request.dialect.builder {
         Builder::Legacy => unpack_and_sum(&mut counted, &tree).map(|found| sums = Sums::Archive(found)),
@@ -563,17 +418,8 @@ fn open_archive(request: &mut ContextRequest, stream: impl Read) -> Result<Conte
     // No ignore file applies to a tar.
     let ignore = Ignore::default();
     let kind = Kind::Archive(bytes);
-    let mut context = assemble(
-        request.dialect,
-        tree,
-        Some(scratch),
-        kind,
-        dockerfile,
-        ignore,
-        removed,
-        "context",
-        String::new(),
-    );
+    let mut context =
+        assemble(request.dialect, tree, Some(scratch), kind, dockerfile, ignore, removed, "context", String::new());
     context.sums = sums;
     Ok(context)
 }
@@ -622,26 +468,11 @@ fn unpack_through<'r>(
     tree: &SourceTree,
     tap: impl FnOnce(Box<dyn Read + 'r>) -> Box<dyn Read + 'r>,
 ) -> Result<(), ContextError> {
-    let failed = |source: RootfsError| ContextError::Archive {
-        source: Box::new(source),
-    };
-    let stream = decoder(stream).map_err(|source| {
-        failed(
-            LayerError::Io {
-                action: "read",
-                offset: 0,
-                source,
-            }
-            .into(),
-        )
-    })?;
-    unpack_archive(
-        &mut LayerReader::new(tap(Box::new(stream))),
-        tree.root(),
-        Path::new(""),
-        UnpackOptions::default(),
-    )
-    .map_err(failed)?;
+    let failed = |source: RootfsError| ContextError::Archive { source: Box::new(source) };
+    let stream =
+        decoder(stream).map_err(|source| failed(LayerError::Io { action: "read", offset: 0, source }.into()))?;
+    unpack_archive(&mut LayerReader::new(tap(Box::new(stream))), tree.root(), Path::new(""), UnpackOptions::default())
+        .map_err(failed)?;
     tree.root().forget_handles();
     Ok(())
 }
@@ -657,14 +488,8 @@ fn read_archived_dockerfile(
     };
     let mut name = given.clone();
     let mut read = tree.read(Path::new(&name), FILE_MAX);
-    let is_default = Path::new(&given)
-        .file_name()
-        .is_some_and(|name| name.as_bytes() == DOCKERFILE.as_bytes());
-    let may_be_lower = if builder == Builder::Legacy {
-        given == DOCKERFILE
-    } else {
-        is_default
-    };
+    let is_default = Path::new(&given).file_name().is_some_and(|name| name.as_bytes() == DOCKERFILE.as_bytes());
+    let may_be_lower = if builder == Builder::Legacy { given == DOCKERFILE } else { is_default };
     if may_be_lower && read.as_ref().is_err_and(is_absent) {
         let lower = Path::new(&given).with_file_name(DOCKERFILE.to_lowercase());
         match tree.read(&lower, FILE_MAX) {
@@ -686,26 +511,14 @@ fn read_archived_dockerfile(
         if let Some(list) = read_ignore_file(tree, IGNORE_FILE)? {
             // Patterns that are none remove nothing.
             let patterns = PatternMatcher::new(&list).unwrap_or_default();
-            let is_removed =
-                |file: &&str| legacy::matches(version, &patterns, file).unwrap_or(false);
+            let is_removed = |file: &&str| legacy::matches(version, &patterns, file).unwrap_or(false);
             let files = [IGNORE_FILE, name.as_str()];
             for file in files.iter().filter(|file| is_removed(file)) {
-                removed.push(
-                    tree.root()
-                        .resolve(file)
-                        .map_err(|error| tree.failed(Path::new(file), error))?,
-                );
+                removed.push(tree.root().resolve(file).map_err(|error| tree.failed(Path::new(file), error))?);
             }
         }
     }
-    Ok((
-        Dockerfile {
-            name,
-            bytes,
-            from: From::Context,
-        },
-        removed,
-    ))
+    Ok((Dockerfile { name, bytes, from: From::Context }, removed))
 }
 
 // ---- paths of the caller's, which are trusted ----
@@ -714,9 +527,7 @@ fn read_archived_dockerfile(
 fn read_outside(path: &Path) -> Result<Vec<u8>, ContextError> {
     let directory = SourceTree::open(path.parent().unwrap_or(Path::new("/")), Ownership::Real)?;
     let name = Path::new(path.file_name().unwrap_or_default());
-    directory
-        .read(name, FILE_MAX)
-        .map_err(|error| directory.failed(name, error))
+    directory.read(name, FILE_MAX).map_err(|error| directory.failed(name, error))
 }
 
 fn stat(path: &Path) -> Result<Stat, Errno> {
@@ -732,11 +543,7 @@ fn is_dir(stat: &Stat) -> bool {
 }
 
 fn last_name(path: &Path) -> String {
-    clean(path)
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    clean(path).file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// An absolute path without `.`, `..` and needless slashes, as words (Go's `filepath.Clean`).
@@ -774,21 +581,17 @@ fn evaluate(path: &Path) -> Result<PathBuf, (PathBuf, Errno)> {
         if links > MAX_LINKS {
             return Err((resolved, Errno::LOOP));
         }
-        let target = rustix::fs::readlinkat(CWD, &resolved, Vec::new())
-            .map_err(|errno| (resolved.clone(), errno))?;
+        let target = rustix::fs::readlinkat(CWD, &resolved, Vec::new()).map_err(|errno| (resolved.clone(), errno))?;
         let target = Path::new(std::ffi::OsStr::from_bytes(target.as_bytes()));
         resolved.pop();
         if target.is_absolute() {
             resolved = PathBuf::from("/");
         }
-        let parts = target
-            .components()
-            .rev()
-            .filter_map(|component| match component {
-                Component::Normal(name) => Some(PathBuf::from(name)),
-                Component::ParentDir => Some(PathBuf::from("..")),
-                _ => None,
-            });
+        let parts = target.components().rev().filter_map(|component| match component {
+            Component::Normal(name) => Some(PathBuf::from(name)),
+            Component::ParentDir => Some(PathBuf::from("..")),
+            _ => None,
+        });
         pending.extend(parts);
     }
     Ok(resolved)

@@ -34,10 +34,7 @@ impl ScratchDir {
             let path = parent.join(&name);
             match rustix::fs::mkdirat(CWD, &path, Mode::RWXU) {
                 Ok(()) => {
-                    return Ok(Self {
-                        parent: parent.to_owned(),
-                        name,
-                    });
+                    return Ok(Self { parent: parent.to_owned(), name });
                 }
                 Err(Errno::EXIST) => number += 1,
                 Err(errno) => return Err(failed(&path, errno)),
@@ -53,8 +50,7 @@ impl ScratchDir {
 impl Drop for ScratchDir {
     fn drop(&mut self) {
         // What cannot be removed now is left to the store's collection of garbage.
-        let removed =
-            Root::open(&self.parent, Ownership::Real).and_then(|root| root.remove_tree(&self.name));
+        let removed = Root::open(&self.parent, Ownership::Real).and_then(|root| root.remove_tree(&self.name));
         if let Err(error) = removed {
             tracing::debug!(%error, "cannot remove an unpacked context");
         }

@@ -69,18 +69,13 @@ fn go_mode(status: &Metadata) -> u32 {
         FileKind::File | FileKind::Socket => 0,
     };
     let special = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
-    let special = special
-        .iter()
-        .filter(|(bit, _)| status.mode & bit != 0)
-        .fold(0, |mode, (_, go)| mode | go);
+    let special = special.iter().filter(|(bit, _)| status.mode & bit != 0).fold(0, |mode, (_, go)| mode | go);
     kind | special | (status.mode & 0o777)
 }
 
 /// Nanoseconds since the epoch; wraps beyond the years 1677 and 2262 as Go's `UnixNano` does.
 fn nanoseconds(time: Timestamp) -> i64 {
-    time.seconds
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(time.nanoseconds.into())
+    time.seconds.wrapping_mul(1_000_000_000).wrapping_add(time.nanoseconds.into())
 }
 
 impl WireStatus {
@@ -95,7 +90,7 @@ impl WireStatus {
             mtime_ns: nanoseconds(status.mtime),
             link: node.target.clone().unwrap_or_default().into_os_string(),
             device: status.device,
-            xattrs: tree.xattrs(&node.path),
+            xattrs: tree.xattrs(node),
         }
     }
 
@@ -108,11 +103,7 @@ impl WireStatus {
     fn message_len(&self) -> u64 {
         let number = |value: u64| if value == 0 { 0 } else { 1 + varint_len(value) };
         let text = |length: usize| {
-            if length == 0 {
-                0
-            } else {
-                bytes_len(length as u64)
-            }
+            if length == 0 { 0 } else { bytes_len(length as u64) }
         };
         let attributes = self.xattrs.iter().map(|(name, value)| {
             let entry = bytes_len(name.len() as u64) + bytes_len(value.len() as u64);
@@ -142,13 +133,10 @@ impl WireStatus {
         for number in [self.mode, self.uid, self.gid, self.device.0, self.device.1] {
             data.extend_from_slice(&number.to_le_bytes());
         }
-        digest(&SHA256, &data).as_ref()[..16].iter().fold(
-            String::with_capacity(32),
-            |mut text, byte| {
-                let _ = write!(text, "{byte:02x}"); // Writing to a string does not fail.
-                text
-            },
-        )
+        digest(&SHA256, &data).as_ref()[..16].iter().fold(String::with_capacity(32), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}"); // Writing to a string does not fail.
+            text
+        })
     }
 }
 
@@ -184,10 +172,7 @@ pub(super) fn single_file(name: &str, size: u64) -> Sync {
         xattrs: Vec::new(),
     };
     let bytes = bytes_len(status.message_len()) + data_len(0, size) + LAST_PACKET;
-    Sync {
-        bytes,
-        snapshot: SyncSnapshot::default(),
-    }
+    Sync { bytes, snapshot: SyncSnapshot::default() }
 }
 
 /// Which files the daemon asks for although it holds them.
@@ -224,12 +209,7 @@ pub(super) struct SyncSizer<'a> {
 }
 
 impl<'a> SyncSizer<'a> {
-    pub(super) fn new(
-        tree: &'a SourceTree,
-        held: Option<&'a SyncSnapshot>,
-        asks: Asks,
-        hard_links: HardLinks,
-    ) -> Self {
+    pub(super) fn new(tree: &'a SourceTree, held: Option<&'a SyncSnapshot>, asks: Asks, hard_links: HardLinks) -> Self {
         Self {
             tree,
             held,
@@ -246,19 +226,14 @@ impl<'a> SyncSizer<'a> {
     /// Takes note of a file that the walk meets, whether it is sent or not.
     pub(super) fn meet(&mut self, node: &Node) {
         if !node.status.is_dir() && node.status.links > 1 {
-            self.met
-                .entry(node.status.id.1)
-                .or_insert_with(|| node.path.clone());
+            self.met.entry(node.status.id.1).or_insert_with(|| node.path.clone());
         }
     }
 
     /// Sends a file.
     pub(super) fn send(&mut self, node: &Node, owner: (u32, u32)) {
         let mut status = WireStatus::of(node, self.tree, owner);
-        let first_name = self
-            .met
-            .get(&node.status.id.1)
-            .filter(|_| node.status.links > 1 && !node.status.is_dir());
+        let first_name = self.met.get(&node.status.id.1).filter(|_| node.status.links > 1 && !node.status.is_dir());
         if let (Some(first), false) = (first_name, node.status.is_symlink()) {
             status.link = self.hard_link(&node.path, &first.clone());
         }
@@ -270,8 +245,7 @@ impl<'a> SyncSizer<'a> {
             return;
         }
         let key = status.key();
-        let is_held =
-            self.asks == Asks::Changed && self.held.is_some_and(|held| held.files.contains(&key));
+        let is_held = self.asks == Asks::Changed && self.held.is_some_and(|held| held.files.contains(&key));
         self.snapshot.files.insert(key);
         if status.link.is_empty() && !is_held {
             self.data(node, id);
@@ -280,11 +254,7 @@ impl<'a> SyncSizer<'a> {
 
     fn hard_link(&mut self, path: &Path, first: &Path) -> OsString {
         if self.hard_links == HardLinks::Kept {
-            return if path == first {
-                OsString::new()
-            } else {
-                first.as_os_str().to_owned()
-            };
+            return if path == first { OsString::new() } else { first.as_os_str().to_owned() };
         }
         match self.sent.get(first) {
             Some(sent) => sent.as_os_str().to_owned(),
@@ -297,18 +267,11 @@ impl<'a> SyncSizer<'a> {
 
     fn data(&mut self, node: &Node, id: u64) {
         // The sender passes over what it cannot open: such a file arrives empty.
-        let size = if self.tree.file(&node.path).is_ok() {
-            node.status.size
-        } else {
-            0
-        };
+        let size = if self.tree.file(&node.path).is_ok() { node.status.size } else { 0 };
         self.bytes += data_len(id, size);
     }
 
     pub(super) fn finish(self) -> Sync {
-        Sync {
-            bytes: self.bytes + LAST_PACKET,
-            snapshot: self.snapshot,
-        }
+        Sync { bytes: self.bytes + LAST_PACKET, snapshot: self.snapshot }
     }
 }

@@ -12,22 +12,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::{ContextSource, DockerfileSource};
 
-const LEGACY: Dialect = Dialect {
-    builder: Builder::Legacy,
-    version: Version::V28,
-};
-const LEGACY_20: Dialect = Dialect {
-    builder: Builder::Legacy,
-    version: Version::V20,
-};
-const BUILDKIT: Dialect = Dialect {
-    builder: Builder::Buildkit,
-    version: Version::V28,
-};
-const BUILDKIT_20: Dialect = Dialect {
-    builder: Builder::Buildkit,
-    version: Version::V20,
-};
+const LEGACY: Dialect = Dialect { builder: Builder::Legacy, version: Version::V28 };
+const LEGACY_20: Dialect = Dialect { builder: Builder::Legacy, version: Version::V20 };
+const BUILDKIT: Dialect = Dialect { builder: Builder::Buildkit, version: Version::V28 };
+const BUILDKIT_20: Dialect = Dialect { builder: Builder::Buildkit, version: Version::V20 };
 const ALL: [Dialect; 4] = [LEGACY, LEGACY_20, BUILDKIT, BUILDKIT_20];
 
 /// A directory `ctx` in a directory of its own.
@@ -37,9 +25,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(files: &[(&str, &str)]) -> Self {
-        let fixture = Self {
-            base: TempDir::new().unwrap(),
-        };
+        let fixture = Self { base: TempDir::new().unwrap() };
         fs::create_dir(fixture.dir()).unwrap();
         for (name, content) in files {
             fixture.write(name, content.as_bytes());
@@ -67,11 +53,7 @@ impl Fixture {
                 continue;
             }
             if metadata.is_dir() {
-                pending.extend(
-                    fs::read_dir(&path)
-                        .unwrap()
-                        .map(|entry| entry.unwrap().path()),
-                );
+                pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             }
             set_time(&path, 1_700_000_000, 0);
         }
@@ -93,10 +75,7 @@ impl Fixture {
     }
 
     fn open_file(&self, dialect: Dialect, file: &str) -> Result<Context, ContextError> {
-        Context::open(ContextRequest {
-            dockerfile: DockerfileSource::Path(file.into()),
-            ..self.request(dialect)
-        })
+        Context::open(ContextRequest { dockerfile: DockerfileSource::Path(file.into()), ..self.request(dialect) })
     }
 
     fn open_input(&self, dialect: Dialect, input: Vec<u8>) -> Result<Context, ContextError> {
@@ -109,14 +88,8 @@ impl Fixture {
 }
 
 fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
@@ -125,11 +98,7 @@ fn wanted(paths: &[&str]) -> Vec<String> {
 }
 
 fn context_bytes(context: &Context, paths: &[&str]) -> u64 {
-    context
-        .sync_size(&wanted(paths), None)
-        .unwrap()
-        .unwrap()
-        .bytes
+    context.sync_size(&wanted(paths), None).unwrap().unwrap().bytes
 }
 
 fn dockerfile_bytes(context: &Context) -> u64 {
@@ -173,17 +142,10 @@ fn sizes_of_one_file() {
         let context = fixture.open(dialect);
         assert_eq!(dockerfile_bytes(&context), 188);
         assert_eq!(context.ignore_sync_size(None).unwrap().unwrap().bytes, 2);
-        let first = context
-            .sync_size(&wanted(&["hello.txt"]), None)
-            .unwrap()
-            .unwrap();
+        let first = context.sync_size(&wanted(&["hello.txt"]), None).unwrap().unwrap();
         assert_eq!(first.bytes, 39);
-        let stored: SyncSnapshot =
-            serde_json::from_str(&serde_json::to_string(&first.snapshot).unwrap()).unwrap();
-        let second = context
-            .sync_size(&wanted(&["hello.txt"]), Some(&stored))
-            .unwrap()
-            .unwrap();
+        let stored: SyncSnapshot = serde_json::from_str(&serde_json::to_string(&first.snapshot).unwrap()).unwrap();
+        let second = context.sync_size(&wanted(&["hello.txt"]), Some(&stored)).unwrap().unwrap();
         assert_eq!(second.bytes, 30);
         assert_eq!(second.snapshot, first.snapshot);
     }
@@ -195,19 +157,8 @@ fn only_28_sends_the_dockerfile_again() {
     fixture.settle();
     for (dialect, again) in [(BUILDKIT, 188), (BUILDKIT_20, 32)] {
         let context = fixture.open(dialect);
-        let held = context
-            .dockerfile_sync_size(None)
-            .unwrap()
-            .unwrap()
-            .snapshot;
-        assert_eq!(
-            context
-                .dockerfile_sync_size(Some(&held))
-                .unwrap()
-                .unwrap()
-                .bytes,
-            again
-        );
+        let held = context.dockerfile_sync_size(None).unwrap().unwrap().snapshot;
+        assert_eq!(context.dockerfile_sync_size(Some(&held)).unwrap().unwrap().bytes, again);
     }
 }
 
@@ -216,34 +167,14 @@ fn a_changed_file_is_sent_again() {
     let fixture = Fixture::new(&[("Dockerfile", "x"), ("a", "12345"), ("b", "12345")]);
     fixture.settle();
     let context = fixture.open(BUILDKIT);
-    let first = context
-        .sync_size(&wanted(&["a", "b"]), None)
-        .unwrap()
-        .unwrap();
-    let quiet = context
-        .sync_size(&wanted(&["a", "b"]), Some(&first.snapshot))
-        .unwrap()
-        .unwrap()
-        .bytes;
+    let first = context.sync_size(&wanted(&["a", "b"]), None).unwrap().unwrap();
+    let quiet = context.sync_size(&wanted(&["a", "b"]), Some(&first.snapshot)).unwrap().unwrap().bytes;
     set_time(&fixture.dir().join("b"), 1_700_000_000, 1);
-    let second = context
-        .sync_size(&wanted(&["a", "b"]), Some(&first.snapshot))
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        second.bytes - quiet,
-        2 + 2 + 2 + 5 + 2 + 2,
-        "data and its end, each with an id"
-    );
+    let second = context.sync_size(&wanted(&["a", "b"]), Some(&first.snapshot)).unwrap().unwrap();
+    assert_eq!(second.bytes - quiet, 2 + 2 + 2 + 5 + 2 + 2, "data and its end, each with an id");
     // What was not wanted the last time is no longer held.
-    let other = context
-        .sync_size(&wanted(&["a"]), Some(&second.snapshot))
-        .unwrap()
-        .unwrap();
-    let third = context
-        .sync_size(&wanted(&["a", "b"]), Some(&other.snapshot))
-        .unwrap()
-        .unwrap();
+    let other = context.sync_size(&wanted(&["a"]), Some(&second.snapshot)).unwrap().unwrap();
+    let third = context.sync_size(&wanted(&["a", "b"]), Some(&other.snapshot)).unwrap().unwrap();
     assert_eq!(third.bytes, second.bytes);
 }
 
@@ -257,19 +188,9 @@ fn content_is_sent_in_pieces() {
     };
     // Packet of data: type 2, tag 1, length, content.
     assert_eq!(base(0), 2 + (3 + 3 + 10) + 2 + 2);
-    assert_eq!(
-        base(127) - base(0),
-        2 + (2 + 1 + 1 + 127),
-        "the size in the status, and a packet"
-    );
-    assert_eq!(
-        base(32768),
-        2 + (3 + 3 + 4 + 10) + (2 + 1 + 3 + 32768) + 2 + 2
-    );
-    assert_eq!(
-        base(32769),
-        2 + (3 + 3 + 4 + 10) + (2 + 1 + 3 + 32768) + (2 + 1 + 1 + 1) + 2 + 2
-    );
+    assert_eq!(base(127) - base(0), 2 + (2 + 1 + 1 + 127), "the size in the status, and a packet");
+    assert_eq!(base(32768), 2 + (3 + 3 + 4 + 10) + (2 + 1 + 3 + 32768) + 2 + 2);
+    assert_eq!(base(32769), 2 + (3 + 3 + 4 + 10) + (2 + 1 + 3 + 32768) + (2 + 1 + 1 + 1) + 2 + 2);
 }
 
 #[test]
@@ -285,33 +206,19 @@ fn tar_sizes() {
     assert_eq!(size(&|f| f.write("a/b/c", b"1")), 512 * 4);
     assert_eq!(size(&|f| f.write("full", &[0; 512])), 1024);
     assert_eq!(size(&|f| f.write("more", &[0; 513])), 1536);
-    assert_eq!(
-        size(&|f| f.write(&"n".repeat(100), b"")),
-        512,
-        "fits the name field"
-    );
-    assert_eq!(
-        size(&|f| f.write(&"n".repeat(101), b"")),
-        512 * 3,
-        "has a pax header"
-    );
+    assert_eq!(size(&|f| f.write(&"n".repeat(100), b"")), 512, "fits the name field");
+    assert_eq!(size(&|f| f.write(&"n".repeat(101), b"")), 512 * 3, "has a pax header");
     assert_eq!(size(&|f| f.write("näme", b"")), 512 * 3);
     assert_eq!(size(&|f| symlink("t", f.dir().join("l")).unwrap()), 512);
-    assert_eq!(
-        size(&|f| symlink("t".repeat(101), f.dir().join("l")).unwrap()),
-        512 * 3
-    );
+    assert_eq!(size(&|f| symlink("t".repeat(101), f.dir().join("l")).unwrap()), 512 * 3);
     let hard_link = |f: &Fixture| {
         f.write("one", &[1; 1000]);
         fs::hard_link(f.dir().join("one"), f.dir().join("two")).unwrap();
     };
     assert_eq!(size(&hard_link), 512 + 1024 + 512);
-    let pipe = |f: &Fixture| {
-        rustix::fs::mknodat(CWD, f.dir().join("p"), FileType::Fifo, Mode::RUSR, 0).unwrap()
-    };
+    let pipe = |f: &Fixture| rustix::fs::mknodat(CWD, f.dir().join("p"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     assert_eq!(size(&pipe), 512);
-    let socket =
-        |f: &Fixture| drop(std::os::unix::net::UnixListener::bind(f.dir().join("s")).unwrap());
+    let socket = |f: &Fixture| drop(std::os::unix::net::UnixListener::bind(f.dir().join("s")).unwrap());
     assert_eq!(size(&socket), 0, "Go's tar refuses sockets");
 }
 
@@ -320,20 +227,11 @@ fn links_and_special_files_in_a_synchronisation() {
     let fixture = Fixture::new(&[("Dockerfile", "x"), ("d/one", "12345")]);
     let dir = fixture.dir();
     fs::hard_link(dir.join("d/one"), dir.join("d/two")).unwrap();
-    rustix::fs::mknodat(
-        CWD,
-        dir.join("d/pipe"),
-        FileType::Fifo,
-        Mode::from_raw_mode(0o644),
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(CWD, dir.join("d/pipe"), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
     let socket = std::os::unix::net::UnixListener::bind(dir.join("d/sock")).unwrap();
     fixture.settle();
     let context = fixture.open(BUILDKIT);
-    let stat = |path: usize, mode: u64, size: u64, link: u64| {
-        2 + (2 + path as u64 + 1 + mode + size + 10 + link)
-    };
+    let stat = |path: usize, mode: u64, size: u64, link: u64| 2 + (2 + path as u64 + 1 + mode + size + 10 + link);
     let data = 4 + 2 + 5 + 4;
     let pipe = stat(6, 4, 0, 0);
     let sock = stat(6, 2, 0, 0) + 4; // A regular file without content.
@@ -342,21 +240,13 @@ fn links_and_special_files_in_a_synchronisation() {
         stat(1, 5, 0, 0) + stat(5, 2, 2, 0) + data + pipe + sock + stat(5, 2, 2, 7) + 2
     );
     // Without its first name, the second is the file.
-    assert_eq!(
-        context_bytes(&context, &["d/two"]),
-        stat(1, 5, 0, 0) + stat(5, 2, 2, 0) + data + 2
-    );
+    assert_eq!(context_bytes(&context, &["d/two"]), stat(1, 5, 0, 0) + stat(5, 2, 2, 0) + data + 2);
     drop(socket);
 }
 
 #[test]
 fn links_are_followed_to_what_they_need() {
-    let fixture = Fixture::new(&[
-        ("Dockerfile", "x"),
-        ("real/deep/file", "1"),
-        ("other", "2"),
-        ("real/loop2", ""),
-    ]);
+    let fixture = Fixture::new(&[("Dockerfile", "x"), ("real/deep/file", "1"), ("other", "2"), ("real/loop2", "")]);
     let dir = fixture.dir();
     symlink("real/deep", dir.join("link")).unwrap();
     symlink("/other", dir.join("absolute")).unwrap();
@@ -370,10 +260,7 @@ fn links_are_followed_to_what_they_need() {
     assert_eq!(follow(&["real/above"]), some(&["other", "real/above"]));
     assert_eq!(follow(&["turn"]), some(&["turn"]));
     assert_eq!(follow(&["a*"]), some(&["a*", "other"]));
-    assert_eq!(
-        follow(&["real", "real/deep", "./other/"]),
-        some(&["other", "real"])
-    );
+    assert_eq!(follow(&["real", "real/deep", "./other/"]), some(&["other", "real"]));
     assert_eq!(follow(&["../other"]), some(&["other"]));
     assert_eq!(follow(&["missing/x"]), some(&["missing/x"]));
     assert_eq!(follow(&["link/../.."]), None);
@@ -383,20 +270,15 @@ fn links_are_followed_to_what_they_need() {
 
 #[test]
 fn a_dockerfile_outside_of_the_context() {
-    let fixture = Fixture::new(&[
-        ("a.Dockerfile", "FROM busybox\nCOPY . /x\n"),
-        ("sub/b.Dockerfile", "FROM busybox\n"),
-    ]);
+    let fixture =
+        Fixture::new(&[("a.Dockerfile", "FROM busybox\nCOPY . /x\n"), ("sub/b.Dockerfile", "FROM busybox\n")]);
     let text = "FROM busybox\nCOPY . /x\nRUN ls -a /x\n";
     fs::write(fixture.base.path().join("out.Dockerfile"), text).unwrap();
     // Docker's own number, which lacks the tar's trailer.
     let context = fixture.open_file(LEGACY, "../out.Dockerfile").unwrap();
     assert_eq!(context.legacy_tar_size().unwrap(), 4143);
     let (name, bytes) = context.dockerfile();
-    assert!(
-        name.starts_with(".dockerfile.") && name.len() == 32,
-        "{name}"
-    );
+    assert!(name.starts_with(".dockerfile.") && name.len() == 32, "{name}");
     assert_eq!(bytes, text.as_bytes());
     let context = fixture.open_file(BUILDKIT, "../out.Dockerfile").unwrap();
     assert_eq!(context.dockerfile().0, "out.Dockerfile");
@@ -405,10 +287,7 @@ fn a_dockerfile_outside_of_the_context() {
     // With an ignore file in the context, the Dockerfile is last: its padding is missing.
     fixture.write(".dockerignore", b"none\n");
     let context = fixture.open_file(LEGACY, "../out.Dockerfile").unwrap();
-    assert_eq!(
-        context.legacy_tar_size().unwrap(),
-        1024 + 1024 + 512 + 1024 + 512 + text.len() as u64
-    );
+    assert_eq!(context.legacy_tar_size().unwrap(), 1024 + 1024 + 512 + 1024 + 512 + text.len() as u64);
 }
 
 #[test]
@@ -421,18 +300,10 @@ fn a_dockerfile_on_standard_input() {
     drop(context);
     let context = fixture.open_input(BUILDKIT, text.clone()).unwrap();
     assert_eq!(seen(&context), [""; 0]);
-    assert_eq!(
-        (dockerfile_bytes(&context), context_bytes(&context, &["."])),
-        (73, 2)
-    );
+    assert_eq!((dockerfile_bytes(&context), context_bytes(&context, &["."])), (73, 2));
     assert_eq!(context.dockerfile(), ("Dockerfile", text.as_slice()));
     drop(context);
-    assert_eq!(
-        fs::read_dir(fixture.base.path().join("scratch"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(fs::read_dir(fixture.base.path().join("scratch")).unwrap().count(), 0);
 
     let beside = |dialect| {
         let input = b"FROM busybox\nRUN true\n".to_vec();
@@ -445,10 +316,7 @@ fn a_dockerfile_on_standard_input() {
     };
     assert_eq!(dockerfile_bytes(&beside(BUILDKIT)), 59);
     assert_eq!(seen(&beside(BUILDKIT)), ["+a"]);
-    assert_eq!(
-        beside(LEGACY).legacy_tar_size().unwrap(),
-        1024 + 1024 + 512 + 47
-    );
+    assert_eq!(beside(LEGACY).legacy_tar_size().unwrap(), 1024 + 1024 + 512 + 47);
 }
 
 #[test]
@@ -464,29 +332,15 @@ fn missing_dockerfiles() {
         );
         assert_eq!(message(&error, dialect), (text, Speaker::Client));
         let error = fixture.open_file(dialect, "no/such").unwrap_err();
-        assert!(message(&error, dialect).0.ends_with(&format!(
-            "lstat {}/no: no such file or directory",
-            dir.display()
-        )));
-        let error = fixture.open_file(dialect, "e").unwrap_err();
-        assert_eq!(
-            message(&error, dialect),
-            ("the Dockerfile (e) cannot be empty".into(), Speaker::Daemon)
-        );
         assert!(
-            matches!(
-                error,
-                ContextError::Transferred {
-                    tar_bytes: Some(3072),
-                    ..
-                }
-            ),
-            "{error:?}"
+            message(&error, dialect).0.ends_with(&format!("lstat {}/no: no such file or directory", dir.display()))
         );
+        let error = fixture.open_file(dialect, "e").unwrap_err();
+        assert_eq!(message(&error, dialect), ("the Dockerfile (e) cannot be empty".into(), Speaker::Daemon));
+        assert!(matches!(error, ContextError::Transferred { tar_bytes: Some(3072), .. }), "{error:?}");
         let (text, by) = message(&fixture.open_file(dialect, "sub").unwrap_err(), dialect);
         assert!(
-            text.starts_with("unexpected error reading Dockerfile: read /")
-                && text.ends_with("/sub: is a directory")
+            text.starts_with("unexpected error reading Dockerfile: read /") && text.ends_with("/sub: is a directory")
         );
         assert_eq!(by, Speaker::Daemon);
     }
@@ -497,39 +351,21 @@ fn missing_dockerfiles() {
         matches!(&error, ContextError::Transferred { dockerfile: Some((name, 2)), .. } if name == "Dockerfile"),
         "{error:?}"
     );
-    let error = fixture
-        .open_file(BUILDKIT, "../missing.Dockerfile")
-        .unwrap_err();
+    let error = fixture.open_file(BUILDKIT, "../missing.Dockerfile").unwrap_err();
     let text = "failed to read dockerfile: open missing.Dockerfile: no such file or directory";
     assert_eq!(message(&error, BUILDKIT).0, text);
-    let (text, _) = message(
-        &Context::open(fixture.request(BUILDKIT_20)).unwrap_err(),
-        BUILDKIT_20,
-    );
-    assert!(
-        text.starts_with("failed to read dockerfile: open /") && text.contains("/buildkit-mount"),
-        "{text}"
-    );
+    let (text, _) = message(&Context::open(fixture.request(BUILDKIT_20)).unwrap_err(), BUILDKIT_20);
+    assert!(text.starts_with("failed to read dockerfile: open /") && text.contains("/buildkit-mount"), "{text}");
     let (text, _) = message(&fixture.open_file(BUILDKIT, "sub").unwrap_err(), BUILDKIT);
-    assert!(
-        text.starts_with("failed to read dockerfile: read /")
-            && text.ends_with("/sub: is a directory"),
-        "{text}"
-    );
-    assert_eq!(
-        fixture.open_file(BUILDKIT, "e").unwrap().dockerfile().1,
-        b""
-    );
+    assert!(text.starts_with("failed to read dockerfile: read /") && text.ends_with("/sub: is a directory"), "{text}");
+    assert_eq!(fixture.open_file(BUILDKIT, "e").unwrap().dockerfile().1, b"");
 }
 
 #[test]
 fn a_lower_case_dockerfile() {
     let fixture = Fixture::new(&[("dockerfile", "FROM a\n")]);
     let names = ALL.map(|dialect| fixture.open(dialect).dockerfile().0.to_owned());
-    assert_eq!(
-        names,
-        ["dockerfile", "dockerfile", "dockerfile", "Dockerfile"]
-    );
+    assert_eq!(names, ["dockerfile", "dockerfile", "dockerfile", "Dockerfile"]);
 }
 
 #[test]
@@ -537,31 +373,14 @@ fn contexts_that_are_none() {
     let fixture = Fixture::new(&[("file", "1")]);
     let open = |dialect, path: &str| {
         let source = ContextSource::Dir(path.into());
-        message(
-            &Context::open(ContextRequest {
-                source,
-                ..fixture.request(dialect)
-            })
-            .unwrap_err(),
-            dialect,
-        )
-        .0
+        message(&Context::open(ContextRequest { source, ..fixture.request(dialect) }).unwrap_err(), dialect).0
     };
     for dialect in ALL {
-        assert_eq!(
-            open(dialect, "nope"),
-            "unable to prepare context: path \"nope\" not found"
-        );
+        assert_eq!(open(dialect, "nope"), "unable to prepare context: path \"nope\" not found");
     }
-    let is_file = format!(
-        "unable to prepare context: context must be a directory: {}/file",
-        fixture.dir().display()
-    );
+    let is_file = format!("unable to prepare context: context must be a directory: {}/file", fixture.dir().display());
     assert_eq!(open(LEGACY, "file"), is_file);
-    assert_eq!(
-        open(BUILDKIT, "file"),
-        "unable to prepare context: path \"file\" not found"
-    );
+    assert_eq!(open(BUILDKIT, "file"), "unable to prepare context: path \"file\" not found");
     let text = "failed to read dockerfile: error from sender: walk file: not a directory";
     assert_eq!(open(BUILDKIT_20, "file"), text);
     for dialect in ALL {
@@ -571,22 +390,13 @@ fn contexts_that_are_none() {
             ..fixture.request(dialect)
         };
         let text = "invalid argument: can't use stdin for both build context and dockerfile";
-        assert_eq!(
-            message(&Context::open(both).unwrap_err(), dialect),
-            (text.into(), Speaker::Client)
-        );
-        let remote = ContextRequest {
-            source: ContextSource::Url("git://x/y".into()),
-            ..fixture.request(dialect)
-        };
+        assert_eq!(message(&Context::open(both).unwrap_err(), dialect), (text.into(), Speaker::Client));
+        let remote = ContextRequest { source: ContextSource::Url("git://x/y".into()), ..fixture.request(dialect) };
         let failure = Context::open(remote).unwrap_err().failure(dialect);
         assert!(matches!(failure, Failure::Own { hint: Some(_), .. }));
     }
     let two = |dialect| {
-        let request = ContextRequest {
-            dockerfile: DockerfileSource::Path("a".into()),
-            ..fixture.request(dialect)
-        };
+        let request = ContextRequest { dockerfile: DockerfileSource::Path("a".into()), ..fixture.request(dialect) };
         Context::open(ContextRequest {
             source: ContextSource::Stdin,
             input: Some(Box::new(Cursor::new(b"FROM busybox\n".to_vec()))),
@@ -596,10 +406,7 @@ fn contexts_that_are_none() {
     let text = "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles";
     assert_eq!(message(&two(BUILDKIT).unwrap_err(), BUILDKIT).0, text);
     let legacy = message(&two(LEGACY).unwrap_err(), LEGACY).0;
-    assert_eq!(
-        legacy,
-        format!("unable to prepare context from STDIN: {text}")
-    );
+    assert_eq!(legacy, format!("unable to prepare context from STDIN: {text}"));
     assert!(two(LEGACY_20).is_ok(), "20 takes what it reads");
 }
 
@@ -608,67 +415,25 @@ fn contexts_that_are_none() {
 #[test]
 fn the_recorded_ignore_file() {
     let ignore = "# comment\n*.log\n!keep.log\n**/tmp\ndocs/*.md\n!docs/README.md\n/top\n";
-    let files = [
-        "a.log",
-        "keep.log",
-        "tmp/x",
-        "b/tmp/y",
-        "b/c.log",
-        "docs/a.md",
-        "docs/README.md",
-        "top",
-        "b/top",
-    ];
+    let files = ["a.log", "keep.log", "tmp/x", "b/tmp/y", "b/c.log", "docs/a.md", "docs/README.md", "top", "b/top"];
     let files: Vec<_> = files.iter().map(|name| (*name, "1")).collect();
     let fixture = Fixture::new(&files);
     fixture.write(".dockerignore", ignore.as_bytes());
     fixture.write("Dockerfile", b"FROM a\n");
     for dialect in ALL {
-        let shown: Vec<_> = seen(&fixture.open(dialect))
-            .into_iter()
-            .filter(|row| row.starts_with('-'))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                "-a.log",
-                "-b/tmp",
-                "-b/tmp/y",
-                "-docs/a.md",
-                "-tmp",
-                "-tmp/x",
-                "-top"
-            ],
-            "{dialect:?}"
-        );
+        let shown: Vec<_> = seen(&fixture.open(dialect)).into_iter().filter(|row| row.starts_with('-')).collect();
+        assert_eq!(shown, ["-a.log", "-b/tmp", "-b/tmp/y", "-docs/a.md", "-tmp", "-tmp/x", "-top"], "{dialect:?}");
     }
 }
 
 #[test]
 fn exceptions_below_an_excluded_directory() {
-    let fixture = Fixture::new(&[
-        ("Dockerfile", "x"),
-        ("d/e/keep", "1"),
-        ("d/e/drop", "1"),
-        ("d/f/drop", "1"),
-    ]);
-    fixture.write(
-        ".dockerignore",
-        b"d\n!d/e/keep\nDockerfile\n.dockerignore\n",
-    );
+    let fixture = Fixture::new(&[("Dockerfile", "x"), ("d/e/keep", "1"), ("d/e/drop", "1"), ("d/f/drop", "1")]);
+    fixture.write(".dockerignore", b"d\n!d/e/keep\nDockerfile\n.dockerignore\n");
     fixture.settle();
     for dialect in ALL {
         let context = fixture.open(dialect);
-        let rows = [
-            "-.dockerignore",
-            "-Dockerfile",
-            "?d",
-            "?d/e",
-            "-d/e/drop",
-            "+d/e/keep",
-            "-d/f",
-            "-d/f/drop",
-        ];
+        let rows = ["-.dockerignore", "-Dockerfile", "?d", "?d/e", "-d/e/drop", "+d/e/keep", "-d/f", "-d/f/drop"];
         if dialect == BUILDKIT_20 {
             // The directories themselves are sent.
             assert_eq!(seen(&context)[2..4], ["+d", "+d/e"]);
@@ -678,39 +443,22 @@ fn exceptions_below_an_excluded_directory() {
         assert!(context.excluded(Path::new("d/f")) && !context.excluded(Path::new("d")));
     }
     // The legacy client sends Dockerfile and ignore file all the same: Docker says 4.096kB.
-    assert_eq!(
-        fixture.open(LEGACY).legacy_tar_size().unwrap(),
-        1024 * 3 + 1024
-    );
+    assert_eq!(fixture.open(LEGACY).legacy_tar_size().unwrap(), 1024 * 3 + 1024);
     let sent = context_bytes(&fixture.open(BUILDKIT), &["."]);
     let stat = |path: u64, mode: u64, size: u64| 2 + (2 + path + 1 + mode + size + 10);
-    assert_eq!(
-        sent,
-        stat(1, 5, 0) + stat(3, 5, 0) + stat(8, 2, 2) + (4 + 2 + 1 + 4) + 2
-    );
+    assert_eq!(sent, stat(1, 5, 0) + stat(3, 5, 0) + stat(8, 2, 2) + (4 + 2 + 1 + 4) + 2);
 }
 
 #[test]
 fn the_ignore_file_of_a_dockerfile() {
-    let fixture = Fixture::new(&[
-        ("Dockerfile", "x"),
-        ("Dockerfile.dockerignore", "a\n"),
-        (".dockerignore", "b\n"),
-    ]);
+    let fixture = Fixture::new(&[("Dockerfile", "x"), ("Dockerfile.dockerignore", "a\n"), (".dockerignore", "b\n")]);
     fixture.write("a", b"1");
     fixture.write("b", b"1");
     let context = fixture.open(BUILDKIT);
     assert!(context.excluded(Path::new("a")) && !context.excluded(Path::new("b")));
-    assert_eq!(
-        context.ignore_sync_size(None).unwrap(),
-        None,
-        "the step is not shown"
-    );
+    assert_eq!(context.ignore_sync_size(None).unwrap(), None, "the step is not shown");
     let context = fixture.open(LEGACY);
-    assert!(
-        context.excluded(Path::new("b")) && !context.excluded(Path::new("a")),
-        "legacy knows none"
-    );
+    assert!(context.excluded(Path::new("b")) && !context.excluded(Path::new("a")), "legacy knows none");
 }
 
 #[test]
@@ -727,22 +475,13 @@ fn bad_patterns() {
     };
     let lone = "illegal exclusion pattern: \"!\"";
     assert_eq!(failure("!\n", LEGACY), format!("checking context: {lone}"));
-    assert_eq!(
-        failure("!\n", LEGACY_20),
-        format!("error checking context: {lone}")
-    );
+    assert_eq!(failure("!\n", LEGACY_20), format!("error checking context: {lone}"));
     assert_eq!(failure("!\n", BUILDKIT), lone);
-    assert_eq!(
-        failure("!\n", BUILDKIT_20),
-        format!("error from sender: invalid excludepatterns: [!]: {lone}")
-    );
+    assert_eq!(failure("!\n", BUILDKIT_20), format!("error from sender: invalid excludepatterns: [!]: {lone}"));
     assert_eq!(failure("a[\n", BUILDKIT), "syntax error in pattern");
     let used = "error from sender: failed to match excludepatterns: syntax error in pattern";
     assert_eq!(failure("\\y\n", BUILDKIT), used);
-    assert_eq!(
-        failure("\\y\n", LEGACY),
-        "checking context: syntax error in pattern"
-    );
+    assert_eq!(failure("\\y\n", LEGACY), "checking context: syntax error in pattern");
 }
 
 // ---- what cannot be read ----
@@ -757,17 +496,11 @@ fn unreadable_files_and_directories() {
     let dir = fixture.dir();
     fs::set_permissions(dir.join("secret"), fs::Permissions::from_mode(0o000)).unwrap();
     let error = Context::open(fixture.request(LEGACY)).unwrap_err();
-    let text = format!(
-        "checking context: no permission to read from '{}/secret'",
-        dir.display()
-    );
+    let text = format!("checking context: no permission to read from '{}/secret'", dir.display());
     assert_eq!(message(&error, LEGACY), (text, Speaker::Client));
     let context = fixture.open(BUILDKIT);
     // BuildKit sends it empty.
-    assert_eq!(
-        context_bytes(&context, &["secret"]),
-        2 + (8 + 2 + 2 + 10 - 2) + 2 + 2
-    );
+    assert_eq!(context_bytes(&context, &["secret"]), 2 + (8 + 2 + 2 + 10 - 2) + 2 + 2);
 
     fs::remove_file(dir.join("secret")).unwrap();
     fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o000)).unwrap();
@@ -775,31 +508,15 @@ fn unreadable_files_and_directories() {
     let text = format!("error checking context: can't stat '{}/d'", dir.display());
     assert_eq!(message(&error, LEGACY_20).0, text);
     let error = fixture.open(BUILDKIT).sync_size(&[], None).unwrap_err();
-    assert_eq!(
-        message(&error, BUILDKIT).0,
-        "error from sender: open d: permission denied"
-    );
-    assert!(
-        fixture
-            .open(BUILDKIT)
-            .sync_size(&wanted(&["Dockerfile"]), None)
-            .is_ok(),
-        "what is not wanted is not read"
-    );
+    assert_eq!(message(&error, BUILDKIT).0, "error from sender: open d: permission denied");
+    assert!(fixture.open(BUILDKIT).sync_size(&wanted(&["Dockerfile"]), None).is_ok(), "what is not wanted is not read");
     fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
 fn a_pipe_as_dockerfile_is_no_reason_to_wait() {
     let fixture = Fixture::new(&[]);
-    rustix::fs::mknodat(
-        CWD,
-        fixture.dir().join("Dockerfile"),
-        FileType::Fifo,
-        Mode::RUSR,
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(CWD, fixture.dir().join("Dockerfile"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     for dialect in ALL {
         assert!(Context::open(fixture.request(dialect)).is_err());
     }
@@ -816,12 +533,7 @@ fn tar(entries: &[(Entry, &[u8])]) -> Vec<u8> {
 }
 
 fn file(path: &str, content: &'static str) -> (Entry, &'static [u8]) {
-    let mut entry = Entry::new(
-        path,
-        Kind::File {
-            size: content.len() as u64,
-        },
-    );
+    let mut entry = Entry::new(path, Kind::File { size: content.len() as u64 });
     (entry.uid, entry.gid, entry.mode) = (1000, 1001, 0o4640);
     (entry, content.as_bytes())
 }
@@ -831,20 +543,14 @@ fn other(path: &str, kind: Kind) -> (Entry, &'static [u8]) {
 }
 
 fn link(target: &str) -> Kind {
-    Kind::Symlink {
-        target: target.into(),
-    }
+    Kind::Symlink { target: target.into() }
 }
 
 #[test]
 fn a_tar_keeps_what_the_builder_keeps() {
     let mut locked = Entry::new("locked", Kind::Dir);
     // Without any capability, no record can be read from a directory of mode 0, and nothing be put into it.
-    let (mode, inside) = if rustix::process::geteuid().is_root() {
-        (0, "locked/in")
-    } else {
-        (0o500, "open/in")
-    };
+    let (mode, inside) = if rustix::process::geteuid().is_root() { (0, "locked/in") } else { (0o500, "open/in") };
     locked.mode = mode;
     let archive = tar(&[
         file("Dockerfile", "FROM a\n"),
@@ -853,12 +559,7 @@ fn a_tar_keeps_what_the_builder_keeps() {
         file(inside, "1"),
         other("null", Kind::Char { major: 1, minor: 3 }),
         other("pipe", Kind::Fifo),
-        other(
-            "hard",
-            Kind::Hardlink {
-                target: b"implied/deep/f".to_vec(),
-            },
-        ),
+        other("hard", Kind::Hardlink { target: b"implied/deep/f".to_vec() }),
         file("twice", "first"),
         file("twice", "2nd"),
     ]);
@@ -874,18 +575,12 @@ fn a_tar_keeps_what_the_builder_keeps() {
         let source = context.source();
         let stat = |path: &str| source.lstat(Path::new(path)).unwrap().unwrap();
         let twice = stat("twice");
-        assert_eq!(
-            (twice.mode, twice.uid, twice.gid, twice.size),
-            (0o4640, owner.0, owner.1, 3)
-        );
+        assert_eq!((twice.mode, twice.uid, twice.gid, twice.size), (0o4640, owner.0, owner.1, 3));
         assert_eq!(stat("implied").mode, 0o755);
         assert_eq!(stat("implied").uid, 0);
         assert_eq!(stat("locked").mode, mode);
         assert_eq!(context.root().read(inside, 9).unwrap(), b"1");
-        assert_eq!(
-            (stat("null").kind, stat("null").device),
-            (rbuild_sandbox::root::FileKind::CharDevice, (1, 3))
-        );
+        assert_eq!((stat("null").kind, stat("null").device), (rbuild_sandbox::root::FileKind::CharDevice, (1, 3)));
         assert_eq!(stat("hard").id, stat("implied/deep/f").id);
         let path = context.path().to_owned();
         drop(context);
@@ -905,35 +600,20 @@ fn every_compression() {
     let fixture = Fixture::new(&[]);
     let plain = tar(&[file("Dockerfile", "FROM a\n"), file("x", "1")]);
     let mut packed = vec![plain.clone()];
-    for options in [
-        EncoderOptions::Gzip {
-            level: 6,
-            threads: 1,
-        },
-        EncoderOptions::Zstd { level: 3 },
-    ] {
+    for options in [EncoderOptions::Gzip { level: 6, threads: 1 }, EncoderOptions::Zstd { level: 3 }] {
         let mut encoder = Encoder::new(Vec::new(), options).unwrap();
         encoder.write_all(&plain).unwrap();
         packed.push(encoder.finish().unwrap());
     }
     // A tar of the same Dockerfile alone, packed by bzip2 and xz.
     for hex in [BZIP2, XZ] {
-        packed.push(
-            (0..hex.len())
-                .step_by(2)
-                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-                .collect(),
-        );
+        packed.push((0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect());
     }
     for input in packed {
         for dialect in ALL {
             let context = fixture.open_input(dialect, input.clone()).unwrap();
             assert_eq!(context.dockerfile().1, b"FROM a\n");
-            assert_eq!(
-                context.legacy_tar_size().unwrap(),
-                input.len() as u64,
-                "as it came in"
-            );
+            assert_eq!(context.legacy_tar_size().unwrap(), input.len() as u64, "as it came in");
         }
     }
 }
@@ -943,44 +623,18 @@ fn hostile_tars_stay_inside() {
     let fixture = Fixture::new(&[]);
     let dockerfile = || file("Dockerfile", "FROM a\n");
     let refused: [(Vec<_>, &str); 6] = [
+        (vec![dockerfile(), file("../evil", "x")], "invalid entry name \"../evil\""),
+        (vec![dockerfile(), file("a/../../evil", "x")], "invalid entry name \"a/../../evil\""),
         (
-            vec![dockerfile(), file("../evil", "x")],
-            "invalid entry name \"../evil\"",
-        ),
-        (
-            vec![dockerfile(), file("a/../../evil", "x")],
-            "invalid entry name \"a/../../evil\"",
-        ),
-        (
-            vec![
-                dockerfile(),
-                other("l", link("../../../tmp")),
-                file("l/evil", "x"),
-            ],
+            vec![dockerfile(), other("l", link("../../../tmp")), file("l/evil", "x")],
             "statat l: path escapes from parent",
         ),
         (
-            vec![
-                dockerfile(),
-                other(
-                    "l",
-                    Kind::Hardlink {
-                        target: b"../../../etc/passwd".to_vec(),
-                    },
-                ),
-            ],
+            vec![dockerfile(), other("l", Kind::Hardlink { target: b"../../../etc/passwd".to_vec() })],
             "invalid hardlink target \"../../../etc/passwd\"",
         ),
         (
-            vec![
-                dockerfile(),
-                other(
-                    "l",
-                    Kind::Hardlink {
-                        target: b"nope".to_vec(),
-                    },
-                ),
-            ],
+            vec![dockerfile(), other("l", Kind::Hardlink { target: b"nope".to_vec() })],
             "linkat nope l: no such file or directory",
         ),
         (vec![file("x", "1")], ""),
@@ -988,31 +642,17 @@ fn hostile_tars_stay_inside() {
     for (entries, text) in refused {
         let archive = tar(&entries);
         let legacy = fixture.open_input(LEGACY, archive.clone()).unwrap_err();
-        assert!(
-            matches!(legacy, ContextError::Transferred { tar_bytes: Some(n), .. } if n == archive.len() as u64)
-        );
+        assert!(matches!(legacy, ContextError::Transferred { tar_bytes: Some(n), .. } if n == archive.len() as u64));
         let buildkit = fixture.open_input(BUILDKIT, archive).unwrap_err();
         if text.is_empty() {
             let legacy = message(&legacy, LEGACY);
-            assert_eq!(
-                legacy,
-                (
-                    "Cannot locate specified Dockerfile: Dockerfile".into(),
-                    Speaker::Daemon
-                )
-            );
+            assert_eq!(legacy, ("Cannot locate specified Dockerfile: Dockerfile".into(), Speaker::Daemon));
             let text = "failed to read dockerfile: open Dockerfile: no such file or directory";
             assert_eq!(message(&buildkit, BUILDKIT).0, text);
             continue;
         }
         assert_eq!(message(&legacy, LEGACY), (text.into(), Speaker::Daemon));
-        assert_eq!(
-            message(&buildkit, BUILDKIT),
-            (
-                format!("failed to read dockerfile: {text}"),
-                Speaker::Builder
-            )
-        );
+        assert_eq!(message(&buildkit, BUILDKIT), (format!("failed to read dockerfile: {text}"), Speaker::Builder));
     }
     // Links that lead out are kept, and lead nowhere.
     let archive = tar(&[
@@ -1023,27 +663,10 @@ fn hostile_tars_stay_inside() {
         file("l/evil", "x"),
     ]);
     let context = fixture.open_input(BUILDKIT, archive).unwrap();
-    assert_eq!(
-        seen(&context),
-        [
-            "+Dockerfile",
-            "+abs",
-            "+abs/evil",
-            "+l",
-            "+out",
-            "+tmp",
-            "+tmp/evil"
-        ]
-    );
+    assert_eq!(seen(&context), ["+Dockerfile", "+abs", "+abs/evil", "+l", "+out", "+tmp", "+tmp/evil"]);
     assert!(context.root().read("out", 99).is_err());
     drop(context);
-    assert_eq!(
-        fs::read_dir(fixture.base.path().join("scratch"))
-            .unwrap()
-            .count(),
-        0,
-        "nothing is left behind"
-    );
+    assert_eq!(fs::read_dir(fixture.base.path().join("scratch")).unwrap().count(), 0, "nothing is left behind");
     assert_eq!(fs::read_dir(fixture.base.path()).unwrap().count(), 2);
 }
 
@@ -1052,27 +675,10 @@ fn damaged_tars() {
     let fixture = Fixture::new(&[]);
     let archive = tar(&[file("Dockerfile", "FROM a\n"), file("big", "0123456789")]);
     let cut = archive[..1700].to_vec();
-    assert_eq!(
-        message(
-            &fixture.open_input(LEGACY, cut.clone()).unwrap_err(),
-            LEGACY
-        )
-        .0,
-        "unexpected EOF"
-    );
+    assert_eq!(message(&fixture.open_input(LEGACY, cut.clone()).unwrap_err(), LEGACY).0, "unexpected EOF");
     let text = "failed to read dockerfile: unexpected EOF";
-    assert_eq!(
-        message(&fixture.open_input(BUILDKIT, cut).unwrap_err(), BUILDKIT).0,
-        text
-    );
-    let mut encoder = Encoder::new(
-        Vec::new(),
-        EncoderOptions::Gzip {
-            level: 6,
-            threads: 1,
-        },
-    )
-    .unwrap();
+    assert_eq!(message(&fixture.open_input(BUILDKIT, cut).unwrap_err(), BUILDKIT).0, text);
+    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::Gzip { level: 6, threads: 1 }).unwrap();
     encoder.write_all(&archive).unwrap();
     let mut packed = encoder.finish().unwrap();
     packed.truncate(packed.len() / 2);
@@ -1081,19 +687,14 @@ fn damaged_tars() {
     let mut longer = archive.clone();
     longer.extend_from_slice(&[7; 999]);
     let context = fixture.open_input(LEGACY, longer).unwrap();
-    assert_eq!(
-        context.legacy_tar_size().unwrap(),
-        archive.len() as u64 + 999
-    );
+    assert_eq!(context.legacy_tar_size().unwrap(), archive.len() as u64 + 999);
 }
 
 #[test]
 fn the_dockerfile_of_a_tar() {
     let fixture = Fixture::new(&[]);
     let open = |dialect, given: Option<&str>, entries: &[(Entry, &[u8])]| {
-        let dockerfile = given.map_or(DockerfileSource::Default, |path| {
-            DockerfileSource::Path(path.into())
-        });
+        let dockerfile = given.map_or(DockerfileSource::Default, |path| DockerfileSource::Path(path.into()));
         Context::open(ContextRequest {
             source: ContextSource::Stdin,
             dockerfile,
@@ -1102,38 +703,16 @@ fn the_dockerfile_of_a_tar() {
         })
     };
     let lower = [file("dockerfile", "FROM a\n")];
-    assert_eq!(
-        open(LEGACY, None, &lower).unwrap().dockerfile().0,
-        "dockerfile"
-    );
-    assert_eq!(
-        open(BUILDKIT, None, &lower).unwrap().dockerfile().0,
-        "Dockerfile"
-    );
+    assert_eq!(open(LEGACY, None, &lower).unwrap().dockerfile().0, "dockerfile");
+    assert_eq!(open(BUILDKIT, None, &lower).unwrap().dockerfile().0, "Dockerfile");
     let nested = [file("./sub/x.Dockerfile", "FROM a\n")];
     for dialect in ALL {
-        assert_eq!(
-            open(dialect, Some("sub/x.Dockerfile"), &nested)
-                .unwrap()
-                .dockerfile()
-                .0,
-            "sub/x.Dockerfile"
-        );
+        assert_eq!(open(dialect, Some("sub/x.Dockerfile"), &nested).unwrap().dockerfile().0, "sub/x.Dockerfile");
     }
     // An ignore file in a tar hides nothing, but the legacy daemon removes itself and the Dockerfile by it.
-    let ignoring = [
-        file("Dockerfile", "FROM a\n"),
-        file(".dockerignore", "f\nDockerfile\n"),
-        file("f", "1"),
-    ];
-    assert_eq!(
-        seen(&open(LEGACY, None, &ignoring).unwrap()),
-        ["+.dockerignore", "-Dockerfile", "+f"]
-    );
-    assert_eq!(
-        seen(&open(BUILDKIT, None, &ignoring).unwrap()),
-        ["+.dockerignore", "+Dockerfile", "+f"]
-    );
+    let ignoring = [file("Dockerfile", "FROM a\n"), file(".dockerignore", "f\nDockerfile\n"), file("f", "1")];
+    assert_eq!(seen(&open(LEGACY, None, &ignoring).unwrap()), ["+.dockerignore", "-Dockerfile", "+f"]);
+    assert_eq!(seen(&open(BUILDKIT, None, &ignoring).unwrap()), ["+.dockerignore", "+Dockerfile", "+f"]);
 }
 
 #[test]
@@ -1141,9 +720,7 @@ fn what_counts_as_a_tar() {
     let fixture = Fixture::new(&[]);
     let long = format!("FROM a\n# {}\n", "x".repeat(3000));
     for text in ["FROM a\n", long.as_str(), &"\0".repeat(1024)] {
-        let context = fixture
-            .open_input(BUILDKIT, text.as_bytes().to_vec())
-            .unwrap();
+        let context = fixture.open_input(BUILDKIT, text.as_bytes().to_vec()).unwrap();
         assert_eq!(context.dockerfile().1, text.as_bytes());
     }
 }
@@ -1153,71 +730,36 @@ fn what_counts_as_a_tar() {
 #[test]
 fn named_contexts() {
     let parse = |value| NamedContext::parse(value).unwrap();
-    assert_eq!(
-        parse("base=docker-image://alpine:3").source,
-        NamedSource::Image("alpine:3".into())
-    );
-    assert_eq!(
-        parse("a=../dir").source,
-        NamedSource::Directory("../dir".into())
-    );
+    assert_eq!(parse("base=docker-image://alpine:3").source, NamedSource::Image("alpine:3".into()));
+    assert_eq!(parse("a=../dir").source, NamedSource::Directory("../dir".into()));
     assert_eq!(parse("a:latest=x").name, "a");
     assert_eq!(parse("docker.io/library/alpine=x").name, "alpine");
-    assert_eq!(
-        parse("a=docker-archive://x.tar").source,
-        NamedSource::DockerArchive("x.tar".into())
-    );
+    assert_eq!(parse("a=docker-archive://x.tar").source, NamedSource::DockerArchive("x.tar".into()));
     assert_eq!(parse("a=target:b").source, NamedSource::Target("b".into()));
-    assert_eq!(
-        parse("a=https://x/y.git").source,
-        NamedSource::Remote("https://x/y.git".into())
-    );
+    assert_eq!(parse("a=https://x/y.git").source, NamedSource::Remote("https://x/y.git".into()));
     let layout = |tag: &str, digest: Option<&str>| NamedSource::OciLayout {
         path: "dir".into(),
         tag: tag.into(),
         digest: digest.map(str::to_owned),
     };
     assert_eq!(parse("a=oci-layout://dir").source, layout("latest", None));
-    assert_eq!(
-        parse("a=oci-layout://dir:t@sha256:ab").source,
-        layout("t", Some("sha256:ab"))
-    );
+    assert_eq!(parse("a=oci-layout://dir:t@sha256:ab").source, layout("t", Some("sha256:ab")));
     let refused = |value| message(&NamedContext::parse(value).unwrap_err(), BUILDKIT).0;
-    assert_eq!(
-        refused("foo"),
-        "invalid context value: foo, expected key=value"
-    );
-    assert_eq!(
-        refused("=x"),
-        "invalid context name : invalid reference format"
-    );
+    assert_eq!(refused("foo"), "invalid context value: foo, expected key=value");
+    assert_eq!(refused("=x"), "invalid context name : invalid reference format");
 
     let fixture = Fixture::new(&[("a", "1"), ("b", "2"), (".dockerignore", "a\n")]);
     fixture.settle();
-    let open = |directory: &str| {
-        Context::open_named("foo", Path::new(directory), &fixture.dir(), BUILDKIT)
-    };
+    let open = |directory: &str| Context::open_named("foo", Path::new(directory), &fixture.dir(), BUILDKIT);
     let context = open(".").unwrap();
     assert_eq!(seen(&context), ["+.dockerignore", "-a", "+b"]);
     assert_eq!(context.dockerfile_sync_size(None).unwrap(), None);
-    assert_eq!(
-        context_bytes(&context, &["b"]),
-        2 + (3 + 3 + 2 + 10) + 5 + 2 + 2
-    );
-    assert_eq!(
-        context.sync_key(Transfer::Context),
-        "28:foo:context:foo:ctx"
-    );
+    assert_eq!(context_bytes(&context, &["b"]), 2 + (3 + 3 + 2 + 10) + 5 + 2 + 2);
+    assert_eq!(context.sync_key(Transfer::Context), "28:foo:context:foo:ctx");
     let missing = message(&open("nope").unwrap_err(), BUILDKIT).0;
-    assert_eq!(
-        missing,
-        "failed to get build context foo: stat nope: no such file or directory"
-    );
+    assert_eq!(missing, "failed to get build context foo: stat nope: no such file or directory");
     let is_file = message(&open("a").unwrap_err(), BUILDKIT).0;
-    assert_eq!(
-        is_file,
-        "failed to get build context path {a <nil>}: not a directory"
-    );
+    assert_eq!(is_file, "failed to get build context path {a <nil>}: not a directory");
 }
 
 #[test]
@@ -1231,9 +773,6 @@ fn a_directory_is_not_touched() {
         context.sync_size(&[], None).unwrap();
     }
     let after = fs::metadata(fixture.dir()).unwrap();
-    assert_eq!(
-        (before.ctime(), before.ctime_nsec()),
-        (after.ctime(), after.ctime_nsec())
-    );
+    assert_eq!((before.ctime(), before.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
     assert_eq!(fs::read_dir(fixture.dir()).unwrap().count(), 2);
 }

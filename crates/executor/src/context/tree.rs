@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use rbuild_sandbox::root::{Metadata, Ownership, Root, RootError};
 
 use super::ContextError;
+use crate::rootfs::KnownFiles;
 
 /// A root directory, held open.
 #[derive(Debug)]
 pub(super) struct SourceTree {
     path: PathBuf,
     root: Root,
+    known: KnownFiles,
 }
 
 /// What to do after a file was visited.
@@ -52,12 +54,9 @@ pub(super) fn is_denied(error: &RootError) -> bool {
 impl SourceTree {
     /// Opens a directory; links in `path` itself are followed.
     pub(super) fn open(path: &Path, ownership: Ownership) -> Result<Self, ContextError> {
-        let root =
-            Root::open(path, ownership).map_err(|source| ContextError::root(path, source))?;
-        Ok(Self {
-            path: path.to_owned(),
-            root,
-        })
+        let root = Root::open(path, ownership).map_err(|source| ContextError::root(path, source))?;
+        let known = KnownFiles::new(&root);
+        Ok(Self { path: path.to_owned(), root, known })
     }
 
     /// Where it lies.
@@ -76,16 +75,8 @@ impl SourceTree {
     /// The file at this path, no link followed; `None` if there is none.
     pub(super) fn node(&self, path: &Path) -> Result<Option<Node>, ContextError> {
         let inspected = self.root.lstat(path).and_then(|status| {
-            let target = if status.is_symlink() {
-                Some(self.root.read_link(path)?)
-            } else {
-                None
-            };
-            Ok(Node {
-                path: path.to_owned(),
-                status,
-                target,
-            })
+            let target = if status.is_symlink() { Some(self.root.read_link(path)?) } else { None };
+            Ok(Node { path: path.to_owned(), status, target })
         });
         match inspected {
             Ok(node) => Ok(Some(node)),
@@ -104,9 +95,21 @@ impl SourceTree {
         self.root.read(path, limit)
     }
 
+    /// What is known of its files from earlier.
+    pub(super) fn known(&self) -> &KnownFiles {
+        &self.known
+    }
+
     /// Extended attributes of a file, as far as they can be read.
-    pub(super) fn xattrs(&self, path: &Path) -> Vec<(OsString, Vec<u8>)> {
-        self.root.xattrs(path).unwrap_or_default()
+    pub(super) fn xattrs(&self, node: &Node) -> Vec<(OsString, Vec<u8>)> {
+        if self.known.is_plain(&node.status) {
+            return Vec::new();
+        }
+        let Ok(xattrs) = self.root.xattrs(&node.path) else { return Vec::new() };
+        if xattrs.is_empty() {
+            self.known.set_plain(&node.status);
+        }
+        xattrs
     }
 
     /// Names in a directory, in byte order.
@@ -115,10 +118,7 @@ impl SourceTree {
     }
 
     /// Visits every file but the root itself, depth first, names in byte order. What goes away meanwhile is passed over.
-    pub(super) fn walk(
-        &self,
-        visit: &mut dyn FnMut(&Node) -> Result<Step, ContextError>,
-    ) -> Result<(), ContextError> {
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(&Node) -> Result<Step, ContextError>) -> Result<(), ContextError> {
         // A level holds the names that are left, not a descriptor: a tree may be deeper than there are descriptors.
         let mut levels: Vec<(PathBuf, std::vec::IntoIter<OsString>)> = Vec::new();
         levels.extend(self.level(Path::new(""), Step::Enter)?);
@@ -139,18 +139,12 @@ impl SourceTree {
         Ok(())
     }
 
-    fn level(
-        &self,
-        path: &Path,
-        step: Step,
-    ) -> Result<Option<(PathBuf, std::vec::IntoIter<OsString>)>, ContextError> {
+    fn level(&self, path: &Path, step: Step) -> Result<Option<(PathBuf, std::vec::IntoIter<OsString>)>, ContextError> {
         match self.names(path) {
             Ok(names) => Ok(Some((path.to_owned(), names.into_iter()))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) if is_denied(&error) && step == Step::EnterIfAllowed => Ok(None),
-            Err(error) if is_denied(&error) => Err(ContextError::DirectoryDenied {
-                path: path.to_owned(),
-            }),
+            Err(error) if is_denied(&error) => Err(ContextError::DirectoryDenied { path: path.to_owned() }),
             Err(error) => Err(self.failed(path, error)),
         }
     }

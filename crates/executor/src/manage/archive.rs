@@ -52,11 +52,7 @@ pub fn save_file(
 ) -> Result<(), ManageError> {
     let failed = |action, path: &Path| {
         let path = path.to_owned();
-        move |source| ManageError::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| ManageError::Io { action, path, source }
     };
     // An image that is not there must not cost the archive that is. As Docker's, an archive is for its owner alone: it
     // may hold secrets.
@@ -89,9 +85,7 @@ pub fn save(
     let saved = match format {
         ArchiveFormat::Docker => archive::save_docker(&store, &lease, &images, out).map(drop),
         ArchiveFormat::Oci => {
-            let threads = std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(4);
+            let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
             let options = EncoderOptions::Gzip { level: 6, threads };
             archive::save_oci(&store, &lease, &images, options, out).map(drop)
         }
@@ -103,17 +97,10 @@ pub fn save(
 ///
 /// # Errors
 /// [`ManageError::Archive`], [`ManageError::Store`] and [`ManageError::Cancelled`].
-pub fn load(
-    store: &StoreOptions,
-    reader: &mut dyn Read,
-    cancel: &AtomicBool,
-) -> Result<Vec<Loaded>, ManageError> {
+pub fn load(store: &StoreOptions, reader: &mut dyn Read, cancel: &AtomicBool) -> Result<Vec<Loaded>, ManageError> {
     let store = open(store)?;
     let lease = store.lease()?;
-    let reader = Cancellable {
-        inner: reader,
-        cancel,
-    };
+    let reader = Cancellable { inner: reader, cancel };
     let found = archive::load(&store, &lease, reader, &Platform::host())
         .map_err(|source| archive_failed("read", source, cancel))?;
     let mut loaded = Vec::new();
@@ -122,22 +109,14 @@ pub fn load(
         if references.is_empty() {
             // Other programs put a whole name where the specification has a tag.
             let whole = image.ref_name.filter(|name| name.contains(['/', ':']));
-            let whole =
-                whole.and_then(|name| Reference::parse_normalized(&name, DockerVersion::V28).ok());
-            references.extend(
-                whole
-                    .filter(|name| name.digest().is_none())
-                    .map(Reference::or_latest),
-            );
+            let whole = whole.and_then(|name| Reference::parse_normalized(&name, DockerVersion::V28).ok());
+            references.extend(whole.filter(|name| name.digest().is_none()).map(Reference::or_latest));
         }
         for reference in &references {
             store.tag(&lease, &image.id, reference)?;
         }
         let names = references.iter().map(Reference::familiar).collect();
-        loaded.push(Loaded {
-            id: image.id.to_string(),
-            names,
-        });
+        loaded.push(Loaded { id: image.id.to_string(), names });
     }
     Ok(loaded)
 }
@@ -146,16 +125,9 @@ pub fn load(
 ///
 /// # Errors
 /// As [`load`], and [`ManageError::Io`].
-pub fn load_file(
-    store: &StoreOptions,
-    path: &Path,
-    cancel: &AtomicBool,
-) -> Result<Vec<Loaded>, ManageError> {
-    let mut file = File::open(path).map_err(|source| ManageError::Io {
-        action: "open",
-        path: path.to_owned(),
-        source,
-    })?;
+pub fn load_file(store: &StoreOptions, path: &Path, cancel: &AtomicBool) -> Result<Vec<Loaded>, ManageError> {
+    let mut file =
+        File::open(path).map_err(|source| ManageError::Io { action: "open", path: path.to_owned(), source })?;
     load(store, &mut file, cancel)
 }
 
@@ -163,16 +135,11 @@ fn find(store: &Store, name: &str) -> Result<Vec<ToSave>, ManageError> {
     if let Ok(reference) = Reference::parse_normalized(name, DockerVersion::V28) {
         if reference.tag().is_some() || reference.digest().is_some() {
             if let Some(id) = store.resolve_reference(&reference)? {
-                let references = if reference.digest().is_some() {
-                    Vec::new()
-                } else {
-                    vec![reference]
-                };
+                let references = if reference.digest().is_some() { Vec::new() } else { vec![reference] };
                 return Ok(vec![ToSave { id, references }]);
             }
         } else {
-            let of_it =
-                |known: &&Reference| known.name() == reference.name() && known.tag().is_some();
+            let of_it = |known: &&Reference| known.name() == reference.name() && known.tag().is_some();
             let images: Vec<ToSave> = store
                 .list()?
                 .into_iter()
@@ -187,10 +154,7 @@ fn find(store: &Store, name: &str) -> Result<Vec<ToSave>, ManageError> {
             }
         }
     }
-    Ok(vec![ToSave {
-        id: resolve(store, name)?,
-        references: Vec::new(),
-    }])
+    Ok(vec![ToSave { id: resolve(store, name)?, references: Vec::new() }])
 }
 
 fn archive_failed(action: &'static str, source: ArchiveError, cancel: &AtomicBool) -> ManageError {
@@ -208,11 +172,7 @@ struct Cancellable<'a, T: ?Sized> {
 
 impl<T: ?Sized> Cancellable<'_, T> {
     fn check(&self) -> io::Result<()> {
-        if self.cancel.load(Ordering::SeqCst) {
-            Err(io::Error::other("it was cancelled"))
-        } else {
-            Ok(())
-        }
+        if self.cancel.load(Ordering::SeqCst) { Err(io::Error::other("it was cancelled")) } else { Ok(()) }
     }
 }
 

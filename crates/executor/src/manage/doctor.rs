@@ -50,11 +50,7 @@ pub enum CheckState {
 pub fn doctor(store: &StoreOptions) -> Diagnosis {
     let opened = Store::open(&store.root).map(drop);
     // The overlay is tried where the layers will lie.
-    let directory = if opened.is_ok() {
-        store.root.join("tmp")
-    } else {
-        store.root.clone()
-    };
+    let directory = if opened.is_ok() { store.root.join("tmp") } else { store.root.clone() };
     let found = probe(&directory);
     let mut checks = checks(&found);
     checks.push(match &opened {
@@ -101,25 +97,12 @@ fn checks(found: &Probe) -> Vec<Check> {
     let root = matches!(&found.worker, Ok(facts) if facts.privilege == Privilege::Root);
     // Who is root needs no ids of others.
     let wanted = |fine: bool, name: &str, detail: String| {
-        if fine || root {
-            good(name, detail)
-        } else {
-            lacking(name, detail)
-        }
+        if fine || root { good(name, detail) } else { lacking(name, detail) }
     };
-    for (name, ranges) in [
-        ("subordinate uids", &found.subordinate_uids),
-        ("subordinate gids", &found.subordinate_gids),
-    ] {
-        let shown: Vec<String> = ranges
-            .iter()
-            .map(|(first, count)| format!("{count} from {first}"))
-            .collect();
-        let detail = if shown.is_empty() {
-            "none".to_owned()
-        } else {
-            shown.join(", ")
-        };
+    for (name, ranges) in [("subordinate uids", &found.subordinate_uids), ("subordinate gids", &found.subordinate_gids)]
+    {
+        let shown: Vec<String> = ranges.iter().map(|(first, count)| format!("{count} from {first}")).collect();
+        let detail = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
         checks.push(wanted(!ranges.is_empty(), name, detail));
     }
     for helper in &found.helpers {
@@ -137,10 +120,7 @@ fn checks(found: &Probe) -> Vec<Check> {
     ));
     checks.push(match found.seccomp {
         None | Some(0) => good("seccomp", "no filter".to_owned()),
-        Some(_) if found.worker.is_ok() => good(
-            "seccomp",
-            "a filter, which allows what is needed".to_owned(),
-        ),
+        Some(_) if found.worker.is_ok() => good("seccomp", "a filter, which allows what is needed".to_owned()),
         Some(_) => lacking("seccomp", "a filter is in force".to_owned()),
     });
     checks.push(match &found.worker {
@@ -151,37 +131,22 @@ fn checks(found: &Probe) -> Vec<Check> {
         Err(why) => bad("worker", why.clone()),
     });
     checks.push(match &found.overlay {
-        Ok(()) => good(
-            "overlayfs",
-            format!("works in {}", found.directory.display()),
-        ),
+        Ok(()) => good("overlayfs", format!("works in {}", found.directory.display())),
         Err(why) => bad("overlayfs", why.clone()),
     });
     checks
 }
 
 fn good(name: &str, detail: String) -> Check {
-    Check {
-        name: name.to_owned(),
-        state: CheckState::Good,
-        detail,
-    }
+    Check { name: name.to_owned(), state: CheckState::Good, detail }
 }
 
 fn lacking(name: &str, detail: String) -> Check {
-    Check {
-        name: name.to_owned(),
-        state: CheckState::Lacking,
-        detail,
-    }
+    Check { name: name.to_owned(), state: CheckState::Lacking, detail }
 }
 
 fn bad(name: &str, detail: String) -> Check {
-    Check {
-        name: name.to_owned(),
-        state: CheckState::Bad,
-        detail,
-    }
+    Check { name: name.to_owned(), state: CheckState::Bad, detail }
 }
 
 #[cfg(test)]
@@ -192,22 +157,12 @@ mod tests {
     fn a_store_that_cannot_be_made_is_told() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        let diagnosis = doctor(&StoreOptions {
-            root: dir.path().join("file/store"),
-        });
-        let store = diagnosis
-            .checks
-            .iter()
-            .find(|check| check.name == "store")
-            .unwrap();
+        let diagnosis = doctor(&StoreOptions { root: dir.path().join("file/store") });
+        let store = diagnosis.checks.iter().find(|check| check.name == "store").unwrap();
         assert_eq!(store.state, CheckState::Bad);
         assert!(!diagnosis.can_run);
         // This program has not prepared for workers, and that is told as any other reason.
-        let worker = diagnosis
-            .checks
-            .iter()
-            .find(|check| check.name == "worker")
-            .unwrap();
+        let worker = diagnosis.checks.iter().find(|check| check.name == "worker").unwrap();
         assert_eq!(worker.state, CheckState::Bad);
         assert!(worker.detail.contains("init"), "{}", worker.detail);
         assert_eq!(diagnosis.isolation, None);

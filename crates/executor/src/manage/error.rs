@@ -129,23 +129,19 @@ impl ManageError {
             ManageError::Store(error) if error.is_no_space() => {
                 Some("make room, `rbuild prune` frees some, or put the store elsewhere with --root".to_owned())
             }
-            ManageError::Store(
-                StoreError::Io {
-                    action: "create directory",
-                    ..
-                }
-                | StoreError::NoLocks { .. },
-            ) => Some("name another directory for the store with --root or RBUILD_ROOT".to_owned()),
+            ManageError::Store(StoreError::Io { action: "create directory", .. } | StoreError::NoLocks { .. }) => {
+                Some("name another directory for the store with --root or RBUILD_ROOT".to_owned())
+            }
             ManageError::NoConfig => Some("name a directory with the variable DOCKER_CONFIG".to_owned()),
             ManageError::Registry { source, .. } => match source.kind() {
                 RegistryErrorKind::Unauthorized | RegistryErrorKind::Denied => {
                     Some("log in with `rbuild login`".to_owned())
                 }
-                RegistryErrorKind::Tls => {
-                    Some("name the registry's authority with --registry-certificate, or the registry with \
+                RegistryErrorKind::Tls => Some(
+                    "name the registry's authority with --registry-certificate, or the registry with \
                           --insecure-registry"
-                        .to_owned())
-                }
+                        .to_owned(),
+                ),
                 _ => None,
             },
             _ => None,

@@ -39,9 +39,7 @@ pub struct ImageName {
 impl ImageName {
     /// Repository and tag as Docker shows them: `busybox:latest`.
     pub fn familiar(&self) -> Option<String> {
-        self.tag
-            .as_ref()
-            .map(|tag| format!("{}:{tag}", self.repository))
+        self.tag.as_ref().map(|tag| format!("{}:{tag}", self.repository))
     }
 }
 
@@ -78,9 +76,7 @@ pub fn list(store: &StoreOptions) -> Result<Vec<ImageSummary>, ManageError> {
 pub fn tag(store: &StoreOptions, image: &str, name: &str) -> Result<(), ManageError> {
     let target = parse_reference(name)?;
     if target.digest().is_some() {
-        return Err(ManageError::NameWithDigest {
-            name: name.to_owned(),
-        });
+        return Err(ManageError::NameWithDigest { name: name.to_owned() });
     }
     let store = open(store)?;
     let id = resolve(&store, image)?;
@@ -94,10 +90,8 @@ pub(super) fn open(store: &StoreOptions) -> Result<Store, ManageError> {
 
 /// Reads a name as a user writes it.
 pub(super) fn parse_reference(name: &str) -> Result<Reference, ManageError> {
-    Reference::parse_normalized(name, DockerVersion::V28).map_err(|source| ManageError::Reference {
-        name: name.to_owned(),
-        source,
-    })
+    Reference::parse_normalized(name, DockerVersion::V28)
+        .map_err(|source| ManageError::Reference { name: name.to_owned(), source })
 }
 
 /// Finds an image by name, id or beginning of an id.
@@ -111,11 +105,8 @@ pub(super) fn resolve(store: &Store, name: &str) -> Result<ImageId, ManageError>
 
 /// That there is no such image, with the tag that was meant.
 fn no_image(name: &str) -> ManageError {
-    let meant = Reference::parse_normalized(name, DockerVersion::V28)
-        .map(|reference| reference.or_latest().familiar());
-    ManageError::NoImage {
-        name: meant.unwrap_or_else(|_| name.to_owned()),
-    }
+    let meant = Reference::parse_normalized(name, DockerVersion::V28).map(|reference| reference.or_latest().familiar());
+    ManageError::NoImage { name: meant.unwrap_or_else(|_| name.to_owned()) }
 }
 
 /// The names of an image, each with the digest of its repository.
@@ -124,15 +115,8 @@ pub(super) fn names(listed: &Listed) -> Vec<ImageName> {
         let same = |pulled: &&Reference| pulled.name() == name.name();
         let mut candidates = listed.pulled.iter().filter(same);
         // That of the tag itself if it is known, else that of the repository.
-        let exact = listed
-            .pulled
-            .iter()
-            .filter(same)
-            .find(|pulled| pulled.tag() == name.tag());
-        exact
-            .or_else(|| candidates.next())
-            .and_then(|pulled| pulled.digest())
-            .map(ToString::to_string)
+        let exact = listed.pulled.iter().filter(same).find(|pulled| pulled.tag() == name.tag());
+        exact.or_else(|| candidates.next()).and_then(|pulled| pulled.digest()).map(ToString::to_string)
     };
     listed
         .references
@@ -140,10 +124,7 @@ pub(super) fn names(listed: &Listed) -> Vec<ImageName> {
         .map(|name| ImageName {
             repository: name.familiar_name(),
             tag: name.tag().map(str::to_owned),
-            digest: name
-                .digest()
-                .map(ToString::to_string)
-                .or_else(|| digest_of(name)),
+            digest: name.digest().map(ToString::to_string).or_else(|| digest_of(name)),
         })
         .collect()
 }

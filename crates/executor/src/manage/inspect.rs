@@ -28,21 +28,12 @@ pub fn inspect(store: &StoreOptions, name: &str) -> Result<Value, ManageError> {
 fn describe(store: &Store, image: &Image, listed: Option<&Listed>) -> Value {
     let config = &image.config;
     let text = |field: Option<&String>| field.cloned().unwrap_or_default();
-    let references = listed
-        .map(|listed| listed.references.as_slice())
-        .unwrap_or_default();
-    let tags: Vec<String> = references
-        .iter()
-        .filter(|name| name.tag().is_some())
-        .map(Reference::familiar)
-        .collect();
+    let references = listed.map(|listed| listed.references.as_slice()).unwrap_or_default();
+    let tags: Vec<String> = references.iter().filter(|name| name.tag().is_some()).map(Reference::familiar).collect();
     let mut digests: Vec<String> = Vec::new();
     for pulled in listed.into_iter().flat_map(|listed| &listed.pulled) {
         if let Some(digest) = pulled.digest() {
-            let shown = pulled
-                .without_version()
-                .with_digest(digest.clone())
-                .familiar();
+            let shown = pulled.without_version().with_digest(digest.clone()).familiar();
             if !digests.contains(&shown) {
                 digests.push(shown);
             }
@@ -53,52 +44,21 @@ fn describe(store: &Store, image: &Image, listed: Option<&Listed>) -> Value {
     shown.insert("RepoTags".into(), json!(tags));
     shown.insert("RepoDigests".into(), json!(digests));
     shown.insert("Parent".into(), json!(""));
-    shown.insert(
-        "Comment".into(),
-        json!(
-            config
-                .comment
-                .get()
-                .cloned()
-                .unwrap_or_else(|| last_comment(config))
-        ),
-    );
+    shown.insert("Comment".into(), json!(config.comment.get().cloned().unwrap_or_else(|| last_comment(config))));
     shown.insert("Created".into(), json!(text(config.created.get())));
-    shown.insert(
-        "DockerVersion".into(),
-        json!(text(config.docker_version.get())),
-    );
+    shown.insert("DockerVersion".into(), json!(text(config.docker_version.get())));
     shown.insert("Author".into(), json!(text(config.author.get())));
-    shown.insert(
-        "Architecture".into(),
-        json!(text(config.architecture.get())),
-    );
+    shown.insert("Architecture".into(), json!(text(config.architecture.get())));
     if let Some(variant) = config.variant.get().filter(|variant| !variant.is_empty()) {
         shown.insert("Variant".into(), json!(variant));
     }
     shown.insert("Os".into(), json!(text(config.os.get())));
-    if let Some(version) = config
-        .os_version
-        .get()
-        .filter(|version| !version.is_empty())
-    {
+    if let Some(version) = config.os_version.get().filter(|version| !version.is_empty()) {
         shown.insert("OsVersion".into(), json!(version));
     }
-    shown.insert(
-        "Size".into(),
-        json!(
-            image
-                .layers
-                .iter()
-                .map(|layer| layer_size(store, &layer.diff_id))
-                .sum::<u64>()
-        ),
-    );
+    shown.insert("Size".into(), json!(image.layers.iter().map(|layer| layer_size(store, &layer.diff_id)).sum::<u64>()));
     let layers: Vec<String> = config.diff_ids().iter().map(ToString::to_string).collect();
-    shown.insert(
-        "RootFS".into(),
-        json!({ "Type": "layers", "Layers": layers }),
-    );
+    shown.insert("RootFS".into(), json!({ "Type": "layers", "Layers": layers }));
     shown.insert("Config".into(), container_config(config.config.get()));
     Value::Object(shown)
 }
@@ -106,10 +66,7 @@ fn describe(store: &Store, image: &Image, listed: Option<&Listed>) -> Value {
 /// As Docker, which has a comment of the whole image only in that of its last step.
 fn last_comment(config: &ImageConfig) -> String {
     let history: &[History] = config.history.get().map(Vec::as_slice).unwrap_or_default();
-    history
-        .last()
-        .and_then(|last| last.comment.get().cloned())
-        .unwrap_or_default()
+    history.last().and_then(|last| last.comment.get().cloned()).unwrap_or_default()
 }
 
 /// The configuration as it is written in the image, but for the fields that Docker always shows.
@@ -141,10 +98,8 @@ fn container_config(config: Option<&ContainerConfig>) -> Value {
         "Image",
         "MacAddress",
     ];
-    let mut shown: std::collections::BTreeMap<String, Value> = ALWAYS
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
+    let mut shown: std::collections::BTreeMap<String, Value> =
+        ALWAYS.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     for (name, value) in written {
         if !NEVER.contains(&name.as_str()) {
             shown.insert(name, value);
@@ -156,14 +111,9 @@ fn container_config(config: Option<&ContainerConfig>) -> Value {
 /// Bytes of a layer: of its tar if known, else of a blob that holds it.
 fn layer_size(store: &Store, layer: &DiffId) -> u64 {
     let blobs = store.diff_blobs(layer).unwrap_or_default();
-    let plain = blobs
-        .iter()
-        .find(|blob| blob.digest == *layer.digest())
-        .map(|blob| blob.size);
+    let plain = blobs.iter().find(|blob| blob.digest == *layer.digest()).map(|blob| blob.size);
     let tar = blobs.iter().find_map(|blob| blob.tar_size);
-    tar.or(plain)
-        .or_else(|| blobs.first().map(|blob| blob.size))
-        .unwrap_or_default()
+    tar.or(plain).or_else(|| blobs.first().map(|blob| blob.size)).unwrap_or_default()
 }
 
 /// One step of an image's history.
@@ -192,26 +142,15 @@ pub fn history(store: &StoreOptions, name: &str) -> Result<Vec<HistoryRow>, Mana
     let id = resolve(&store, name)?;
     let image = store.image(&id)?;
     let mut layers = image.config.diff_ids().iter();
-    let steps: &[History] = image
-        .config
-        .history
-        .get()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let steps: &[History] = image.config.history.get().map(Vec::as_slice).unwrap_or_default();
     let mut rows: Vec<HistoryRow> = steps
         .iter()
         .map(|step| {
-            let layer = if step.empty_layer.get() == Some(&true) {
-                None
-            } else {
-                layers.next()
-            };
+            let layer = if step.empty_layer.get() == Some(&true) { None } else { layers.next() };
             let created_text = step.created.get().cloned().unwrap_or_default();
             HistoryRow {
                 id: None,
-                created: OffsetDateTime::parse(&created_text, &Rfc3339)
-                    .ok()
-                    .map(OffsetDateTime::unix_timestamp),
+                created: OffsetDateTime::parse(&created_text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp),
                 created_text,
                 created_by: step.created_by.get().cloned().unwrap_or_default(),
                 size: layer.map_or(0, |layer| layer_size(&store, layer)),

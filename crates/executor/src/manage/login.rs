@@ -22,10 +22,7 @@ pub fn server_name(server: Option<&str>) -> String {
     let Some(server) = server.map(str::trim).filter(|server| !server.is_empty()) else {
         return DOCKER_HUB_SERVER.to_owned();
     };
-    let host = server
-        .strip_prefix("https://")
-        .or_else(|| server.strip_prefix("http://"))
-        .unwrap_or(server);
+    let host = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
     let host = host.split('/').next().unwrap_or(host);
     match host {
         "docker.io" | "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB_SERVER.to_owned(),
@@ -51,28 +48,17 @@ pub fn login(
     let config = access.docker_config.as_ref().ok_or(ManageError::NoConfig)?;
     let failed = |source| match source {
         rbuild_image::registry::RegistryError::Cancelled => ManageError::Cancelled,
-        source => ManageError::Registry {
-            action: "log in to",
-            name: server.clone(),
-            source: Box::new(source),
-        },
+        source => ManageError::Registry { action: "log in to", name: server.clone(), source: Box::new(source) },
     };
-    let credential = Credential::Password {
-        username: username.to_owned(),
-        password: Secret::new(password),
-    };
+    let credential = Credential::Password { username: username.to_owned(), password: Secret::new(password) };
     let registry = registry(access).map_err(failed)?;
-    let token = registry
-        .login(&server, &credential, cancel)
-        .map_err(failed)?;
+    let token = registry.login(&server, &credential, cancel).map_err(failed)?;
     let credential = token.map_or(credential, Credential::IdentityToken);
-    let helper = DockerConfig::new(config)
-        .store(&server, &credential)
-        .map_err(|source| ManageError::Credentials {
-            action: "keep",
-            server: server.clone(),
-            source,
-        })?;
+    let helper = DockerConfig::new(config).store(&server, &credential).map_err(|source| ManageError::Credentials {
+        action: "keep",
+        server: server.clone(),
+        source,
+    })?;
     Ok(helper.map_or_else(|| Kept::File(config.clone()), Kept::Helper))
 }
 
@@ -83,13 +69,11 @@ pub fn login(
 pub fn logout(access: &RegistryAccess, server: Option<&str>) -> Result<bool, ManageError> {
     let server = server_name(server);
     let config = access.docker_config.as_ref().ok_or(ManageError::NoConfig)?;
-    DockerConfig::new(config)
-        .erase(&server)
-        .map_err(|source| ManageError::Credentials {
-            action: "forget",
-            server,
-            source,
-        })
+    DockerConfig::new(config).erase(&server).map_err(|source| ManageError::Credentials {
+        action: "forget",
+        server,
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -104,10 +88,7 @@ mod tests {
             (Some("docker.io"), DOCKER_HUB_SERVER),
             (Some("https://index.docker.io/v1/"), DOCKER_HUB_SERVER),
             (Some("127.0.0.1:5000"), "127.0.0.1:5000"),
-            (
-                Some("https://registry.example.com/v2/"),
-                "registry.example.com",
-            ),
+            (Some("https://registry.example.com/v2/"), "registry.example.com"),
         ] {
             assert_eq!(server_name(given), want, "{given:?}");
         }
@@ -123,28 +104,17 @@ mod tests {
 
     #[test]
     fn nothing_to_forget() {
-        let access = RegistryAccess {
-            docker_config: Some("/nonexistent/config.json".into()),
-            ..RegistryAccess::default()
-        };
+        let access =
+            RegistryAccess { docker_config: Some("/nonexistent/config.json".into()), ..RegistryAccess::default() };
         assert!(!logout(&access, Some("h")).unwrap());
     }
 
     #[test]
     fn the_password_is_in_no_error() {
-        let access = RegistryAccess {
-            docker_config: Some("/nonexistent/config.json".into()),
-            ..RegistryAccess::default()
-        };
+        let access =
+            RegistryAccess { docker_config: Some("/nonexistent/config.json".into()), ..RegistryAccess::default() };
         // Port 1 of the loopback is closed: the connection is refused.
-        let error = login(
-            &access,
-            Some("127.0.0.1:1"),
-            "u",
-            "hunter2",
-            &AtomicBool::new(false),
-        )
-        .unwrap_err();
+        let error = login(&access, Some("127.0.0.1:1"), "u", "hunter2", &AtomicBool::new(false)).unwrap_err();
         assert!(matches!(error, ManageError::Registry { .. }), "{error:?}");
         assert!(!format!("{error:?} {error}").contains("hunter2"));
     }

@@ -17,9 +17,7 @@ pub(crate) mod worker;
 
 use std::sync::Arc;
 
-use rbuild_image::registry::{
-    DockerConfig, ProxyOptions, Registry, RegistryError, RegistryOptions,
-};
+use rbuild_image::registry::{DockerConfig, ProxyOptions, Registry, RegistryError, RegistryOptions};
 
 use crate::RegistryAccess;
 
@@ -50,10 +48,7 @@ fn registry_options(access: &RegistryAccess) -> RegistryOptions {
             https: access.https_proxy.clone(),
             no_proxy: access.no_proxy.clone(),
         },
-        credentials: access
-            .docker_config
-            .as_ref()
-            .map(|path| Arc::new(DockerConfig::new(path)) as Arc<_>),
+        credentials: access.docker_config.as_ref().map(|path| Arc::new(DockerConfig::new(path)) as Arc<_>),
         ..RegistryOptions::default()
     }
 }

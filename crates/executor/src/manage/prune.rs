@@ -47,11 +47,7 @@ pub fn prune(store: &StoreOptions, scope: PruneScope) -> Result<PruneReport, Man
             PruneScope::All => Prune::All,
         },
     )?;
-    let after: BTreeSet<_> = open(store)?
-        .list()?
-        .into_iter()
-        .map(|listed| listed.id)
-        .collect();
+    let after: BTreeSet<_> = open(store)?.list()?.into_iter().map(|listed| listed.id).collect();
     let gone = before.iter().filter(|listed| !after.contains(&listed.id));
     Ok(PruneReport {
         removed: gone.flat_map(all_of).collect(),

@@ -41,16 +41,12 @@ pub fn remove(store: &StoreOptions, name: &str, force: Force) -> Result<Vec<Remo
     let id = resolve(&store, name)?;
     let Some(listed) = find(&store, &id)? else {
         // Known to the build cache alone; pruning that removes it.
-        return Err(ManageError::NoImage {
-            name: name.to_owned(),
-        });
+        return Err(ManageError::NoImage { name: name.to_owned() });
     };
     match named_by(&store, &id, name)? {
         Some(reference) => untag(&store, &listed, &reference),
         None if listed.references.len() > 1 && force == Force::No => {
-            Err(ManageError::SeveralNames {
-                id: id.short().to_owned(),
-            })
+            Err(ManageError::SeveralNames { id: id.short().to_owned() })
         }
         None => delete(&store, &listed),
     }
@@ -77,18 +73,10 @@ fn named_by(store: &Store, id: &ImageId, text: &str) -> Result<Option<Reference>
     Ok((store.resolve_reference(&reference)?.as_ref() == Some(id)).then_some(reference))
 }
 
-fn untag(
-    store: &Store,
-    listed: &Listed,
-    reference: &Reference,
-) -> Result<Vec<Removed>, ManageError> {
+fn untag(store: &Store, listed: &Listed, reference: &Reference) -> Result<Vec<Removed>, ManageError> {
     let names: Vec<&Reference> = match reference.digest() {
         // A digest stands for every name of that repository that has it.
-        Some(_) => listed
-            .references
-            .iter()
-            .filter(|name| name.name() == reference.name())
-            .collect(),
+        Some(_) => listed.references.iter().filter(|name| name.name() == reference.name()).collect(),
         None => vec![reference],
     };
     if names.len() == listed.references.len() {
@@ -100,14 +88,9 @@ fn untag(
         removed.push(Removed::Untagged(name.familiar()));
     }
     let left = |pulled: &Reference| {
-        listed
-            .references
-            .iter()
-            .any(|name| name.name() == pulled.name() && !names.contains(&name))
+        listed.references.iter().any(|name| name.name() == pulled.name() && !names.contains(&name))
     };
-    removed.extend(digests(listed, |pulled| {
-        pulled.name() == reference.name() && !left(pulled)
-    }));
+    removed.extend(digests(listed, |pulled| pulled.name() == reference.name() && !left(pulled)));
     Ok(removed)
 }
 
@@ -127,13 +110,7 @@ pub(super) fn all_of(listed: &Listed) -> Vec<Removed> {
     }
     for repository in repositories {
         let of_it = |name: &&Reference| name.name() == repository;
-        removed.extend(
-            listed
-                .references
-                .iter()
-                .filter(of_it)
-                .map(|name| Removed::Untagged(name.familiar())),
-        );
+        removed.extend(listed.references.iter().filter(of_it).map(|name| Removed::Untagged(name.familiar())));
         removed.extend(digests(listed, |pulled| pulled.name() == repository));
     }
     removed.push(Removed::Deleted(listed.id.to_string()));
@@ -145,13 +122,8 @@ fn digests(listed: &Listed, goes: impl Fn(&Reference) -> bool) -> Vec<Removed> {
     let mut texts: Vec<String> = Vec::new();
     for pulled in listed.pulled.iter().filter(|pulled| goes(pulled)) {
         if let Some(digest) = pulled.digest() {
-            let text = pulled
-                .without_version()
-                .with_digest(digest.clone())
-                .familiar();
-            if !texts.contains(&text)
-                && !listed.references.iter().any(|name| name.familiar() == text)
-            {
+            let text = pulled.without_version().with_digest(digest.clone()).familiar();
+            if !texts.contains(&text) && !listed.references.iter().any(|name| name.familiar() == text) {
                 texts.push(text);
             }
         }

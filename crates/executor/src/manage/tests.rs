@@ -45,9 +45,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            root: dir.path().join("store"),
-        };
+        let options = StoreOptions { root: dir.path().join("store") };
         Fixture { _dir: dir, options }
     }
 
@@ -79,9 +77,7 @@ impl Fixture {
             vec![blob.descriptor()],
         );
         let manifest = Manifest::parse(manifest.to_bytes().unwrap(), None).unwrap();
-        let id = store
-            .put_image(&lease, &config, Some(&manifest), &[blob])
-            .unwrap();
+        let id = store.put_image(&lease, &config, Some(&manifest), &[blob]).unwrap();
         for name in names {
             store.tag(&lease, &id, &name.parse().unwrap()).unwrap();
         }
@@ -90,10 +86,7 @@ impl Fixture {
 
     fn names(&self) -> Vec<String> {
         let images = list(&self.options).unwrap();
-        images
-            .iter()
-            .flat_map(|image| image.names.iter().filter_map(ImageName::familiar))
-            .collect()
+        images.iter().flat_map(|image| image.names.iter().filter_map(ImageName::familiar)).collect()
     }
 
     fn remove(&self, name: &str) -> Result<Vec<Removed>, ManageError> {
@@ -114,10 +107,7 @@ fn listing_and_naming() {
     tag(&fixture.options, &id["sha256:".len()..][..8], "c:2").unwrap();
     let images = list(&fixture.options).unwrap();
     assert_eq!(images.len(), 1);
-    assert_eq!(
-        (images[0].id.as_str(), images[0].size, images[0].layers),
-        (id.as_str(), 2048, 1)
-    );
+    assert_eq!((images[0].id.as_str(), images[0].size, images[0].layers), (id.as_str(), 2048, 1));
     assert_eq!(images[0].created, Some(1_767_323_045));
     let mut names = fixture.names();
     names.sort();
@@ -125,15 +115,9 @@ fn listing_and_naming() {
     assert!(
         matches!(tag(&fixture.options, "nosuch", "x"), Err(ManageError::NoImage { name }) if name == "nosuch:latest")
     );
-    assert!(matches!(
-        tag(&fixture.options, "a:1", "Bad:x"),
-        Err(ManageError::Reference { .. })
-    ));
+    assert!(matches!(tag(&fixture.options, "a:1", "Bad:x"), Err(ManageError::Reference { .. })));
     let digested = format!("x@{id}");
-    assert!(matches!(
-        tag(&fixture.options, "a:1", &digested),
-        Err(ManageError::NameWithDigest { .. })
-    ));
+    assert!(matches!(tag(&fixture.options, "a:1", &digested), Err(ManageError::NameWithDigest { .. })));
 }
 
 #[test]
@@ -141,22 +125,11 @@ fn removing_names_and_images() {
     let fixture = Fixture::new();
     let id = fixture.image("a", &["a:1", "a:2", "b:1"]);
     assert_eq!(fixture.remove("a:1").unwrap(), [untagged("a:1")]);
-    assert!(matches!(
-        fixture.remove(&id),
-        Err(ManageError::SeveralNames { .. })
-    ));
-    assert!(
-        matches!(fixture.remove("a"), Err(ManageError::NoImage { name }) if name == "a:latest")
-    );
+    assert!(matches!(fixture.remove(&id), Err(ManageError::SeveralNames { .. })));
+    assert!(matches!(fixture.remove("a"), Err(ManageError::NoImage { name }) if name == "a:latest"));
     assert_eq!(fixture.remove("b:1").unwrap(), [untagged("b:1")]);
-    assert_eq!(
-        fixture.remove("a:2").unwrap(),
-        [untagged("a:2"), Removed::Deleted(id.clone())]
-    );
-    assert!(matches!(
-        fixture.remove(&id),
-        Err(ManageError::NoImage { .. })
-    ));
+    assert_eq!(fixture.remove("a:2").unwrap(), [untagged("a:2"), Removed::Deleted(id.clone())]);
+    assert!(matches!(fixture.remove(&id), Err(ManageError::NoImage { .. })));
     assert_eq!(list(&fixture.options).unwrap(), []);
 
     let id = fixture.image("b", &["a:1", "b:1"]);
@@ -165,12 +138,7 @@ fn removing_names_and_images() {
         [untagged("a:1"), untagged("b:1"), Removed::Deleted(id)]
     );
     assert!(collect(&fixture.options).unwrap() > 0);
-    assert_eq!(
-        std::fs::read_dir(fixture.options.root.join("blobs/sha256"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(fixture.options.root.join("blobs/sha256")).unwrap().count(), 0);
 }
 
 #[test]
@@ -181,30 +149,14 @@ fn what_a_registry_calls_an_image_goes_with_its_last_name() {
     let digest = Digest::of(b"manifest");
     let lease = store.lease().unwrap();
     for name in ["r.example/a:1", "r.example/a:2"] {
-        store
-            .tag_pulled(
-                &lease,
-                &id.parse().unwrap(),
-                &name.parse().unwrap(),
-                Some(&digest),
-            )
-            .unwrap();
+        store.tag_pulled(&lease, &id.parse().unwrap(), &name.parse().unwrap(), Some(&digest)).unwrap();
     }
     let shown = inspect(&fixture.options, "z:1").unwrap();
-    assert_eq!(
-        shown["RepoDigests"],
-        json!([format!("r.example/a@{digest}")])
-    );
-    assert_eq!(
-        fixture.remove("r.example/a:1").unwrap(),
-        [untagged("r.example/a:1")]
-    );
+    assert_eq!(shown["RepoDigests"], json!([format!("r.example/a@{digest}")]));
+    assert_eq!(fixture.remove("r.example/a:1").unwrap(), [untagged("r.example/a:1")]);
     assert_eq!(
         fixture.remove("r.example/a:2").unwrap(),
-        [
-            untagged("r.example/a:2"),
-            untagged(&format!("r.example/a@{digest}"))
-        ]
+        [untagged("r.example/a:2"), untagged(&format!("r.example/a@{digest}"))]
     );
     assert_eq!(fixture.names(), ["z:1"]);
 }
@@ -233,15 +185,9 @@ fn inspecting() {
     assert_eq!(shown["Id"], json!(id));
     assert_eq!(shown["RepoTags"], json!(["a:1"]));
     assert_eq!(shown["RepoDigests"], json!([]));
-    assert_eq!(
-        (&shown["Size"], &shown["Os"], &shown["Comment"]),
-        (&json!(2048), &json!("linux"), &json!("c"))
-    );
+    assert_eq!((&shown["Size"], &shown["Os"], &shown["Comment"]), (&json!(2048), &json!("linux"), &json!("c")));
     assert_eq!(shown["Created"], json!("2026-01-02T03:04:05.5Z"));
-    assert_eq!(
-        shown["RootFS"]["Layers"],
-        json!([Digest::of(&layer("a")).to_string()])
-    );
+    assert_eq!(shown["RootFS"]["Layers"], json!([Digest::of(&layer("a")).to_string()]));
     assert_eq!(
         shown["Config"],
         json!({"Cmd": ["sh"], "Entrypoint": null, "Env": null, "Labels": {"l": "a"}, "OnBuild": null, "User": "",
@@ -249,18 +195,8 @@ fn inspecting() {
     );
     let rows = history(&fixture.options, "a:1").unwrap();
     assert_eq!(rows.len(), 2);
-    assert_eq!(
-        (
-            rows[0].id.as_deref(),
-            rows[0].size,
-            rows[0].comment.as_str()
-        ),
-        (Some(id.as_str()), 0, "c")
-    );
-    assert_eq!(
-        (rows[1].id.as_deref(), rows[1].size, rows[1].created),
-        (None, 2048, Some(1_767_323_044))
-    );
+    assert_eq!((rows[0].id.as_deref(), rows[0].size, rows[0].comment.as_str()), (Some(id.as_str()), 0, "c"));
+    assert_eq!((rows[1].id.as_deref(), rows[1].size, rows[1].created), (None, 2048, Some(1_767_323_044)));
     assert_eq!(rows[1].created_by, "ADD x /");
 }
 
@@ -271,24 +207,13 @@ fn archives_there_and_back() {
         let a = from.image("a", &["a:1", "a:2"]);
         let b = from.image("b", &["r.example/b:1"]);
         let file = from.options.root.join("saved.tar");
-        save_file(
-            &from.options,
-            &["a".into(), "r.example/b:1".into()],
-            format,
-            &file,
-            &NEVER,
-        )
-        .unwrap();
+        save_file(&from.options, &["a".into(), "r.example/b:1".into()], format, &file, &NEVER).unwrap();
         let mut loaded = load_file(&to.options, &file, &NEVER).unwrap();
         loaded.sort_by(|x, y| x.names.cmp(&y.names));
         let mut names = to.names();
         names.sort();
         assert_eq!(names, ["a:1", "a:2", "r.example/b:1"], "{format:?}");
-        let mut ids: Vec<String> = list(&to.options)
-            .unwrap()
-            .into_iter()
-            .map(|image| image.id)
-            .collect();
+        let mut ids: Vec<String> = list(&to.options).unwrap().into_iter().map(|image| image.id).collect();
         ids.sort();
         let mut want = vec![a.clone(), b];
         want.sort();
@@ -296,22 +221,9 @@ fn archives_there_and_back() {
 
         // An image that is asked for by its id has no name in the archive.
         let mut bytes = Vec::new();
-        save(
-            &from.options,
-            &[a[..20].to_owned()],
-            ArchiveFormat::Docker,
-            &mut bytes,
-            &NEVER,
-        )
-        .unwrap();
+        save(&from.options, &[a[..20].to_owned()], ArchiveFormat::Docker, &mut bytes, &NEVER).unwrap();
         let loaded = load(&Fixture::new().options, &mut bytes.as_slice(), &NEVER).unwrap();
-        assert_eq!(
-            loaded,
-            [Loaded {
-                id: a,
-                names: vec![]
-            }]
-        );
+        assert_eq!(loaded, [Loaded { id: a, names: vec![] }]);
     }
 }
 
@@ -323,36 +235,17 @@ fn an_archive_is_whole_or_not_there() {
     let file = dir.path().join("x.tar");
     let save = |names: &[&str], cancel: &AtomicBool| {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        save_file(
-            &fixture.options,
-            &names,
-            ArchiveFormat::Docker,
-            &file,
-            cancel,
-        )
+        save_file(&fixture.options, &names, ArchiveFormat::Docker, &file, cancel)
     };
-    assert!(matches!(
-        save(&["a:1", "nosuch"], &NEVER),
-        Err(ManageError::NoImage { .. })
-    ));
-    assert!(matches!(
-        save(&["a:1"], &AtomicBool::new(true)),
-        Err(ManageError::Cancelled)
-    ));
+    assert!(matches!(save(&["a:1", "nosuch"], &NEVER), Err(ManageError::NoImage { .. })));
+    assert!(matches!(save(&["a:1"], &AtomicBool::new(true)), Err(ManageError::Cancelled)));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     save(&["a:1"], &NEVER).unwrap();
     let whole = std::fs::read(&file).unwrap();
     assert!(save(&["nosuch"], &NEVER).is_err());
     assert_eq!(std::fs::read(&file).unwrap(), whole);
     // A device is written to, not replaced.
-    save_file(
-        &fixture.options,
-        &["a:1".into()],
-        ArchiveFormat::Oci,
-        "/dev/null".as_ref(),
-        &NEVER,
-    )
-    .unwrap();
+    save_file(&fixture.options, &["a:1".into()], ArchiveFormat::Oci, "/dev/null".as_ref(), &NEVER).unwrap();
     assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
     for junk in [&b"junk"[..], &whole[..whole.len() / 2], b""] {
         assert!(load(&Fixture::new().options, &mut &*junk, &NEVER).is_err());
@@ -384,10 +277,7 @@ impl FakeRegistry {
 fn answer(stream: &TcpStream, content: &Mutex<BTreeMap<String, Vec<u8>>>) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
-    reader
-        .read_line(&mut line)
-        .ok()
-        .filter(|count| *count > 0)?;
+    reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
     let mut words = line.split_whitespace();
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
     let mut length = 0;
@@ -407,50 +297,32 @@ fn answer(stream: &TcpStream, content: &Mutex<BTreeMap<String, Vec<u8>>>) -> Opt
     let path = target.split('?').next()?.to_owned();
     let mut content = content.lock().unwrap();
     let (status, headers, sent) = match method.as_str() {
-        "POST" => (
-            "202 Accepted",
-            format!("Location: {path}one\r\n"),
-            Vec::new(),
-        ),
+        "POST" => ("202 Accepted", format!("Location: {path}one\r\n"), Vec::new()),
         "PUT" if path.contains("/blobs/uploads/") => {
             let digest = Digest::of(&body).to_string();
             let blobs = path.split("uploads/").next()?.to_owned();
             content.insert(format!("{blobs}{digest}"), body);
-            (
-                "201 Created",
-                format!("Docker-Content-Digest: {digest}\r\n"),
-                Vec::new(),
-            )
+            ("201 Created", format!("Docker-Content-Digest: {digest}\r\n"), Vec::new())
         }
         "PUT" => {
             let digest = Digest::of(&body).to_string();
             let manifests = path.rsplit_once('/')?.0.to_owned();
             content.insert(format!("{manifests}/{digest}"), body.clone());
             content.insert(path, body);
-            (
-                "201 Created",
-                format!("Docker-Content-Digest: {digest}\r\n"),
-                Vec::new(),
-            )
+            ("201 Created", format!("Docker-Content-Digest: {digest}\r\n"), Vec::new())
         }
         _ if path == "/v2/" => ("200 OK", String::new(), b"{}".to_vec()),
         _ => match content.get(&path) {
             None => ("404 Not Found", String::new(), Vec::new()),
             Some(bytes) => {
-                let kind = if path.contains("/manifests/") {
-                    media_type::OCI_MANIFEST
-                } else {
-                    "application/octet-stream"
-                };
+                let kind =
+                    if path.contains("/manifests/") { media_type::OCI_MANIFEST } else { "application/octet-stream" };
                 ("200 OK", format!("Content-Type: {kind}\r\n"), bytes.clone())
             }
         },
     };
     let mut writer = stream;
-    let head = format!(
-        "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n",
-        sent.len()
-    );
+    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", sent.len());
     writer.write_all(head.as_bytes()).ok()?;
     if method != "HEAD" {
         writer.write_all(&sent).ok()?;
@@ -466,84 +338,42 @@ fn pushed_and_pulled() {
     let id = from.image("a", &[&name]);
     let access = crate::RegistryAccess::default();
     let mut facts = Vec::new();
-    let pushed = push(
-        &from.options,
-        &access,
-        &name,
-        &mut |fact| facts.push(fact.clone()),
-        &NEVER,
-    )
-    .unwrap();
-    assert_eq!(
-        (pushed.tag.as_str(), pushed.name.as_str()),
-        ("1", name.as_str())
-    );
+    let pushed = push(&from.options, &access, &name, &mut |fact| facts.push(fact.clone()), &NEVER).unwrap();
+    assert_eq!((pushed.tag.as_str(), pushed.name.as_str()), ("1", name.as_str()));
     let state = |facts: &[TransferFact], wanted: &LayerState| {
-        facts
-            .iter()
-            .any(|fact| matches!(fact, TransferFact::Layer { state, .. } if state == wanted))
+        facts.iter().any(|fact| matches!(fact, TransferFact::Layer { state, .. } if state == wanted))
     };
     assert!(matches!(&facts[0], TransferFact::Started { path, .. } if path == "some/image"));
     assert!(state(&facts, &LayerState::Complete), "{facts:?}");
     // The layer went compressed, and the store now knows by which digest the registry has the image.
     let layers = registry.content.lock().unwrap();
-    assert!(
-        layers
-            .values()
-            .any(|bytes| bytes.starts_with(&[0x1f, 0x8b]))
-    );
+    assert!(layers.values().any(|bytes| bytes.starts_with(&[0x1f, 0x8b])));
     assert!(!layers.values().any(|bytes| *bytes == layer("a")));
     drop(layers);
     let known = list(&from.options).unwrap();
-    assert_eq!(
-        known[0].names[0].digest.as_deref(),
-        Some(pushed.digest.as_str())
-    );
+    assert_eq!(known[0].names[0].digest.as_deref(), Some(pushed.digest.as_str()));
 
     let mut facts = Vec::new();
-    let again = push(
-        &from.options,
-        &access,
-        &name,
-        &mut |fact| facts.push(fact.clone()),
-        &NEVER,
-    )
-    .unwrap();
+    let again = push(&from.options, &access, &name, &mut |fact| facts.push(fact.clone()), &NEVER).unwrap();
     assert_eq!(again.digest, pushed.digest);
     assert!(state(&facts, &LayerState::Exists), "{facts:?}");
 
     let pulled = pull(&to.options, &access, &name, None, &mut |_| {}, &NEVER).unwrap();
-    assert_eq!(
-        (&pulled.id, &pulled.digest, pulled.newer),
-        (&id, &pushed.digest, true)
-    );
+    assert_eq!((&pulled.id, &pulled.digest, pulled.newer), (&id, &pushed.digest, true));
     let pulled = pull(&to.options, &access, &name, None, &mut |_| {}, &NEVER).unwrap();
     assert!(!pulled.newer);
     assert_eq!(list(&to.options).unwrap()[0].size, 2048);
-    assert_eq!(
-        tags(&to.options, &format!("{}/some/image", registry.address)).unwrap(),
-        [name.as_str()]
-    );
+    assert_eq!(tags(&to.options, &format!("{}/some/image", registry.address)).unwrap(), [name.as_str()]);
 
     let missing = format!("{}/some/image:2", registry.address);
-    assert!(matches!(
-        push(&from.options, &access, &missing, &mut |_| {}, &NEVER),
-        Err(ManageError::NoImage { .. })
-    ));
+    assert!(matches!(push(&from.options, &access, &missing, &mut |_| {}, &NEVER), Err(ManageError::NoImage { .. })));
     assert!(matches!(
         pull(&to.options, &access, &missing, None, &mut |_| {}, &NEVER),
         Err(ManageError::Registry { action: "pull", .. })
     ));
     let cancelled = AtomicBool::new(true);
     assert!(matches!(
-        pull(
-            &Fixture::new().options,
-            &access,
-            &name,
-            None,
-            &mut |_| {},
-            &cancelled
-        ),
+        pull(&Fixture::new().options, &access, &name, None, &mut |_| {}, &cancelled),
         Err(ManageError::Cancelled)
     ));
 }
@@ -568,9 +398,6 @@ fn a_layer_that_is_another_is_refused() {
     content.insert(path, serde_json::to_vec(&manifest).unwrap());
     drop(content);
     let error = pull(&to.options, &access, &name, None, &mut |_| {}, &NEVER).unwrap_err();
-    assert!(
-        matches!(error, ManageError::Inconsistent { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, ManageError::Inconsistent { .. }), "{error:?}");
     assert_eq!(list(&to.options).unwrap(), []);
 }

@@ -121,24 +121,15 @@ pub fn pull(
     let reference = parse_reference(name)?.or_latest();
     let platform = match platform {
         None => Platform::host(),
-        Some(text) => {
-            Platform::parse(text, DockerVersion::V28).map_err(|source| ManageError::Platform {
-                text: text.to_owned(),
-                source,
-            })?
-        }
+        Some(text) => Platform::parse(text, DockerVersion::V28)
+            .map_err(|source| ManageError::Platform { text: text.to_owned(), source })?,
     };
     let failed = |error| registry_failed("pull", &reference, error);
     let registry = registry(access).map_err(failed)?;
     let store = open(store)?;
     let lease = store.lease()?;
-    let resolved = registry
-        .resolve(&reference, &platform, cancel)
-        .map_err(failed)?;
-    let inconsistent = |problem: String| ManageError::Inconsistent {
-        name: reference.familiar(),
-        problem,
-    };
+    let resolved = registry.resolve(&reference, &platform, cancel).map_err(failed)?;
+    let inconsistent = |problem: String| ManageError::Inconsistent { name: reference.familiar(), problem };
     let (diff_ids, layers) = (resolved.config.diff_ids(), &resolved.image().layers);
     if diff_ids.len() != layers.len() {
         return Err(inconsistent(format!(
@@ -152,28 +143,12 @@ pub fn pull(
         path: reference.path().to_owned(),
         version: version(&reference),
     });
-    let download = Download {
-        store: &store,
-        lease: &lease,
-        registry: &registry,
-        reference: &reference,
-        cancel,
-    };
+    let download = Download { store: &store, lease: &lease, registry: &registry, reference: &reference, cancel };
     let work: Vec<(&DiffId, &Descriptor)> = diff_ids.iter().zip(layers).collect();
-    let blobs = in_parallel(
-        DOWNLOADS,
-        &work,
-        cancel,
-        on_fact,
-        &|(diff_id, layer), say| download.layer(diff_id, layer, say),
-    )?;
+    let blobs =
+        in_parallel(DOWNLOADS, &work, cancel, on_fact, &|(diff_id, layer), say| download.layer(diff_id, layer, say))?;
     let before = store.resolve_reference(&reference)?;
-    let id = store.put_image(
-        &lease,
-        &resolved.config_bytes,
-        Some(&resolved.manifest),
-        &blobs,
-    )?;
+    let id = store.put_image(&lease, &resolved.config_bytes, Some(&resolved.manifest), &blobs)?;
     store.tag_pulled(&lease, &id, &reference, Some(resolved.top.digest()))?;
     Ok(Pulled {
         newer: before.as_ref() != Some(&id),
@@ -200,51 +175,26 @@ impl Download<'_> {
         say: &dyn Fn(TransferFact),
     ) -> Result<LayerBlob, ManageError> {
         let digest = layer.digest.to_string();
-        let state = |state| {
-            say(TransferFact::Layer {
-                digest: digest.clone(),
-                state,
-            })
-        };
-        let known = self
-            .store
-            .diff_blobs(diff_id)?
-            .into_iter()
-            .find(|blob| blob.digest == layer.digest);
+        let state = |state| say(TransferFact::Layer { digest: digest.clone(), state });
+        let known = self.store.diff_blobs(diff_id)?.into_iter().find(|blob| blob.digest == layer.digest);
         if let Some(known) = known
             && self.lease.hold_blob(&layer.digest)?
         {
             state(LayerState::Exists);
-            return Ok(LayerBlob {
-                media_type: layer.media_type.clone(),
-                ..known
-            });
+            return Ok(LayerBlob { media_type: layer.media_type.clone(), ..known });
         }
         state(LayerState::Waiting);
-        if !(self.lease.hold_blob(&layer.digest)?
-            && self.store.blob_size(&layer.digest)? == Some(layer.size))
-        {
+        if !(self.lease.hold_blob(&layer.digest)? && self.store.blob_size(&layer.digest)? == Some(layer.size)) {
             let mut writer = self.store.blob_writer(self.lease)?;
             let mut on_event = |event: TransferEvent<'_>| match event {
-                TransferEvent::Progress { current, total } => {
-                    state(LayerState::Progress { current, total })
-                }
+                TransferEvent::Progress { current, total } => state(LayerState::Progress { current, total }),
                 TransferEvent::Retrying { error, .. } => {
-                    say(TransferFact::Retrying {
-                        digest: digest.clone(),
-                        error: with_causes(error),
-                    });
+                    say(TransferFact::Retrying { digest: digest.clone(), error: with_causes(error) });
                 }
                 _ => {}
             };
             self.registry
-                .fetch_blob(
-                    self.reference,
-                    layer,
-                    &mut writer,
-                    &mut on_event,
-                    self.cancel,
-                )
+                .fetch_blob(self.reference, layer, &mut writer, &mut on_event, self.cancel)
                 .map_err(|error| registry_failed("pull", self.reference, error))?;
             writer.commit()?;
         }
@@ -262,11 +212,7 @@ impl Download<'_> {
     /// Checks that a blob holds the layer that the configuration names; the size of its tar.
     fn verify(&self, diff_id: &DiffId, layer: &Descriptor) -> Result<u64, ManageError> {
         let path = self.store.blob_path(&layer.digest);
-        let failed = |source| ManageError::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| ManageError::Io { action: "read", path: path.clone(), source };
         let mut tar = compression::decoder(File::open(&path).map_err(failed)?).map_err(failed)?;
         let mut hash = HashingWriter::new(io::sink());
         copy(&mut tar, &mut hash, self.cancel).map_err(|error| match error {
@@ -303,21 +249,9 @@ pub fn push(
 ) -> Result<PushedImage, ManageError> {
     let reference = parse_reference(name)?.or_latest();
     let store = open(store)?;
-    let id = store
-        .resolve_reference(&reference)?
-        .ok_or_else(|| ManageError::NoImage {
-            name: reference.familiar(),
-        })?;
+    let id = store.resolve_reference(&reference)?.ok_or_else(|| ManageError::NoImage { name: reference.familiar() })?;
     let registry = registry(access).map_err(|error| registry_failed("push", &reference, error))?;
-    push_image(
-        &store,
-        &store.lease()?,
-        &registry,
-        &id,
-        &reference,
-        on_fact,
-        cancel,
-    )
+    push_image(&store, &store.lease()?, &registry, &id, &reference, on_fact, cancel)
 }
 
 /// The tags of a repository that the store has, for pushing them all.
@@ -328,10 +262,7 @@ pub fn tags(store: &StoreOptions, repository: &str) -> Result<Vec<String>, Manag
     let wanted = parse_reference(repository)?;
     let list = open(store)?.list()?;
     let names = list.iter().flat_map(|listed| &listed.references);
-    Ok(names
-        .filter(|name| name.name() == wanted.name() && name.tag().is_some())
-        .map(Reference::familiar)
-        .collect())
+    Ok(names.filter(|name| name.name() == wanted.name() && name.tag().is_some()).map(Reference::familiar).collect())
 }
 
 /// Uploads an image of the store under a name that it need not have there. Where it has it, the digest by which the
@@ -353,56 +284,34 @@ pub(crate) fn push_image(
         version: version(reference),
     });
     let listed = store.image_manifest(id)?;
-    let inconsistent = |problem: &str| ManageError::Inconsistent {
-        name: reference.familiar(),
-        problem: problem.to_owned(),
-    };
-    let image = listed
-        .image()
-        .ok_or_else(|| inconsistent("it has no manifest"))?;
+    let inconsistent =
+        |problem: &str| ManageError::Inconsistent { name: reference.familiar(), problem: problem.to_owned() };
+    let image = listed.image().ok_or_else(|| inconsistent("it has no manifest"))?;
     let config_bytes = store.read_blob(id.digest())?;
-    let config =
-        ImageConfig::parse(&config_bytes).map_err(|_| inconsistent("its configuration is none"))?;
+    let config = ImageConfig::parse(&config_bytes).map_err(|_| inconsistent("its configuration is none"))?;
     if config.diff_ids().len() != image.layers.len() {
-        return Err(inconsistent(
-            "configuration and manifest differ in the number of layers",
-        ));
+        return Err(inconsistent("configuration and manifest differ in the number of layers"));
     }
     let summary = store.list()?.into_iter().find(|listed| listed.id == *id);
-    let known = summary
-        .iter()
-        .flat_map(|listed| listed.pulled.iter().chain(&listed.references));
+    let known = summary.iter().flat_map(|listed| listed.pulled.iter().chain(&listed.references));
     let mount_from = known
         .filter(|known| known.domain() == reference.domain() && known.path() != reference.path())
         .map(|known| known.path().to_owned())
         .next();
-    let upload = Upload {
-        store,
-        lease,
-        registry,
-        reference,
-        mount_from,
-        cancel,
-    };
+    let upload = Upload { store, lease, registry, reference, mount_from, cancel };
     let work: Vec<(&DiffId, &Descriptor)> = config.diff_ids().iter().zip(&image.layers).collect();
-    let layers = in_parallel(UPLOADS, &work, cancel, on_fact, &|(diff_id, layer), say| {
-        upload.layer(diff_id, layer, say)
-    })?;
+    let layers =
+        in_parallel(UPLOADS, &work, cancel, on_fact, &|(diff_id, layer), say| upload.layer(diff_id, layer, say))?;
     let manifest = if layers == image.layers {
         listed.clone()
     } else {
         let mut image: ImageManifest = image.clone();
         image.layers = layers;
-        let bytes = image
-            .to_bytes()
-            .map_err(|error| inconsistent(&error.to_string()))?;
-        Manifest::parse(bytes, Some(listed.media_type()))
-            .map_err(|error| inconsistent(&error.to_string()))?
+        let bytes = image.to_bytes().map_err(|error| inconsistent(&error.to_string()))?;
+        Manifest::parse(bytes, Some(listed.media_type())).map_err(|error| inconsistent(&error.to_string()))?
     };
     upload.blob(&image.config, &|_| {})?;
-    let digest = registry
-        .push_manifest(reference, manifest.media_type(), manifest.bytes(), cancel)
-        .map_err(failed)?;
+    let digest = registry.push_manifest(reference, manifest.media_type(), manifest.bytes(), cancel).map_err(failed)?;
     if store.resolve_reference(reference)?.as_ref() == Some(id) {
         store.tag_pulled(lease, id, reference, Some(&digest))?;
     }
@@ -431,27 +340,13 @@ impl Upload<'_> {
         say: &dyn Fn(TransferFact),
     ) -> Result<Descriptor, ManageError> {
         let digest = diff_id.to_string();
-        let state = |state| {
-            say(TransferFact::Layer {
-                digest: digest.clone(),
-                state,
-            })
-        };
+        let state = |state| say(TransferFact::Layer { digest: digest.clone(), state });
         state(LayerState::Waiting);
-        let layer = if is_plain(&listed.media_type) {
-            self.compressed(diff_id, listed)?
-        } else {
-            listed.clone()
-        };
+        let layer = if is_plain(&listed.media_type) { self.compressed(diff_id, listed)? } else { listed.clone() };
         let pushed = self.blob(&layer, &|event| match event {
-            TransferEvent::Progress { current, total } => {
-                state(LayerState::Progress { current, total })
-            }
+            TransferEvent::Progress { current, total } => state(LayerState::Progress { current, total }),
             TransferEvent::Retrying { error, .. } => {
-                say(TransferFact::Retrying {
-                    digest: digest.clone(),
-                    error: with_causes(error),
-                });
+                say(TransferFact::Retrying { digest: digest.clone(), error: with_causes(error) });
             }
             _ => {}
         })?;
@@ -463,11 +358,7 @@ impl Upload<'_> {
         Ok(layer)
     }
 
-    fn blob(
-        &self,
-        blob: &Descriptor,
-        on_event: &dyn Fn(TransferEvent<'_>),
-    ) -> Result<Pushed, ManageError> {
+    fn blob(&self, blob: &Descriptor, on_event: &dyn Fn(TransferEvent<'_>)) -> Result<Pushed, ManageError> {
         let path = self.store.blob_path(&blob.digest);
         self.registry
             .push_blob(
@@ -488,11 +379,7 @@ impl Upload<'_> {
         } else {
             media_type::OCI_LAYER_GZIP
         };
-        let known = self
-            .store
-            .diff_blobs(diff_id)?
-            .into_iter()
-            .find(|blob| blob.media_type.ends_with("gzip"));
+        let known = self.store.diff_blobs(diff_id)?.into_iter().find(|blob| blob.media_type.ends_with("gzip"));
         if let Some(known) = known
             && self.lease.hold_blob(&known.digest)?
         {
@@ -501,31 +388,19 @@ impl Upload<'_> {
         let path = self.store.blob_path(&listed.digest);
         let failed = |action| {
             let path = path.clone();
-            move |source| ManageError::Io {
-                action,
-                path,
-                source,
-            }
+            move |source| ManageError::Io { action, path, source }
         };
         let mut tar = self.store.open_layer(diff_id)?;
-        let threads = std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(4);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
         let options = EncoderOptions::Gzip { level: 6, threads };
-        let mut encoder = Encoder::new(self.store.blob_writer(self.lease)?, options)
-            .map_err(failed("compress"))?;
+        let mut encoder = Encoder::new(self.store.blob_writer(self.lease)?, options).map_err(failed("compress"))?;
         let tar_size = copy(&mut tar, &mut encoder, self.cancel).map_err(|error| match error {
             CopyError::Cancelled => ManageError::Cancelled,
             CopyError::Read(source) => failed("read")(source),
             CopyError::Write(source) => failed("compress")(source),
         })?;
         let (digest, size) = encoder.finish().map_err(failed("compress"))?.commit()?;
-        let blob = LayerBlob {
-            media_type: gzip.to_owned(),
-            digest: digest.clone(),
-            size,
-            tar_size: Some(tar_size),
-        };
+        let blob = LayerBlob { media_type: gzip.to_owned(), digest: digest.clone(), size, tar_size: Some(tar_size) };
         self.store.add_diff_blob(diff_id, &blob)?;
         Ok(Descriptor::new(gzip, digest, size))
     }
@@ -574,15 +449,10 @@ fn in_parallel<T: Sync, R: Send>(
             on_fact(&fact);
         }
         let joined = workers.into_iter().map(|worker| worker.join());
-        joined
-            .flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+        joined.flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     results.sort_by_key(|(at, _)| *at);
-    let results: Vec<R> = results
-        .into_iter()
-        .map(|(_, result)| result)
-        .collect::<Result<_, _>>()?;
+    let results: Vec<R> = results.into_iter().map(|(_, result)| result).collect::<Result<_, _>>()?;
     if results.len() != work.len() || cancel.load(Ordering::SeqCst) {
         return Err(ManageError::Cancelled);
     }
@@ -595,11 +465,7 @@ enum CopyError {
     Write(io::Error),
 }
 
-fn copy(
-    from: &mut dyn Read,
-    to: &mut dyn io::Write,
-    cancel: &AtomicBool,
-) -> Result<u64, CopyError> {
+fn copy(from: &mut dyn Read, to: &mut dyn io::Write, cancel: &AtomicBool) -> Result<u64, CopyError> {
     let mut buffer = vec![0; 128 * 1024];
     let mut copied = 0;
     loop {
@@ -612,24 +478,15 @@ fn copy(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(CopyError::Read(error)),
         };
-        to.write_all(buffer.get(..count).unwrap_or_default())
-            .map_err(CopyError::Write)?;
+        to.write_all(buffer.get(..count).unwrap_or_default()).map_err(CopyError::Write)?;
         copied += count as u64;
     }
 }
 
-fn registry_failed(
-    action: &'static str,
-    reference: &Reference,
-    error: RegistryError,
-) -> ManageError {
+fn registry_failed(action: &'static str, reference: &Reference, error: RegistryError) -> ManageError {
     match error {
         RegistryError::Cancelled => ManageError::Cancelled,
-        error => ManageError::Registry {
-            action,
-            name: reference.familiar(),
-            source: Box::new(error),
-        },
+        error => ManageError::Registry { action, name: reference.familiar(), source: Box::new(error) },
     }
 }
 
@@ -642,8 +499,7 @@ fn version(reference: &Reference) -> String {
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
-    let texts: Vec<String> = std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect();
+    let texts: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
     texts.join(": ")
 }

@@ -1,7 +1,7 @@
 //! Which words of an instruction have their variables expanded.
 
-use rbuild_parser::{Add, ArgVariable, Copy, InstructionKind, KeyValue, SourcesAndDest};
 use rbuild_parser::words::WordError;
+use rbuild_parser::{Add, ArgVariable, Copy, InstructionKind, KeyValue, SourcesAndDest};
 
 /// Expands the words of an instruction that Docker expands as single words. ARG, EXPOSE and the mounts of RUN have
 /// rules of their own and are left as they are, as are the instructions that expand nothing.

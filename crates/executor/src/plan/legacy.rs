@@ -9,9 +9,9 @@ use rbuild_image::config::{ContainerConfig, ImageConfig};
 use rbuild_image::json::Field;
 use rbuild_image::platform::Platform;
 use rbuild_logfmt::event::Builder;
-use rbuild_parser::{ArgVariable, CommandLine, Instruction, InstructionKind, SourcesAndDest};
-use rbuild_parser::words::{Lexer, WordError};
 use rbuild_parser::Version;
+use rbuild_parser::words::{Lexer, WordError};
+use rbuild_parser::{ArgVariable, CommandLine, Instruction, InstructionKind, SourcesAndDest};
 
 use super::buildkit::{
     CopyOp, CopySource, InlineCommand, Lookup, MountFrom, copy_dest, files_source, inline_command, is_http,
@@ -21,8 +21,16 @@ use super::{expand, go, ports};
 
 /// Arguments that need no ARG and leave no trace in the image.
 const BUILTIN: &[&str] = &[
-    "ALL_PROXY", "FTP_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "all_proxy", "ftp_proxy", "http_proxy",
-    "https_proxy", "no_proxy",
+    "ALL_PROXY",
+    "FTP_PROXY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "all_proxy",
+    "ftp_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
 ];
 
 /// Build arguments and where they may be used.
@@ -148,10 +156,7 @@ pub(crate) enum Action {
     /// The configuration changed.
     Commit(Comment),
     /// A directory is made, as far as it is missing.
-    Workdir {
-        path: String,
-        comment: Comment,
-    },
+    Workdir { path: String, comment: Comment },
     /// A command is run.
     Run {
         /// What is executed.
@@ -437,12 +442,14 @@ impl Stage {
                 return Ok(Action::Workdir { path, comment });
             }
             InstructionKind::Run(run) => {
-                let inline = if self.lenient { inline_command(&run.command) } else { InlineCommand::plain(&run.command) };
+                let inline =
+                    if self.lenient { inline_command(&run.command) } else { InlineCommand::plain(&run.command) };
                 let argv = self.resolve(&CommandLine { args: inline.args, ..run.command.clone() });
                 let beside = self.args.beside(self.image.env());
                 let mut recorded = argv.clone();
                 if !beside.is_empty() {
-                    let told: Vec<String> = beside.iter().filter(|pair| self.args.leaves_trace(pair)).cloned().collect();
+                    let told: Vec<String> =
+                        beside.iter().filter(|pair| self.args.leaves_trace(pair)).cloned().collect();
                     recorded = std::iter::once(format!("|{}", told.len())).chain(told).chain(recorded).collect();
                 }
                 let env = self.image.env().iter().cloned().chain(beside).collect();

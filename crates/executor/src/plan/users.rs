@@ -142,7 +142,8 @@ pub(crate) fn chown(spec: &str, passwd_text: &str, group_text: &str) -> Result<(
 /// Resolves `--chown=user[:group]` and the user of WORKDIR as BuildKit 0.25 does (`solver/llbsolver/ops/user_linux.go`):
 /// a number is user and group, a name brings its primary group, and names that the image does not know are root.
 pub(crate) fn chown_buildkit(spec: &str, passwd_text: &str, group_text: &str) -> (u32, u32) {
-    let id = |text: &str| if text == "root" { Some(0) } else { text.parse::<i32>().ok().map(|n| n.max(0).unsigned_abs()) };
+    let id =
+        |text: &str| if text == "root" { Some(0) } else { text.parse::<i32>().ok().map(|n| n.max(0).unsigned_abs()) };
     let (user, group) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (spec, None),

@@ -20,11 +20,7 @@ pub(super) struct Attributes {
 impl Attributes {
     /// Those of an archive's entry. Times before 1970 become 1970, as in Docker's `boundTime`.
     pub(super) fn of_entry(entry: &Entry) -> Self {
-        let mtime = if entry.mtime.secs < 0 {
-            Timestamp::default()
-        } else {
-            timestamp(entry.mtime)
-        };
+        let mtime = if entry.mtime.secs < 0 { Timestamp::default() } else { timestamp(entry.mtime) };
         Attributes {
             owner: (entry.uid, entry.gid),
             mode: entry.mode,
@@ -79,8 +75,5 @@ impl Attributes {
 }
 
 pub(super) fn timestamp(mtime: Mtime) -> Timestamp {
-    Timestamp {
-        seconds: mtime.secs,
-        nanoseconds: mtime.nanos,
-    }
+    Timestamp { seconds: mtime.secs, nanoseconds: mtime.nanos }
 }

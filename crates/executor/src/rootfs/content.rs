@@ -22,11 +22,7 @@ pub(super) struct Mover {
 
 impl Default for Mover {
     fn default() -> Self {
-        Mover {
-            buffer: vec![0; CHUNK],
-            reflink: AtomicBool::new(true),
-            copy_range: AtomicBool::new(true),
-        }
+        Mover { buffer: vec![0; CHUNK], reflink: AtomicBool::new(true), copy_range: AtomicBool::new(true) }
     }
 }
 
@@ -60,13 +56,7 @@ impl Mover {
 
     /// Copies `size` bytes of one file into a new one; holes stay holes. Returns how many bytes there were, which is
     /// less if the source has shrunk.
-    pub(super) fn copy(
-        &mut self,
-        mut source: &File,
-        mut target: &File,
-        size: u64,
-        sparse: bool,
-    ) -> io::Result<u64> {
+    pub(super) fn copy(&mut self, mut source: &File, mut target: &File, size: u64, sparse: bool) -> io::Result<u64> {
         if size == 0 {
             return Ok(0);
         }
@@ -100,8 +90,7 @@ impl Mover {
                 Err(Errno::NXIO) => break,
                 Err(_) => position,
             };
-            let end =
-                rustix::fs::seek(source, RawSeek::Hole(data)).map_or(size, |end| end.min(size));
+            let end = rustix::fs::seek(source, RawSeek::Hole(data)).map_or(size, |end| end.min(size));
             source.seek(SeekFrom::Start(data))?;
             target.seek(SeekFrom::Start(data))?;
             let wanted = end.saturating_sub(data);
@@ -118,9 +107,7 @@ impl Mover {
     fn copy_part(&mut self, mut source: &File, mut target: &File, size: u64) -> io::Result<u64> {
         let mut copied = 0;
         while copied < size && self.copy_range.load(Ordering::Relaxed) {
-            let wanted = usize::try_from(size - copied)
-                .unwrap_or(usize::MAX)
-                .min(1 << 30);
+            let wanted = usize::try_from(size - copied).unwrap_or(usize::MAX).min(1 << 30);
             match rustix::fs::copy_file_range(source, None, target, None, wanted) {
                 Ok(0) => return Ok(copied),
                 Ok(length) => copied += length as u64,
@@ -131,9 +118,7 @@ impl Mover {
             }
         }
         while copied < size {
-            let room = usize::try_from(size - copied)
-                .unwrap_or(usize::MAX)
-                .min(self.buffer.len());
+            let room = usize::try_from(size - copied).unwrap_or(usize::MAX).min(self.buffer.len());
             let chunk = self.buffer.get_mut(..room).unwrap_or_default();
             let length = fill(&mut source, chunk)?;
             target.write_all(chunk.get(..length).unwrap_or_default())?;
@@ -161,11 +146,8 @@ pub(super) fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usiz
 }
 
 fn is_zero(chunk: &[u8]) -> bool {
-    let (head, words, tail) = (
-        chunk.get(..16).unwrap_or(chunk),
-        chunk.chunks_exact(8),
-        chunk.chunks_exact(8).remainder(),
-    );
+    let (head, words, tail) =
+        (chunk.get(..16).unwrap_or(chunk), chunk.chunks_exact(8), chunk.chunks_exact(8).remainder());
     head.iter().all(|byte| *byte == 0)
         && words.into_iter().all(|word| word == [0; 8])
         && tail.iter().all(|byte| *byte == 0)

@@ -15,6 +15,7 @@ use ring::digest::{Context, SHA256};
 
 use super::content::fill;
 use super::error::{Result, RootfsError};
+use super::known_files::KnownFiles;
 use super::source::{Filter, Source};
 
 /// Files from this size on are read by other threads.
@@ -54,11 +55,7 @@ type Digest = [u8; 32];
 ///
 /// # Errors
 /// Fails if a path does not exist or is not seen, if a file cannot be read, or if it changes its length meanwhile.
-pub fn content_hash(
-    source: &Source<'_>,
-    paths: &[PathBuf],
-    options: HashOptions<'_>,
-) -> Result<Digest> {
+pub fn content_hash(source: &Source<'_>, paths: &[PathBuf], options: HashOptions<'_>) -> Result<Digest> {
     let (send, receive) = sync_channel::<Job>(WAITING);
     let receive = Mutex::new(receive);
     let large = Mutex::new(Vec::new());
@@ -68,22 +65,14 @@ pub fn content_hash(
         let mut read_large = |job: Job| {
             if readers.is_empty() {
                 for _ in 0..READERS {
-                    readers.push(scope.spawn(|| read_jobs(&receive, &large)));
+                    readers.push(scope.spawn(|| read_jobs(&receive, &large, source.known)));
                 }
             }
             // The receiver lives as long as this scope.
             let _ = send.send(job);
         };
-        let mut list = List {
-            source,
-            records: Vec::new(),
-            buffer: vec![0; LARGE as usize],
-            send: &mut read_large,
-        };
-        let result = paths
-            .iter()
-            .try_for_each(|path| list.path(path, paths.len() > 1, options))
-            .map(|()| list.records);
+        let mut list = List { source, records: Vec::new(), buffer: vec![0; LARGE as usize], send: &mut read_large };
+        let result = paths.iter().try_for_each(|path| list.path(path, paths.len() > 1, options)).map(|()| list.records);
         drop(send);
         result
     });
@@ -110,39 +99,31 @@ struct Job {
     index: usize,
     file: File,
     path: PathBuf,
-    size: u64,
+    metadata: Metadata,
 }
 
 type Done = Mutex<Vec<(usize, Result<Digest>)>>;
 
-fn read_jobs(receive: &Mutex<Receiver<Job>>, done: &Done) {
+fn read_jobs(receive: &Mutex<Receiver<Job>>, done: &Done, known: Option<&KnownFiles>) {
     let mut buffer = vec![0; 256 * 1024];
     loop {
-        let job = receive
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recv();
+        let job = receive.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else {
             return;
         };
-        let digest = read_content(job.file, &job.path, job.size, &mut buffer);
-        done.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((job.index, digest));
+        let digest = read_content(job.file, &job.path, job.metadata.size, &mut buffer);
+        if let (Some(known), Ok(digest)) = (known, &digest) {
+            known.set_content(&job.metadata, *digest);
+        }
+        done.lock().unwrap_or_else(PoisonError::into_inner).push((job.index, digest));
     }
 }
 
-fn read_content(
-    mut file: impl Read,
-    path: &Path,
-    expected: u64,
-    buffer: &mut [u8],
-) -> Result<Digest> {
+fn read_content(mut file: impl Read, path: &Path, expected: u64, buffer: &mut [u8]) -> Result<Digest> {
     let mut hash = Context::new(&SHA256);
     let mut found = 0;
     loop {
-        let length =
-            fill(&mut file, buffer).map_err(|source| RootfsError::content("read", path, source))?;
+        let length = fill(&mut file, buffer).map_err(|source| RootfsError::content("read", path, source))?;
         hash.update(buffer.get(..length).unwrap_or_default());
         found += length as u64;
         if length < buffer.len() || found > expected {
@@ -152,11 +133,7 @@ fn read_content(
     if found == expected {
         return Ok(to_digest(hash));
     }
-    Err(RootfsError::Changed {
-        path: path.to_path_buf(),
-        expected,
-        found,
-    })
+    Err(RootfsError::Changed { path: path.to_path_buf(), expected, found })
 }
 
 fn to_digest(hash: Context) -> Digest {
@@ -180,11 +157,7 @@ struct List<'l, 's> {
 impl List<'_, '_> {
     fn path(&mut self, path: &Path, named: bool, options: HashOptions<'_>) -> Result<()> {
         let root = self.source.root;
-        let canonical = if options.follow {
-            root.resolve(path)?
-        } else {
-            root.resolve_parent(path)?
-        };
+        let canonical = if options.follow { root.resolve(path)? } else { root.resolve_parent(path)? };
         let Some(metadata) = self.source.lstat(&canonical)? else {
             return Err(RootfsError::Root(rbuild_sandbox::root::RootError::Io {
                 operation: "look at",
@@ -199,12 +172,7 @@ impl List<'_, '_> {
             root.parent(&canonical)?
         };
         let is_dir = metadata.is_dir();
-        let found = Found {
-            dir,
-            name: last,
-            path: canonical.clone(),
-            metadata,
-        };
+        let found = Found { dir, name: last, path: canonical.clone(), metadata };
         if !(is_dir && options.contents) {
             self.record(Path::new(name), &found)?;
         }
@@ -226,7 +194,7 @@ impl List<'_, '_> {
         if metadata.is_symlink() {
             push_sized(&mut header, found.read_link()?.as_os_str().as_bytes());
         }
-        for (name, value) in self.source.xattrs(&found.dir, &found.name)? {
+        for (name, value) in self.source.xattrs(&found.dir, &found.name, metadata)? {
             // What belongs to the machine and not to the file (BuildKit leaves out the same).
             let bytes = name.as_bytes();
             let foreign = bytes.starts_with(b"security.") || bytes.starts_with(b"system.");
@@ -236,20 +204,22 @@ impl List<'_, '_> {
             }
         }
         let mut content = None;
-        if metadata.is_file() && metadata.size > 0 {
+        let known = self.source.known;
+        if let Some(digest) = known.and_then(|known| known.get(metadata).content) {
+            content = Some(digest);
+        } else if metadata.is_file() && metadata.size > 0 {
             let file = found.dir.open_file(&found.name)?;
             let path = found.path_in_root();
             let size = metadata.size;
             if size < LARGE {
-                content = Some(read_content(file, &path, size, &mut self.buffer)?);
+                let digest = read_content(file, &path, size, &mut self.buffer)?;
+                if let Some(known) = known {
+                    known.set_content(metadata, digest);
+                }
+                content = Some(digest);
             } else {
                 let index = self.records.len();
-                (self.send)(Job {
-                    index,
-                    file,
-                    path,
-                    size,
-                });
+                (self.send)(Job { index, file, path, metadata: metadata.clone() });
             }
         }
         self.records.push(Record { header, content });
@@ -276,14 +246,7 @@ fn header(name: &Path, metadata: &Metadata) -> Vec<u8> {
         FileKind::Socket => 7,
     };
     let (major, minor) = metadata.device;
-    for number in [
-        kind,
-        metadata.mode,
-        metadata.uid,
-        metadata.gid,
-        major,
-        minor,
-    ] {
+    for number in [kind, metadata.mode, metadata.uid, metadata.gid, major, minor] {
         header.extend_from_slice(&number.to_le_bytes());
     }
     header.extend_from_slice(&size.to_le_bytes());

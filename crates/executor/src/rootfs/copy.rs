@@ -5,9 +5,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_sandbox::root::{
-    Dir, FileKind, Found, Metadata, NewDirs, Node, Root, RootError, Timestamp, Visit,
-};
+use rbuild_sandbox::root::{Dir, FileKind, Found, Metadata, NewDirs, Node, Root, RootError, Timestamp, Visit};
 
 use super::attributes::Attributes;
 use super::content::Mover;
@@ -85,11 +83,7 @@ fn not_found(path: &Path) -> RootfsError {
 
 /// The canonical path of a source and what is there.
 fn find(source: &Source<'_>, from: &Path, follow: bool) -> Result<(PathBuf, Metadata)> {
-    let path = if follow {
-        source.root.resolve(from)?
-    } else {
-        source.root.resolve_parent(from)?
-    };
+    let path = if follow { source.root.resolve(from)? } else { source.root.resolve_parent(from)? };
     match source.lstat(&path)? {
         Some(metadata) => Ok((path, metadata)),
         None => Err(not_found(from)),
@@ -102,23 +96,9 @@ fn find(source: &Source<'_>, from: &Path, follow: bool) -> Result<(PathBuf, Meta
 /// # Errors
 /// Fails if the source does not exist, is not seen, or changes while it is read; if a file would replace a directory or
 /// the reverse; or if the destination cannot be written.
-pub fn copy(
-    source: &Source<'_>,
-    from: &Path,
-    dest: &Root,
-    to: &Path,
-    options: CopyOptions<'_>,
-) -> Result<()> {
-    let parents = NewDirs {
-        mode: options.parents.0,
-        owner: options.parents.1,
-        time: options.time,
-    };
-    let ensured = if names_directory(to) {
-        to
-    } else {
-        to.parent().unwrap_or(Path::new(""))
-    };
+pub fn copy(source: &Source<'_>, from: &Path, dest: &Root, to: &Path, options: CopyOptions<'_>) -> Result<()> {
+    let parents = NewDirs { mode: options.parents.0, owner: options.parents.1, time: options.time };
+    let ensured = if names_directory(to) { to } else { to.parent().unwrap_or(Path::new("")) };
     let mut created = dest.create_dir_all(ensured, parents)?;
     let (path, metadata) = find(source, from, options.follow)?;
     let mut target = dest.resolve(to)?;
@@ -161,22 +141,12 @@ pub fn copy(
 ///
 /// # Errors
 /// Fails if the source does not exist, is not seen, or changes while it is read, or if the destination cannot be written.
-pub fn copy_legacy(
-    source: &Source<'_>,
-    from: &Path,
-    dest: &Root,
-    to: &Path,
-    owner: Option<(u32, u32)>,
-) -> Result<()> {
+pub fn copy_legacy(source: &Source<'_>, from: &Path, dest: &Root, to: &Path, owner: Option<(u32, u32)>) -> Result<()> {
     let (path, metadata) = find(source, from, true)?;
     let mut target = dest.resolve(to)?;
     let existing = dest.try_lstat(&target)?;
     let is_dir = existing.as_ref().is_some_and(Metadata::is_dir);
-    let mut parents = NewDirs {
-        mode: 0o755,
-        owner: (0, 0),
-        time: None,
-    };
+    let mut parents = NewDirs { mode: 0o755, owner: (0, 0), time: None };
     let mut copier = Copier::new(*source, dest, Style::Legacy { owner });
     if metadata.is_dir() {
         if existing.is_some() && !is_dir {
@@ -219,14 +189,7 @@ struct Copier<'a> {
 
 impl<'a> Copier<'a> {
     fn new(source: Source<'a>, dest: &'a Root, style: Style<'a>) -> Self {
-        Copier {
-            source,
-            dest,
-            style,
-            capabilities: true,
-            mover: Mover::default(),
-            links: HashMap::new(),
-        }
+        Copier { source, dest, style, capabilities: true, mover: Mover::default(), links: HashMap::new() }
     }
 
     fn replaces(&self) -> bool {
@@ -237,10 +200,9 @@ impl<'a> Copier<'a> {
     }
 
     fn attributes(&self, dir: &Dir, name: &OsStr, metadata: &Metadata) -> Result<Attributes> {
-        let mut xattrs = self.source.xattrs(dir, name)?;
+        let mut xattrs = self.source.xattrs(dir, name, metadata)?;
         if matches!(self.style, Style::Legacy { .. }) {
-            xattrs
-                .retain(|(name, _)| self.capabilities && name == rbuild_sandbox::root::CAPABILITY);
+            xattrs.retain(|(name, _)| self.capabilities && name == rbuild_sandbox::root::CAPABILITY);
         }
         let mut attributes = Attributes::of_metadata(metadata, xattrs);
         match &self.style {
@@ -277,9 +239,7 @@ impl<'a> Copier<'a> {
                 true
             }
             Some(_) => {
-                return Err(RootfsError::DirectoryOverFile {
-                    path: target.to_path_buf(),
-                });
+                return Err(RootfsError::DirectoryOverFile { path: target.to_path_buf() });
             }
             None => {
                 self.dest.create_dir(target)?;
@@ -294,21 +254,12 @@ impl<'a> Copier<'a> {
         };
         let attributes = self.attributes(&dir, &name, metadata)?;
         let node = self.dest.node(target)?;
-        if created {
-            attributes.give(&node)
-        } else {
-            Ok(node.set_times(attributes.atime, attributes.mtime)?)
-        }
+        if created { attributes.give(&node) } else { Ok(node.set_times(attributes.atime, attributes.mtime)?) }
     }
 
     fn single(&mut self, path: &Path, metadata: Metadata, target: &Path) -> Result<()> {
         let (dir, name) = self.source.root.parent(path)?;
-        let found = Found {
-            dir,
-            name,
-            path: path.to_path_buf(),
-            metadata,
-        };
+        let found = Found { dir, name, path: path.to_path_buf(), metadata };
         let (dir, name) = self.dest.parent(target)?;
         self.file(&found, &dir, &name, target)
     }
@@ -351,9 +302,7 @@ impl<'a> Copier<'a> {
             return Ok(());
         }
         if !self.replaces() {
-            return Err(RootfsError::DirectoryOverFile {
-                path: to.to_path_buf(),
-            });
+            return Err(RootfsError::DirectoryOverFile { path: to.to_path_buf() });
         }
         dir.remove_tree(name)?;
         dir.create_dir(name)?;
@@ -374,9 +323,7 @@ impl<'a> Copier<'a> {
             Err(error) => return Err(error.into()),
         }
         if dir.lstat(name)?.is_dir() && !self.replaces() {
-            return Err(RootfsError::FileOverDirectory {
-                path: to.to_path_buf(),
-            });
+            return Err(RootfsError::FileOverDirectory { path: to.to_path_buf() });
         }
         dir.remove_tree(name)?;
         Ok(create()?)
@@ -384,8 +331,7 @@ impl<'a> Copier<'a> {
 
     fn file(&mut self, found: &Found, dir: &Dir, name: &OsStr, to: &Path) -> Result<()> {
         let metadata = &found.metadata;
-        let linked = metadata.links > 1
-            && (metadata.is_file() || matches!(self.style, Style::Legacy { .. }));
+        let linked = metadata.links > 1 && (metadata.is_file() || matches!(self.style, Style::Legacy { .. }));
         if linked {
             if let Some(first) = self.links.get(&metadata.id) {
                 let (from, from_name) = self.dest.parent(first)?;
@@ -410,12 +356,9 @@ impl<'a> Copier<'a> {
                 // No archive holds a socket.
                 Style::Legacy { .. } => return Ok(()),
             },
-            kind => self.place(dir, name, to, || {
-                dir.create_special(name, kind, metadata.device)
-            })?,
+            kind => self.place(dir, name, to, || dir.create_special(name, kind, metadata.device))?,
         };
-        self.attributes(&found.dir, &found.name, metadata)?
-            .give(&node)
+        self.attributes(&found.dir, &found.name, metadata)?.give(&node)
     }
 
     fn content(&mut self, found: &Found, node: &Node) -> Result<()> {
@@ -432,14 +375,6 @@ impl<'a> Copier<'a> {
             .mover
             .copy(&source, target, expected, found.metadata.is_sparse())
             .map_err(|source| RootfsError::content("copy", &path, source))?;
-        if copied == expected {
-            Ok(())
-        } else {
-            Err(RootfsError::Changed {
-                path,
-                expected,
-                found: copied,
-            })
-        }
+        if copied == expected { Ok(()) } else { Err(RootfsError::Changed { path, expected, found: copied }) }
     }
 }

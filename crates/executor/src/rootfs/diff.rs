@@ -59,11 +59,7 @@ pub struct Diffed {
 ///
 /// # Errors
 /// Fails if a file cannot be read, has not the length it had when it was met, or the writer fails.
-pub fn diff<W: Write>(
-    upper: &Root,
-    writer: &mut LayerWriter<W>,
-    options: DiffOptions<'_>,
-) -> Result<Diffed> {
+pub fn diff<W: Write>(upper: &Root, writer: &mut LayerWriter<W>, options: DiffOptions<'_>) -> Result<Diffed> {
     let mut names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
     let mut done = Diffed::default();
     let mut walk = upper.walk("")?;
@@ -99,23 +95,15 @@ pub fn diff<W: Write>(
 }
 
 /// The entry of a file; none for a socket, which no archive can hold.
-fn entry(
-    found: &Found,
-    names: &mut HashMap<(u64, u64), Vec<u8>>,
-    options: DiffOptions<'_>,
-) -> Result<Option<Entry>> {
+fn entry(found: &Found, names: &mut HashMap<(u64, u64), Vec<u8>>, options: DiffOptions<'_>) -> Result<Option<Entry>> {
     let metadata = &found.metadata;
     let mut path = found.path.as_os_str().as_bytes().to_vec();
     let (major, minor) = metadata.device;
     let mut mode = metadata.mode;
     let mut kind = match metadata.kind {
-        FileKind::File => Kind::File {
-            size: metadata.size,
-        },
+        FileKind::File => Kind::File { size: metadata.size },
         FileKind::Directory => Kind::Dir,
-        FileKind::Symlink => Kind::Symlink {
-            target: found.read_link()?.into_os_string().as_bytes().to_vec(),
-        },
+        FileKind::Symlink => Kind::Symlink { target: found.read_link()?.into_os_string().as_bytes().to_vec() },
         FileKind::CharDevice if metadata.is_whiteout() => {
             let parent = found.path.parent().unwrap_or(Path::new(""));
             path = whiteout_path(parent.as_os_str().as_bytes(), found.name.as_bytes());
@@ -131,9 +119,7 @@ fn entry(
     if metadata.links > 1 && kind != Kind::Dir && !metadata.is_whiteout() {
         match names.get(&metadata.id) {
             Some(first) => {
-                kind = Kind::Hardlink {
-                    target: first.clone(),
-                };
+                kind = Kind::Hardlink { target: first.clone() };
             }
             None => {
                 names.insert(metadata.id, path.clone());
@@ -163,13 +149,7 @@ fn entry(
 
 fn clamp(mtime: Timestamp, latest: Option<i64>) -> Mtime {
     match latest {
-        Some(latest) if mtime > Timestamp::from_seconds(latest) => Mtime {
-            secs: latest,
-            nanos: 0,
-        },
-        _ => Mtime {
-            secs: mtime.seconds,
-            nanos: mtime.nanoseconds,
-        },
+        Some(latest) if mtime > Timestamp::from_seconds(latest) => Mtime { secs: latest, nanos: 0 },
+        _ => Mtime { secs: mtime.seconds, nanos: mtime.nanoseconds },
     }
 }

@@ -82,11 +82,7 @@ pub enum RootfsError {
 
 impl RootfsError {
     pub(super) fn content(action: &'static str, path: &Path, source: std::io::Error) -> Self {
-        RootfsError::Content {
-            action,
-            path: path.to_path_buf(),
-            source,
-        }
+        RootfsError::Content { action, path: path.to_path_buf(), source }
     }
 
     /// Whether the cause is that a file does not exist.

@@ -61,12 +61,7 @@ pub fn buildkit_matches(source: &Source<'_>, pattern: &Path) -> Result<Vec<PathB
     }
 }
 
-fn matches(
-    source: &Source<'_>,
-    base: &Path,
-    pattern: &Path,
-    skip_matched: bool,
-) -> Result<Vec<PathBuf>> {
+fn matches(source: &Source<'_>, base: &Path, pattern: &Path, skip_matched: bool) -> Result<Vec<PathBuf>> {
     let pattern = pattern.as_os_str().as_bytes();
     let mut found = Vec::new();
     let mut walk = source.walk(base, None)?;
@@ -93,10 +88,8 @@ fn next_char(bytes: &[u8]) -> Option<(char, &[u8])> {
         0xf0..=0xf4 => 4,
         _ => 1,
     };
-    let decoded = bytes
-        .get(..length)
-        .and_then(|head| std::str::from_utf8(head).ok())
-        .and_then(|text| text.chars().next());
+    let decoded =
+        bytes.get(..length).and_then(|head| std::str::from_utf8(head).ok()).and_then(|text| text.chars().next());
     match decoded {
         Some(character) => Some((character, bytes.get(length..)?)),
         None => Some((char::REPLACEMENT_CHARACTER, bytes.get(1..)?)),

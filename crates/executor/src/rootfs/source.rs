@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use rbuild_sandbox::root::{Dir, Found, Metadata, Root, Visit, Walk};
 
 use super::error::Result;
+use super::known_files::KnownFiles;
 
 /// What of a path is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Source<'a> {
     pub owner: Option<(u32, u32)>,
     /// Whether file capabilities are seen. BuildKit loses those of a context on the way to the daemon.
     pub capabilities: bool,
+    /// What is known of its files from earlier.
+    pub known: Option<&'a KnownFiles>,
 }
 
 impl std::fmt::Debug for Source<'_> {
@@ -58,12 +61,7 @@ impl<'a> Source<'a> {
     /// A whole tree with its own owners and attributes.
     #[must_use]
     pub fn new(root: &'a Root) -> Self {
-        Source {
-            root,
-            filter: None,
-            owner: None,
-            capabilities: true,
-        }
+        Source { root, filter: None, owner: None, capabilities: true, known: None }
     }
 
     /// What is seen of a path.
@@ -96,12 +94,20 @@ impl<'a> Source<'a> {
         metadata
     }
 
+    /// The extended attributes that are seen of a file of this status.
     pub(super) fn xattrs(
         &self,
         dir: &Dir,
         name: &std::ffi::OsStr,
+        metadata: &Metadata,
     ) -> Result<Vec<(std::ffi::OsString, Vec<u8>)>> {
+        if self.known.is_some_and(|known| known.is_plain(metadata)) {
+            return Ok(Vec::new());
+        }
         let mut xattrs = dir.xattrs(name)?;
+        if let Some(known) = self.known.filter(|_| xattrs.is_empty()) {
+            known.set_plain(metadata);
+        }
         if !self.capabilities {
             xattrs.retain(|(name, _)| name != rbuild_sandbox::root::CAPABILITY);
         }
@@ -110,11 +116,7 @@ impl<'a> Source<'a> {
 
     /// Walks what is seen below a directory given by its canonical path.
     /// A further filter goes by the path from there.
-    pub(super) fn walk<'w>(
-        &self,
-        path: &Path,
-        filter: Option<&'w Filter<'w>>,
-    ) -> Result<SourceWalk<'w>>
+    pub(super) fn walk<'w>(&self, path: &Path, filter: Option<&'w Filter<'w>>) -> Result<SourceWalk<'w>>
     where
         'a: 'w,
     {
@@ -173,11 +175,7 @@ impl SourceWalk<'_> {
                     }
                 }
                 Visit::Leave(found) => {
-                    if self
-                        .pending
-                        .last()
-                        .is_some_and(|dir| dir.path == found.path)
-                    {
+                    if self.pending.last().is_some_and(|dir| dir.path == found.path) {
                         self.pending.pop();
                     } else {
                         return Ok(Some(Visit::Leave(found)));

@@ -3,12 +3,12 @@
 //! They are tar sums of version 1 (moby 28 `daemon/builder/remotecontext`): the fields of a file's tar header and its
 //! content, without its time. Which header is meant differs: a context counts as the tar that the client sends, a stage,
 //! an image or a download as the files that lie there.
-use std::sync::OnceLock;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use rbuild_image::layer::{Entry, Kind, LayerReader};
 use rbuild_sandbox::root::{CAPABILITY, Dir, FileKind, Metadata, Visit};
@@ -81,14 +81,9 @@ impl ArchiveSums {
             link,
             device,
         };
-        let xattrs = entry
-            .xattrs
-            .iter()
-            .map(|(name, value)| (name.as_slice(), value.as_slice()));
+        let xattrs = entry.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
         let path = lexical(Path::new(std::ffi::OsStr::from_bytes(&entry.path)));
-        let sum = header
-            .sum(xattrs, content)
-            .map_err(|source| RootfsError::content("read", &path, source))?;
+        let sum = header.sum(xattrs, content).map_err(|source| RootfsError::content("read", &path, source))?;
         self.sums.entry(path).or_insert(sum);
         Ok(())
     }
@@ -140,13 +135,11 @@ impl Header<'_> {
 }
 
 fn hex(digest: &[u8]) -> String {
-    digest
-        .iter()
-        .fold(String::with_capacity(digest.len() * 2), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    digest.iter().fold(String::with_capacity(digest.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn lexical(path: &Path) -> PathBuf {
@@ -174,10 +167,7 @@ pub fn legacy_hash(source: &Source<'_>, sums: &Sums, path: &Path) -> Result<Opti
         return Ok(None);
     };
     if !metadata.is_dir() {
-        return Ok(Some(format!(
-            "file:{}",
-            file_sum(source, sums, &canonical)?
-        )));
+        return Ok(Some(format!("file:{}", file_sum(source, sums, &canonical)?)));
     }
     let mut parts = Vec::new();
     // The root of a source has no entry.
@@ -219,11 +209,7 @@ fn file_sum(source: &Source<'_>, sums: &Sums, path: &Path) -> Result<String> {
     let followed = source.root.resolve(path)?;
     let itself = |path: &Path| String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
     match sums {
-        Sums::Archive(archive) => Ok(archive
-            .sums
-            .get(&followed)
-            .cloned()
-            .unwrap_or_else(|| itself(path))),
+        Sums::Archive(archive) => Ok(archive.sums.get(&followed).cloned().unwrap_or_else(|| itself(path))),
         Sums::Directory(directory) => match source.lstat(&followed)? {
             Some(metadata)
                 if metadata.kind != FileKind::Socket
@@ -244,12 +230,7 @@ fn file_sum(source: &Source<'_>, sums: &Sums, path: &Path) -> Result<String> {
 
 impl DirectorySums {
     /// The name under which the client has packed a file before it comes to this one.
-    fn first_name(
-        &self,
-        source: &Source<'_>,
-        path: &Path,
-        metadata: &Metadata,
-    ) -> Result<Option<&Path>> {
+    fn first_name(&self, source: &Source<'_>, path: &Path, metadata: &Metadata) -> Result<Option<&Path>> {
         if metadata.is_dir() || metadata.links < 2 {
             return Ok(None);
         }
@@ -269,19 +250,11 @@ impl DirectorySums {
                 self.first_names.get_or_init(|| names)
             }
         };
-        Ok(names
-            .get(&metadata.id)
-            .map(PathBuf::as_path)
-            .filter(|first| *first != path))
+        Ok(names.get(&metadata.id).map(PathBuf::as_path).filter(|first| *first != path))
     }
 }
 
-fn stored_sum(
-    source: &Source<'_>,
-    path: &Path,
-    metadata: &Metadata,
-    first_name: Option<&Path>,
-) -> Result<String> {
+fn stored_sum(source: &Source<'_>, path: &Path, metadata: &Metadata, first_name: Option<&Path>) -> Result<String> {
     let mut name = path.as_os_str().as_bytes().to_vec();
     if metadata.is_dir() {
         if name.is_empty() {
@@ -314,9 +287,7 @@ fn stored_sum(
         device: metadata.device,
     };
     let capability = capability(&dir, &last, metadata)?;
-    let xattrs = capability
-        .iter()
-        .map(|value| (CAPABILITY.as_bytes(), value.as_slice()));
+    let xattrs = capability.iter().map(|value| (CAPABILITY.as_bytes(), value.as_slice()));
     let sum = if has_content && metadata.size > 0 {
         header.sum(xattrs, dir.open_file(&last)?)
     } else {
@@ -327,9 +298,5 @@ fn stored_sum(
 
 /// The client packs capabilities, whether or not they survive the copy.
 fn capability(dir: &Dir, name: &std::ffi::OsStr, metadata: &Metadata) -> Result<Option<Vec<u8>>> {
-    if metadata.is_file() {
-        Ok(dir.xattr(name, CAPABILITY)?)
-    } else {
-        Ok(None)
-    }
+    if metadata.is_file() { Ok(dir.xattr(name, CAPABILITY)?) } else { Ok(None) }
 }

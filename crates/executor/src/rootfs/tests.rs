@@ -31,10 +31,7 @@ fn write(root: &Root, path: &str, content: &[u8], mode: u32) {
     node.file().unwrap().write_all(content).unwrap();
     node.chown(0, 0).unwrap();
     node.chmod(mode).unwrap();
-    let time = Timestamp {
-        seconds: 1_500_000_000,
-        nanoseconds: 987_654_321,
-    };
+    let time = Timestamp { seconds: 1_500_000_000, nanoseconds: 987_654_321 };
     node.set_times(time, time).unwrap();
 }
 
@@ -67,8 +64,7 @@ fn recorded_tree() -> Tree {
     ] {
         write(root, name, b"x", mode);
     }
-    root.set_xattr("d/xattr", "user.note", b"hi\0there")
-        .unwrap();
+    root.set_xattr("d/xattr", "user.note", b"hi\0there").unwrap();
     root.set_xattr("d/cap", CAPABILITY, &capability()).unwrap();
     for (name, target) in [
         ("d/link", "a"),
@@ -78,14 +74,9 @@ fn recorded_tree() -> Tree {
         ("toplink", "plain"),
         ("dlink", "d"),
     ] {
-        root.create_symlink(name, target)
-            .unwrap()
-            .chown(0, 0)
-            .unwrap();
+        root.create_symlink(name, target).unwrap().chown(0, 0).unwrap();
     }
-    let fifo = root
-        .create_special("d/fifo", FileKind::Fifo, (0, 0))
-        .unwrap();
+    let fifo = root.create_special("d/fifo", FileKind::Fifo, (0, 0)).unwrap();
     fifo.chown(0, 0).unwrap();
     fifo.chmod(0o644).unwrap();
     write(root, "d/.wh.foo", b"", 0o644);
@@ -101,11 +92,8 @@ fn legacy(source: &Source<'_>, sums: &Sums, patterns: &[&str]) -> String {
     let mut hashes = Vec::new();
     for pattern in patterns {
         let pattern = Path::new(pattern);
-        let paths = if has_wildcards(pattern) {
-            legacy_matches(source, pattern).unwrap()
-        } else {
-            vec![pattern.to_path_buf()]
-        };
+        let paths =
+            if has_wildcards(pattern) { legacy_matches(source, pattern).unwrap() } else { vec![pattern.to_path_buf()] };
         for path in paths {
             hashes.push(legacy_hash(source, sums, &path).unwrap().unwrap());
         }
@@ -125,42 +113,18 @@ fn legacy_hashes_are_dockers() {
     source.owner = Some((0, 0));
     let sums = Sums::Directory(DirectorySums::default());
     let cases: &[(&[&str], &str)] = &[
-        (
-            &["plain"],
-            "file:ace762f14711f844b63186befe15d9cb4516f2d6f480eb25829137a4ddf53d7a",
-        ),
-        (
-            &["plain", "empty"],
-            "multi:9cb16c0d65c581a96b9443a710ffe26e2618ae6bf7d0e63de63381e1050ade54",
-        ),
-        (
-            &["d"],
-            "dir:c5706b35ae18860244cba6b6f85df87650a0e93737ff49a214e22e26163191e3",
-        ),
-        (
-            &["/dlink/"],
-            "dir:c5706b35ae18860244cba6b6f85df87650a0e93737ff49a214e22e26163191e3",
-        ),
-        (
-            &["d/link"],
-            "file:faf685eb8a494af823ea71fb7171a2ad62132ac7412d61fb8451b47eda5e7f81",
-        ),
-        (
-            &["d/dirlink"],
-            "dir:dc74810ae6fca15757324fe260297a24a622e186e6684521c8ad35569826a546",
-        ),
-        (
-            &["d/s*"],
-            "multi:d6f6ed3855ae7f6684f80a24cb81adfd9c84573694309b455afcb3f3b824c99d",
-        ),
+        (&["plain"], "file:ace762f14711f844b63186befe15d9cb4516f2d6f480eb25829137a4ddf53d7a"),
+        (&["plain", "empty"], "multi:9cb16c0d65c581a96b9443a710ffe26e2618ae6bf7d0e63de63381e1050ade54"),
+        (&["d"], "dir:c5706b35ae18860244cba6b6f85df87650a0e93737ff49a214e22e26163191e3"),
+        (&["/dlink/"], "dir:c5706b35ae18860244cba6b6f85df87650a0e93737ff49a214e22e26163191e3"),
+        (&["d/link"], "file:faf685eb8a494af823ea71fb7171a2ad62132ac7412d61fb8451b47eda5e7f81"),
+        (&["d/dirlink"], "dir:dc74810ae6fca15757324fe260297a24a622e186e6684521c8ad35569826a546"),
+        (&["d/s*"], "multi:d6f6ed3855ae7f6684f80a24cb81adfd9c84573694309b455afcb3f3b824c99d"),
     ];
     for (patterns, want) in cases {
         assert_eq!(legacy(&source, &sums, patterns), *want, "{patterns:?}");
     }
-    assert_eq!(
-        legacy_hash(&source, &sums, Path::new("none")).unwrap(),
-        None
-    );
+    assert_eq!(legacy_hash(&source, &sums, Path::new("none")).unwrap(), None);
 }
 
 /// The same tree as `tar c . | docker build -` names it: every entry begins with `./`.
@@ -213,10 +177,7 @@ fn repack(root: &Root, options: DiffOptions<'_>) -> Listed {
 }
 
 fn names(entries: &Listed) -> Vec<String> {
-    entries
-        .iter()
-        .map(|(entry, _)| String::from_utf8_lossy(&entry.path).into_owned())
-        .collect()
+    entries.iter().map(|(entry, _)| String::from_utf8_lossy(&entry.path).into_owned()).collect()
 }
 
 fn file(path: &str, content: &str) -> (Entry, Vec<u8>) {
@@ -250,13 +211,7 @@ fn layers_come_back_as_they_were() {
         symlink("a/l", "../../up"),
         bare("dev", Kind::Dir),
         bare("dev/null", Kind::Char { major: 1, minor: 3 }),
-        bare(
-            "dev/sda",
-            Kind::Block {
-                major: 8,
-                minor: 256,
-            },
-        ),
+        bare("dev/sda", Kind::Block { major: 8, minor: 256 }),
         bare("pipe", Kind::Fifo),
         file("suid", "x"),
         symlink("zlink", "/abs"),
@@ -359,11 +314,7 @@ fn hard_links_to_lower_layers_become_copies() {
     let mut below = file("a/f", "lower");
     below.0.mode = 0o4711;
     unpack(&bottom, &vec![below, file("b/g", "hidden"), file("c", "x")]).unwrap();
-    unpack(
-        &middle,
-        &vec![file("b/.wh..wh..opq", ""), file(".wh.c", "")],
-    )
-    .unwrap();
+    unpack(&middle, &vec![file("b/.wh..wh..opq", ""), file(".wh.c", "")]).unwrap();
     let lower = [&middle.root, &bottom.root];
     let tar = |target| {
         let (mut entry, content) = hard_link("h", target);
@@ -375,40 +326,21 @@ fn hard_links_to_lower_layers_become_copies() {
     assert_eq!(top.root.lstat("h").unwrap().mode, 0o4711);
     for hidden in ["b/g", "c", "none"] {
         let error = apply(&mut LayerReader::new(&tar(hidden)[..]), &top.root, &lower).unwrap_err();
-        assert!(
-            matches!(error, RootfsError::MissingLinkTarget { .. }),
-            "{hidden}: {error}"
-        );
+        assert!(matches!(error, RootfsError::MissingLinkTarget { .. }), "{hidden}: {error}");
     }
 }
 
 #[test]
 fn archives_unpack_into_what_exists() {
     let tree = tree();
-    let new = NewDirs {
-        mode: 0o755,
-        owner: (0, 0),
-        time: None,
-    };
+    let new = NewDirs { mode: 0o755, owner: (0, 0), time: None };
     tree.root.create_dir_all("usr/lib", new).unwrap();
     tree.root.create_symlink("lib", "usr/lib").unwrap();
     tree.root.create_dir_all("dst/old", new).unwrap();
-    let entries = vec![
-        file("lib/f", "x"),
-        file(".wh.usr", ""),
-        file("dst/old", "now a file"),
-    ];
-    let options = UnpackOptions {
-        chown: Some((7, 8)),
-    };
+    let entries = vec![file("lib/f", "x"), file(".wh.usr", ""), file("dst/old", "now a file")];
+    let options = UnpackOptions { chown: Some((7, 8)) };
     let tar = pack(&entries);
-    unpack_archive(
-        &mut LayerReader::new(&tar[..]),
-        &tree.root,
-        Path::new("/"),
-        options,
-    )
-    .unwrap();
+    unpack_archive(&mut LayerReader::new(&tar[..]), &tree.root, Path::new("/"), options).unwrap();
     let shown = tree.root.lstat("usr/lib/f").unwrap();
     assert_eq!((shown.uid, shown.gid), (7, 8));
     assert!(tree.root.lstat(".wh.usr").unwrap().is_file());
@@ -416,13 +348,7 @@ fn archives_unpack_into_what_exists() {
     assert_eq!(tree.root.read("dst/old", 20).unwrap(), b"now a file");
     // The destination is the root of what is unpacked.
     let tar = pack(&vec![symlink("out", "/"), file("out/x", "x")]);
-    unpack_archive(
-        &mut LayerReader::new(&tar[..]),
-        &tree.root,
-        Path::new("/new/dir"),
-        options,
-    )
-    .unwrap();
+    unpack_archive(&mut LayerReader::new(&tar[..]), &tree.root, Path::new("/new/dir"), options).unwrap();
     assert!(tree.root.lstat("new/dir/x").unwrap().is_file());
 }
 
@@ -431,23 +357,15 @@ fn layers_are_clamped_and_filtered() {
     let tree = tree();
     write(&tree.root, "a", b"x", 0o644);
     write(&tree.root, "b", b"x", 0o644);
-    tree.root
-        .set_times("b", Timestamp::default(), Timestamp::from_seconds(5))
-        .unwrap();
+    tree.root.set_times("b", Timestamp::default(), Timestamp::from_seconds(5)).unwrap();
     mkdir(&tree.root, "skip", 0o755);
     write(&tree.root, "skip/me", b"x", 0o644);
     tree.root.set_xattr("a", "user.note", b"hello").unwrap();
-    tree.root
-        .create_special("socket", FileKind::Socket, (0, 0))
-        .unwrap();
+    tree.root.create_special("socket", FileKind::Socket, (0, 0)).unwrap();
     let exclude = |path: &Path| path == Path::new("skip");
     let back = repack(
         &tree.root,
-        DiffOptions {
-            rewrite_timestamp: Some(1000),
-            exclude: Some(&exclude),
-            xattrs: LayerXattrs::All,
-        },
+        DiffOptions { rewrite_timestamp: Some(1000), exclude: Some(&exclude), xattrs: LayerXattrs::All },
     );
     assert_eq!(names(&back), ["a", "b"]);
     let times: Vec<i64> = back.iter().map(|(entry, _)| entry.mtime.secs).collect();
@@ -486,24 +404,8 @@ fn copies_land_where_buildkit_puts_them() {
         ("d/f", "a/b/c", none, &["a", "a/b", "a/b/c"]),
         ("d/s", "/n", none, &["n", "n/deep"]),
         ("to-d/s", "/", none, &["deep"]),
-        (
-            "to-d",
-            "/n",
-            CopyOptions {
-                follow: false,
-                ..none
-            },
-            &["n"],
-        ),
-        (
-            "d/s",
-            "/",
-            CopyOptions {
-                contents: false,
-                ..none
-            },
-            &["s", "s/deep"],
-        ),
+        ("to-d", "/n", CopyOptions { follow: false, ..none }, &["n"]),
+        ("d/s", "/", CopyOptions { contents: false, ..none }, &["s", "s/deep"]),
     ];
     for (from, to, options, want) in cases {
         let dest = copied(from, to, *options);
@@ -514,15 +416,8 @@ fn copies_land_where_buildkit_puts_them() {
 
 #[test]
 fn copies_keep_what_buildkit_keeps() {
-    let dest = copied(
-        "d",
-        "/x",
-        CopyOptions {
-            chown: Some((3, 4)),
-            parents: (0o755, (3, 4)),
-            ..CopyOptions::default()
-        },
-    );
+    let dest =
+        copied("d", "/x", CopyOptions { chown: Some((3, 4)), parents: (0o755, (3, 4)), ..CopyOptions::default() });
     let shown = dest.root.lstat("x/f").unwrap();
     assert_eq!((shown.mode, shown.uid, shown.gid), (0o4755, 3, 4));
     assert_eq!(shown.mtime.nanoseconds, 987_654_321);
@@ -565,10 +460,7 @@ fn conflicts_are_errors_or_not() {
     mkdir(&dest.root, "t/f", 0o755);
     let error = copy(&source, from, &dest.root, slash, options).unwrap_err();
     assert!(matches!(&error, RootfsError::FileOverDirectory { path } if path == Path::new("t/f")));
-    let replace = CopyOptions {
-        replace: true,
-        ..options
-    };
+    let replace = CopyOptions { replace: true, ..options };
     copy(&source, from, &dest.root, slash, replace).unwrap();
     assert!(dest.root.lstat("t/f").unwrap().is_file());
 
@@ -597,10 +489,7 @@ fn conflicts_are_errors_or_not() {
 #[test]
 fn legacy_copies_lose_privileges_with_an_owner() {
     let source = small_tree();
-    source
-        .root
-        .set_xattr("d/f", CAPABILITY, &capability())
-        .unwrap();
+    source.root.set_xattr("d/f", CAPABILITY, &capability()).unwrap();
     let source = Source::new(&source.root);
     let dest = tree();
     let dir = Path::new("d");
@@ -611,10 +500,7 @@ fn legacy_copies_lose_privileges_with_an_owner() {
     assert_eq!(dest.root.xattr("own/f", CAPABILITY).unwrap(), None);
     assert_eq!(dest.root.lstat("own").unwrap().mode, 0o755);
     assert_eq!(dest.root.lstat("keep/f").unwrap().mode, 0o4755);
-    assert_eq!(
-        dest.root.xattr("keep/f", CAPABILITY).unwrap(),
-        Some(capability())
-    );
+    assert_eq!(dest.root.xattr("keep/f", CAPABILITY).unwrap(), Some(capability()));
     let id = dest.root.lstat("own/f").unwrap().id;
     assert_eq!(dest.root.lstat("own/g").unwrap().id, id);
 }
@@ -626,9 +512,7 @@ fn holes_and_large_files_survive() {
     content[1_000_000..1_000_003].copy_from_slice(b"mid");
     content[2_500_000] = 1;
     let node = source.root.create_file("sparse").unwrap();
-    content::Mover::default()
-        .write(&content[..], node.file().unwrap())
-        .unwrap();
+    content::Mover::default().write(&content[..], node.file().unwrap()).unwrap();
     assert!(source.root.lstat("sparse").unwrap().is_sparse());
     write(&source.root, "dense", &vec![b'd'; 300_000], 0o644);
     let view = Source::new(&source.root);
@@ -636,18 +520,13 @@ fn holes_and_large_files_survive() {
     copy(&view, from, &dest.root, to, CopyOptions::default()).unwrap();
     assert_eq!(dest.root.read("sparse", 1 << 30).unwrap(), content);
     assert!(dest.root.lstat("sparse").unwrap().is_sparse());
-    assert_eq!(
-        dest.root.read("dense", 1 << 30).unwrap(),
-        vec![b'd'; 300_000]
-    );
+    assert_eq!(dest.root.read("dense", 1 << 30).unwrap(), vec![b'd'; 300_000]);
     // A file that is shorter than it was when it was met.
     for (name, size) in [("dense", 300_001), ("sparse", 3_000_001)] {
         let target = dest.root.create_file(format!("short-{name}")).unwrap();
         let file = source.root.open_file(name).unwrap();
         let sparse = name == "sparse";
-        let copied = content::Mover::default()
-            .copy(&file, target.file().unwrap(), size, sparse)
-            .unwrap();
+        let copied = content::Mover::default().copy(&file, target.file().unwrap(), size, sparse).unwrap();
         assert_eq!(copied, size - 1, "{name}");
     }
 }
@@ -661,20 +540,11 @@ fn hidden_files_are_not_there() {
     };
     let mut source = Source::new(&tree.root);
     source.filter = Some(&filter);
-    assert_eq!(
-        buildkit_matches(&source, Path::new("d/[f-s]")).unwrap(),
-        [PathBuf::from("d/g"), PathBuf::from("d/l")]
-    );
+    assert_eq!(buildkit_matches(&source, Path::new("d/[f-s]")).unwrap(), [PathBuf::from("d/g"), PathBuf::from("d/l")]);
     let hash = |path: &str| content_hash(&source, &[path.into()], HashOptions::default());
     assert!(hash("d/f").unwrap_err().is_not_found());
     let dest = super::tests::tree();
-    let error = copy(
-        &source,
-        Path::new("d/f"),
-        &dest.root,
-        Path::new("/x"),
-        CopyOptions::default(),
-    );
+    let error = copy(&source, Path::new("d/f"), &dest.root, Path::new("/x"), CopyOptions::default());
     assert!(error.unwrap_err().is_not_found());
 }
 
@@ -708,9 +578,7 @@ fn content_hashes_see_all_but_times() {
     write(&tree.root, "d/larger", &vec![b'm'; 400_000], 0o644);
     let before = hash(&tree, &["d"], none);
     assert_eq!(hash(&tree, &["d"], none), before);
-    tree.root
-        .set_times("d/f", Timestamp::default(), Timestamp::default())
-        .unwrap();
+    tree.root.set_times("d/f", Timestamp::default(), Timestamp::default()).unwrap();
     assert_eq!(hash(&tree, &["d"], none), before);
 
     let change = |what: &dyn Fn(&Root)| {
@@ -739,20 +607,11 @@ fn content_hashes_see_all_but_times() {
     // The name of one file does not count, those of several do.
     let one = hash(&tree, &["d/f"], none);
     assert_eq!(hash(&tree, &["d/g"], none), one);
-    assert_ne!(
-        hash(&tree, &["d/f", "d/g"], none),
-        hash(&tree, &["d/g", "d/f"], none)
-    );
-    let follow = HashOptions {
-        follow: true,
-        ..none
-    };
+    assert_ne!(hash(&tree, &["d/f", "d/g"], none), hash(&tree, &["d/g", "d/f"], none));
+    let follow = HashOptions { follow: true, ..none };
     assert_eq!(hash(&tree, &["to-d"], follow), before);
     assert_ne!(hash(&tree, &["to-d"], none), before);
-    let contents = HashOptions {
-        contents: true,
-        ..none
-    };
+    let contents = HashOptions { contents: true, ..none };
     let inside = hash(&tree, &["d"], contents);
     tree.root.chmod("d", 0o711).unwrap();
     assert_eq!(hash(&tree, &["d"], contents), inside);
@@ -816,9 +675,8 @@ fn flatten(dir: &str, children: &[(String, u32, Random)], entries: &mut Listed) 
         (entry.uid, entry.gid) = (mode * 3, mode * 5);
         entry.mtime.secs = i64::from(*mode) * 1000;
         entries.push((entry, content));
-        if let Some((_, _, Random::Dir(children))) = children
-            .iter()
-            .find(|(other, _, kind)| other == name && matches!(kind, Random::Dir(_)))
+        if let Some((_, _, Random::Dir(children))) =
+            children.iter().find(|(other, _, kind)| other == name && matches!(kind, Random::Dir(_)))
         {
             flatten(&path(name), children, entries);
         }

@@ -5,9 +5,7 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_image::layer::{
-    Entry, Kind, LayerReader, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
-};
+use rbuild_image::layer::{Entry, Kind, LayerReader, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX};
 use rbuild_sandbox::root::{Dir, FileKind, Metadata, NewDirs, Node, Root, RootError, Timestamp};
 
 use super::attributes::Attributes;
@@ -35,11 +33,7 @@ pub struct Unpacked {
 /// # Errors
 /// Fails if the archive is damaged, an entry leads out of the target, or a file cannot be created; the target is then
 /// half filled.
-pub fn apply<R: Read>(
-    reader: &mut LayerReader<R>,
-    target: &Root,
-    lower: &[&Root],
-) -> Result<Unpacked> {
+pub fn apply<R: Read>(reader: &mut LayerReader<R>, target: &Root, lower: &[&Root]) -> Result<Unpacked> {
     Unpacker::new(target, Meaning::Layer { lower }).run(reader)
 }
 
@@ -66,16 +60,10 @@ pub fn unpack_archive<R: Read>(
     path: &Path,
     options: UnpackOptions,
 ) -> Result<Unpacked> {
-    let new = NewDirs {
-        mode: 0o755,
-        owner: options.chown.unwrap_or((0, 0)),
-        time: None,
-    };
+    let new = NewDirs { mode: 0o755, owner: options.chown.unwrap_or((0, 0)), time: None };
     target.create_dir_all(path, new)?;
     let destination = target.subtree(path)?;
-    let meaning = Meaning::Archive {
-        chown: options.chown,
-    };
+    let meaning = Meaning::Archive { chown: options.chown };
     Unpacker::new(&destination, meaning).run(reader)
 }
 
@@ -133,8 +121,7 @@ impl<'a> Unpacker<'a> {
     fn run<R: Read>(mut self, reader: &mut LayerReader<R>) -> Result<Unpacked> {
         while let Some(entry) = reader.next_entry()? {
             self.done.entries += 1;
-            self.entry(&entry, reader)
-                .map_err(|source| in_entry(&entry, source))?;
+            self.entry(&entry, reader).map_err(|source| in_entry(&entry, source))?;
         }
         // Later entries of the same name win, as their attributes did.
         for (path, time) in std::mem::take(&mut self.dirs) {
@@ -150,10 +137,7 @@ impl<'a> Unpacker<'a> {
     }
 
     fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut LayerReader<R>) -> Result<()> {
-        let breakout = || RootfsError::Breakout {
-            entry: os_path(&entry.path),
-            target: os_path(&entry.path),
-        };
+        let breakout = || RootfsError::Breakout { entry: os_path(&entry.path), target: os_path(&entry.path) };
         let Some(path) = clean(&entry.path).map_err(|()| breakout())? else {
             return Ok(());
         };
@@ -169,9 +153,7 @@ impl<'a> Unpacker<'a> {
         }
         match &entry.kind {
             Kind::Dir => {
-                let node = match self
-                    .create(&path, &dir, &name, true, |dir, name| dir.create_dir(name))?
-                {
+                let node = match self.create(&path, &dir, &name, true, |dir, name| dir.create_dir(name))? {
                     Some(node) => node,
                     None => dir.node(&name)?,
                 };
@@ -182,8 +164,7 @@ impl<'a> Unpacker<'a> {
                 }
             }
             Kind::File { .. } => {
-                let node =
-                    self.create_file(&path, &dir, &name, |dir, name| dir.create_file(name))?;
+                let node = self.create_file(&path, &dir, &name, |dir, name| dir.create_file(name))?;
                 let written = match node.file() {
                     Some(file) => self
                         .mover
@@ -196,14 +177,10 @@ impl<'a> Unpacker<'a> {
             }
             Kind::Symlink { target } => {
                 let target = os_path(target);
-                let node = self.create_file(&path, &dir, &name, |dir, name| {
-                    dir.create_symlink(name, &target)
-                })?;
+                let node = self.create_file(&path, &dir, &name, |dir, name| dir.create_symlink(name, &target))?;
                 attributes.give(&node)?;
             }
-            Kind::Hardlink { target } => {
-                self.hard_link(entry, target, &path, &dir, &name, attributes)?
-            }
+            Kind::Hardlink { target } => self.hard_link(entry, target, &path, &dir, &name, attributes)?,
             Kind::Char { major, minor } => {
                 let device = (*major, *minor);
                 let node = self.create_file(&path, &dir, &name, |dir, name| {
@@ -219,9 +196,8 @@ impl<'a> Unpacker<'a> {
                 attributes.give(&node)?;
             }
             Kind::Fifo => {
-                let node = self.create_file(&path, &dir, &name, |dir, name| {
-                    dir.create_special(name, FileKind::Fifo, (0, 0))
-                })?;
+                let node =
+                    self.create_file(&path, &dir, &name, |dir, name| dir.create_special(name, FileKind::Fifo, (0, 0)))?;
                 attributes.give(&node)?;
             }
         }
@@ -235,10 +211,7 @@ impl<'a> Unpacker<'a> {
             return Ok(false);
         };
         if bytes == WHITEOUT_OPAQUE.as_bytes() {
-            match path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-            {
+            match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 Some(parent) => {
                     let (above, name) = self.place(parent)?;
                     above.set_opaque(name)?;
@@ -253,15 +226,11 @@ impl<'a> Unpacker<'a> {
             return Ok(true);
         }
         if matches!(gone, b"" | b"." | b"..") {
-            return Err(RootfsError::InvalidEntry {
-                entry: os_path(&entry.path),
-                reason: "a whiteout without a name",
-            });
+            return Err(RootfsError::InvalidEntry { entry: os_path(&entry.path), reason: "a whiteout without a name" });
         }
         let gone = OsStr::from_bytes(gone);
         let gone_path = path.with_file_name(gone);
-        let node =
-            self.create_file(&gone_path, dir, gone, |dir, name| dir.create_whiteout(name))?;
+        let node = self.create_file(&gone_path, dir, gone, |dir, name| dir.create_whiteout(name))?;
         node.chown(entry.uid, entry.gid)?;
         Ok(true)
     }
@@ -276,15 +245,9 @@ impl<'a> Unpacker<'a> {
         mut attributes: Attributes,
     ) -> Result<()> {
         let Ok(Some(target_path)) = clean(target) else {
-            return Err(RootfsError::Breakout {
-                entry: os_path(&entry.path),
-                target: os_path(target),
-            });
+            return Err(RootfsError::Breakout { entry: os_path(&entry.path), target: os_path(target) });
         };
-        let missing = || RootfsError::MissingLinkTarget {
-            entry: os_path(&entry.path),
-            target: os_path(target),
-        };
+        let missing = || RootfsError::MissingLinkTarget { entry: os_path(&entry.path), target: os_path(target) };
         if target_path == path {
             // A link to itself, which some archivers write; the file is there already.
             return match dir.try_lstat(name)? {
@@ -298,9 +261,7 @@ impl<'a> Unpacker<'a> {
             Err(error) => return Err(error),
         };
         let found = match &place {
-            Some((from, from_name)) => from
-                .try_lstat(from_name)?
-                .map(|metadata| (from, from_name, metadata)),
+            Some((from, from_name)) => from.try_lstat(from_name)?.map(|metadata| (from, from_name, metadata)),
             None => None,
         };
         if let Some((from, from_name, metadata)) = found {
@@ -310,9 +271,7 @@ impl<'a> Unpacker<'a> {
                     reason: "a hard link to a directory",
                 });
             }
-            self.replace(path, dir, name, false, |dir, name| {
-                dir.hard_link(name, from, from_name)
-            })?;
+            self.replace(path, dir, name, false, |dir, name| dir.hard_link(name, from, from_name))?;
             // The entry's attributes are those of the file, which another name may have changed.
             if !metadata.is_symlink() {
                 attributes.give(&dir.node(name)?)?;
@@ -358,13 +317,9 @@ impl<'a> Unpacker<'a> {
             }
             FileKind::Symlink => {
                 let target = root.read_link(from)?;
-                self.create_file(path, dir, name, |dir, name| {
-                    dir.create_symlink(name, &target)
-                })?
+                self.create_file(path, dir, name, |dir, name| dir.create_symlink(name, &target))?
             }
-            kind => self.create_file(path, dir, name, |dir, name| {
-                dir.create_special(name, kind, metadata.device)
-            })?,
+            kind => self.create_file(path, dir, name, |dir, name| dir.create_special(name, kind, metadata.device))?,
         };
         attributes.give(&node)
     }
@@ -429,11 +384,7 @@ impl<'a> Unpacker<'a> {
         }
         let parent = path.parent().unwrap_or(Path::new(""));
         // Docker's `ImpliedDirectoryMode`; the owner is root.
-        let new = NewDirs {
-            mode: 0o755,
-            owner: (0, 0),
-            time: None,
-        };
+        let new = NewDirs { mode: 0o755, owner: (0, 0), time: None };
         self.target.create_dir_all(parent, new)?;
         self.open_parent(path)
     }
@@ -459,10 +410,7 @@ impl<'a> Unpacker<'a> {
 
 /// The file that a path names in the layers below, seen as overlayfs would: a whiteout or an opaque directory on the way
 /// hides what is below it.
-fn find_lower<'r>(
-    lower: &[&'r Root],
-    path: &Path,
-) -> Result<Option<(&'r Root, PathBuf, Metadata)>> {
+fn find_lower<'r>(lower: &[&'r Root], path: &Path) -> Result<Option<(&'r Root, PathBuf, Metadata)>> {
     for root in lower {
         let mut prefix = PathBuf::new();
         let mut hides = false;
@@ -500,9 +448,6 @@ fn in_entry(entry: &Entry, source: RootfsError) -> RootfsError {
         | RootfsError::MissingLinkTarget { .. }
         | RootfsError::Entry { .. }
         | RootfsError::Layer(_)) => error,
-        source => RootfsError::Entry {
-            entry: os_path(&entry.path),
-            source: Box::new(source),
-        },
+        source => RootfsError::Entry { entry: os_path(&entry.path), source: Box::new(source) },
     }
 }

@@ -22,9 +22,7 @@ use crate::context::Context;
 use crate::emit;
 use crate::exec::{self, Command};
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{
-    Lookup, MountFrom, check_security, docker_version, resolve_mount, target_platform,
-};
+use crate::plan::buildkit::{Lookup, MountFrom, check_security, docker_version, resolve_mount, target_platform};
 use crate::plan::legacy::{Action, BuildArgs, Comment, CopyAction, Rules, Stage};
 use crate::session::{PullProgress, Session};
 use crate::snapshot::{Change, NewLayer, View};
@@ -204,8 +202,7 @@ impl Builder<'_> {
                 let instruction = rbuild_parser::parse_trigger(trigger, ParseOptions::for_version(self.version))
                     .map_err(|error| instruction_failed(error.to_string()).at(step, lines))?;
                 let inner = self.declare(0, instruction.kind.name(), &instruction.original, lines);
-                let current =
-                    Current { step: inner, lines, stage: &mut stage, state: &mut state, missed: &mut missed };
+                let current = Current { step: inner, lines, stage: &mut stage, state: &mut state, missed: &mut missed };
                 self.instruction(&instruction, current)?;
             }
         }
@@ -228,9 +225,8 @@ impl Builder<'_> {
         let word = |text: &str| self.lexer.process_word(text, &Lookup(&variables)).map_err(|e| e.to_string());
         let mut platform = self.platform.clone();
         if let Some(written) = &source.platform {
-            let text = word(written).map_err(|error| {
-                instruction_failed(format!("failed to process arguments for platform : {error}"))
-            })?;
+            let text = word(written)
+                .map_err(|error| instruction_failed(format!("failed to process arguments for platform : {error}")))?;
             platform = Platform::parse(&text, docker_version(self.version))
                 .map_err(|error| instruction_failed(format!("failed to parse platform {text}: {error}")))?;
         }
@@ -248,7 +244,8 @@ impl Builder<'_> {
     }
 
     fn stage_named(&self, name: &str) -> Option<State> {
-        let found = self.stages.iter().find(|(stage, _)| stage.as_deref().is_some_and(|s| s.eq_ignore_ascii_case(name)));
+        let found =
+            self.stages.iter().find(|(stage, _)| stage.as_deref().is_some_and(|s| s.eq_ignore_ascii_case(name)));
         found.map(|(_, state)| state.clone())
     }
 
@@ -262,17 +259,14 @@ impl Builder<'_> {
             return Ok(state_of(&image));
         }
         let reference = Reference::parse_normalized(name, docker_version(self.version))
-            .map_err(|error| {
-                Stop::failed(Failure::Request { message: error.to_string(), by: Speaker::Builder })
-            })?
+            .map_err(|error| Stop::failed(Failure::Request { message: error.to_string(), by: Speaker::Builder }))?
             .or_latest();
         let before = session.store().resolve_reference(&reference)?;
         let image = session.remote_image(&reference, platform)?;
         let emit = |fact: PullFact| session.emitter().emit(Fact::Pull { step, fact });
-        let tag = reference.digest().map_or_else(
-            || reference.tag().unwrap_or_default().to_owned(),
-            |digest| digest.as_str().to_owned(),
-        );
+        let tag = reference
+            .digest()
+            .map_or_else(|| reference.tag().unwrap_or_default().to_owned(), |digest| digest.as_str().to_owned());
         emit(PullFact::Started { tag, repository: reference.path().to_owned() });
         let newer = before.as_ref() != Some(&image.id);
         // Of an image that is here under another name no layer is told.
@@ -306,7 +300,8 @@ impl Builder<'_> {
 
     fn dispatch(&mut self, instruction: &Instruction, current: Current<'_>) -> Result<(), Stop> {
         if !self.session.options().lenient {
-            rbuild_parser::legacy::legacy_check(instruction, self.version).map_err(|error| instruction_failed(error.to_string()))?;
+            rbuild_parser::legacy::legacy_check(instruction, self.version)
+                .map_err(|error| instruction_failed(error.to_string()))?;
         }
         let action = current.stage.dispatch(instruction).map_err(instruction_failed)?;
         match action {
@@ -618,4 +613,3 @@ impl PullProgress for Pulled<'_> {
         self.tell(layer.blob.as_ref(), LayerState::Complete);
     }
 }
-

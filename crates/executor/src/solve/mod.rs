@@ -29,7 +29,12 @@ fn created(session: &Session<'_>) -> String {
 }
 
 /// Completes a configuration with its layers and time, and puts it into the store.
-fn write_config(session: &Session<'_>, mut config: ImageConfig, layers: &[DiffId], created: &str) -> Result<Built, Stop> {
+fn write_config(
+    session: &Session<'_>,
+    mut config: ImageConfig,
+    layers: &[DiffId],
+    created: &str,
+) -> Result<Built, Stop> {
     config.created.set(created.to_owned());
     config.rootfs.set(RootFs::new(layers.to_vec()));
     for step in config.history.get_or_default() {

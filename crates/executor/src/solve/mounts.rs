@@ -215,7 +215,11 @@ impl<'s> Prepared<'s> {
             }
             return Ok(());
         };
-        let number = self.mounts.iter().filter(|m| matches!(m, Mount::Bind { target, .. } if target.starts_with("/run/buildkit"))).count();
+        let number = self
+            .mounts
+            .iter()
+            .filter(|m| matches!(m, Mount::Bind { target, .. } if target.starts_with("/run/buildkit")))
+            .count();
         let target = match mount.target.as_str() {
             "" => format!("/run/buildkit/ssh_agent.{number}"),
             target => target.to_owned(),
@@ -248,4 +252,3 @@ impl Drop for Prepared<'_> {
         }
     }
 }
-

@@ -53,21 +53,9 @@ trait Source {
 ///
 /// # Errors
 /// [`ArchiveError`]; the store then has at most blobs that nothing refers to.
-pub fn load(
-    store: &Store,
-    lease: &Lease,
-    reader: impl Read,
-    platform: &Platform,
-) -> Result<Vec<Loaded>, ArchiveError> {
-    let stream = |source| ArchiveError::Io {
-        action: "read",
-        path: PathBuf::from("archive"),
-        source,
-    };
-    let tar = |source| ArchiveError::Tar {
-        action: "read",
-        source,
-    };
+pub fn load(store: &Store, lease: &Lease, reader: impl Read, platform: &Platform) -> Result<Vec<Loaded>, ArchiveError> {
+    let stream = |source| ArchiveError::Io { action: "read", path: PathBuf::from("archive"), source };
+    let tar = |source| ArchiveError::Tar { action: "read", source };
     let decoder = compression::decoder(reader).map_err(stream)?;
     let mut archive = LayerReader::new(decoder);
     let mut members: BTreeMap<String, Member> = BTreeMap::new();
@@ -82,35 +70,23 @@ pub fn load(
         match entry.kind {
             Kind::File { .. } if name == "manifest.json" || name == "index.json" => {
                 let bytes = json::read_document(archive.content()).map_err(stream)?;
-                if name == "manifest.json" {
-                    docker = Some(bytes)
-                } else {
-                    index = Some(bytes)
-                }
+                if name == "manifest.json" { docker = Some(bytes) } else { index = Some(bytes) }
             }
             // Docker's old per-layer descriptions, superseded by manifest.json.
             Kind::File { .. }
-                if matches!(
-                    name.rsplit('/').next(),
-                    Some("json" | "VERSION" | "repositories" | "oci-layout")
-                ) => {}
+                if matches!(name.rsplit('/').next(), Some("json" | "VERSION" | "repositories" | "oci-layout")) => {}
             Kind::File { .. } => {
                 let mut writer = store.blob_writer(lease)?;
-                io::copy(&mut archive.content(), &mut writer).map_err(|source| {
-                    ArchiveError::Io {
-                        action: "unpack",
-                        path: PathBuf::from(&name),
-                        source,
-                    }
+                io::copy(&mut archive.content(), &mut writer).map_err(|source| ArchiveError::Io {
+                    action: "unpack",
+                    path: PathBuf::from(&name),
+                    source,
                 })?;
                 let (digest, size) = writer.commit()?;
                 if let Some(hex) = name.strip_prefix("blobs/sha256/")
                     && hex != digest.hex()
                 {
-                    return Err(ArchiveError::Mismatch {
-                        name,
-                        actual: digest,
-                    });
+                    return Err(ArchiveError::Mismatch { name, actual: digest });
                 }
                 members.insert(name, Member::Blob(digest, size));
             }
@@ -148,21 +124,12 @@ pub fn load_dir(
     select: &dyn Fn(&Descriptor) -> bool,
 ) -> Result<Vec<Loaded>, ArchiveError> {
     let path = dir.join("index.json");
-    let bytes = File::open(&path)
-        .and_then(json::read_document)
-        .map_err(|source| ArchiveError::Io {
-            action: "read",
-            path,
-            source,
-        })?;
-    load_index(
-        store,
-        lease,
-        &mut Directory { store, lease, dir },
-        &bytes,
-        platform,
-        select,
-    )
+    let bytes = File::open(&path).and_then(json::read_document).map_err(|source| ArchiveError::Io {
+        action: "read",
+        path,
+        source,
+    })?;
+    load_index(store, lease, &mut Directory { store, lease, dir }, &bytes, platform, select)
 }
 
 /// A name as a plain relative path, for comparison only; none if it leaves the archive or is no text.
@@ -180,10 +147,7 @@ fn clean(path: &[u8]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
 }
 
-fn find<'a>(
-    members: &'a BTreeMap<String, Member>,
-    name: &str,
-) -> Result<(&'a Digest, u64), ArchiveError> {
+fn find<'a>(members: &'a BTreeMap<String, Member>, name: &str) -> Result<(&'a Digest, u64), ArchiveError> {
     let missing = || ArchiveError::Missing(name.to_owned());
     let mut at = clean(name.as_bytes()).ok_or_else(missing)?;
     // A chain of links is as long as the archive has entries at most, but no honest one has more than a few.
@@ -208,18 +172,14 @@ fn load_docker(
     members: &BTreeMap<String, Member>,
     table: &[u8],
 ) -> Result<Vec<Loaded>, ArchiveError> {
-    let table: Vec<DockerEntry> = json::from_bytes(table).map_err(|source| ArchiveError::Json {
-        name: "manifest.json".into(),
-        source,
-    })?;
+    let table: Vec<DockerEntry> =
+        json::from_bytes(table).map_err(|source| ArchiveError::Json { name: "manifest.json".into(), source })?;
     let mut loaded = Vec::new();
     for entry in table {
         let (bytes, config) = read_config(store, find(members, &entry.config)?.0)?;
         let layers = entry.layers.unwrap_or_default();
         if layers.len() != config.diff_ids().len() {
-            return Err(ArchiveError::Inconsistent(
-                "an image's configuration names another number of layers",
-            ));
+            return Err(ArchiveError::Inconsistent("an image's configuration names another number of layers"));
         }
         let mut blobs = Vec::new();
         for (name, diff_id) in layers.iter().zip(config.diff_ids()) {
@@ -227,24 +187,10 @@ fn load_docker(
             blobs.push(check_layer(store, name, digest, size, diff_id)?);
         }
         let id = store.put_image(lease, &bytes, None, &blobs)?;
-        let references = entry
-            .repo_tags
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|tag| tag.parse().ok())
-            .collect();
-        loaded.push(Loaded {
-            id,
-            references,
-            manifest: None,
-            ref_name: None,
-        });
+        let references = entry.repo_tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()).collect();
+        loaded.push(Loaded { id, references, manifest: None, ref_name: None });
     }
-    if loaded.is_empty() {
-        Err(ArchiveError::NoImage)
-    } else {
-        Ok(loaded)
-    }
+    if loaded.is_empty() { Err(ArchiveError::NoImage) } else { Ok(loaded) }
 }
 
 /// Checks that a blob of the store holds a layer, whatever its compression.
@@ -259,32 +205,19 @@ fn check_layer(
     if let Some(blob) = known.into_iter().find(|blob| blob.digest == *digest) {
         return Ok(blob);
     }
-    let wrong = |source| ArchiveError::WrongLayer {
-        name: name.to_owned(),
-        diff_id: diff_id.clone(),
-        source,
-    };
+    let wrong = |source| ArchiveError::WrongLayer { name: name.to_owned(), diff_id: diff_id.clone(), source };
     let decoder = compression::decoder(store.open_blob(digest)?).map_err(wrong)?;
     let compression = decoder.compression();
     let media_type = Family::Oci
         .layer(compression)
-        .ok_or(ArchiveError::Inconsistent(
-            "a layer is compressed in a way that layers cannot be",
-        ))?
+        .ok_or(ArchiveError::Inconsistent("a layer is compressed in a way that layers cannot be"))?
         .to_owned();
     let tar_size = if digest == diff_id.digest() {
         size
     } else {
-        VerifiedReader::new(decoder, diff_id.digest().clone(), None)
-            .finish()
-            .map_err(wrong)?
+        VerifiedReader::new(decoder, diff_id.digest().clone(), None).finish().map_err(wrong)?
     };
-    Ok(LayerBlob {
-        media_type,
-        digest: digest.clone(),
-        size,
-        tar_size: Some(tar_size),
-    })
+    Ok(LayerBlob { media_type, digest: digest.clone(), size, tar_size: Some(tar_size) })
 }
 
 fn load_index(
@@ -295,16 +228,10 @@ fn load_index(
     platform: &Platform,
     select: &dyn Fn(&Descriptor) -> bool,
 ) -> Result<Vec<Loaded>, ArchiveError> {
-    let index: Index = json::from_bytes(index).map_err(|source| ArchiveError::Json {
-        name: "index.json".into(),
-        source,
-    })?;
+    let index: Index =
+        json::from_bytes(index).map_err(|source| ArchiveError::Json { name: "index.json".into(), source })?;
     let mut loaded: Vec<Loaded> = Vec::new();
-    for entry in index
-        .manifests
-        .iter()
-        .filter(|entry| !entry.is_attestation() && select(entry))
-    {
+    for entry in index.manifests.iter().filter(|entry| !entry.is_attestation() && select(entry)) {
         let mut manifest = fetch_manifest(store, source, entry)?;
         for _ in 0..4 {
             let ManifestKind::Index(inner) = manifest.kind() else {
@@ -321,20 +248,12 @@ fn load_index(
         source.fetch(&image.config)?;
         let (bytes, config) = read_config(store, &image.config.digest)?;
         if image.layers.len() != config.diff_ids().len() {
-            return Err(ArchiveError::Inconsistent(
-                "an image's configuration names another number of layers",
-            ));
+            return Err(ArchiveError::Inconsistent("an image's configuration names another number of layers"));
         }
         let mut blobs = Vec::new();
         for (layer, diff_id) in image.layers.iter().zip(config.diff_ids()) {
             source.fetch(layer)?;
-            blobs.push(check_layer(
-                store,
-                &blob_name(&layer.digest),
-                &layer.digest,
-                layer.size,
-                diff_id,
-            )?);
+            blobs.push(check_layer(store, &blob_name(&layer.digest), &layer.digest, layer.size, diff_id)?);
         }
         let id = store.put_image(lease, &bytes, Some(&manifest), &blobs)?;
         let ref_name = entry.annotations.get(annotation::REF_NAME).cloned();
@@ -342,36 +261,17 @@ fn load_index(
             // A tag alone names nothing; skopeo and buildah put whole names here.
             ref_name.as_ref().filter(|name| name.contains(['/', ':']))
         });
-        let references: Vec<Reference> = text
-            .and_then(|text| text.parse().ok())
-            .into_iter()
-            .collect();
+        let references: Vec<Reference> = text.and_then(|text| text.parse().ok()).into_iter().collect();
         let digest = Some(manifest.digest().clone());
-        match loaded
-            .iter_mut()
-            .find(|known| known.id == id && known.manifest == digest)
-        {
+        match loaded.iter_mut().find(|known| known.id == id && known.manifest == digest) {
             Some(known) => known.references.extend(references),
-            None => loaded.push(Loaded {
-                id,
-                references,
-                manifest: digest,
-                ref_name,
-            }),
+            None => loaded.push(Loaded { id, references, manifest: digest, ref_name }),
         }
     }
-    if loaded.is_empty() {
-        Err(ArchiveError::NoImage)
-    } else {
-        Ok(loaded)
-    }
+    if loaded.is_empty() { Err(ArchiveError::NoImage) } else { Ok(loaded) }
 }
 
-fn fetch_manifest(
-    store: &Store,
-    source: &mut dyn Source,
-    entry: &Descriptor,
-) -> Result<Manifest, ArchiveError> {
+fn fetch_manifest(store: &Store, source: &mut dyn Source, entry: &Descriptor) -> Result<Manifest, ArchiveError> {
     source.fetch(entry)?;
     Ok(store.manifest(&entry.digest, Some(&entry.media_type))?)
 }
@@ -386,15 +286,10 @@ impl Source for InStore<'_> {
         let name = blob_name(&descriptor.digest);
         let (digest, size) = find(self.members, &name)?;
         if *digest != descriptor.digest {
-            return Err(ArchiveError::Mismatch {
-                name,
-                actual: digest.clone(),
-            });
+            return Err(ArchiveError::Mismatch { name, actual: digest.clone() });
         }
         if size != descriptor.size {
-            return Err(ArchiveError::Inconsistent(
-                "a descriptor tells another size than the blob has",
-            ));
+            return Err(ArchiveError::Inconsistent("a descriptor tells another size than the blob has"));
         }
         Ok(())
     }
@@ -417,14 +312,9 @@ impl Source for Directory<'_> {
         let path = self.dir.join(blob_name(digest));
         let file = File::open(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ArchiveError::Missing(blob_name(digest)),
-            _ => ArchiveError::Io {
-                action: "open",
-                path,
-                source,
-            },
+            _ => ArchiveError::Io { action: "open", path, source },
         })?;
-        self.store
-            .put_blob_from(self.lease, file, digest, Some(descriptor.size))?;
+        self.store.put_blob_from(self.lease, file, digest, Some(descriptor.size))?;
         Ok(())
     }
 }

@@ -11,10 +11,7 @@ use crate::reference::Reference;
 use crate::store::tests::{put, put_layer};
 use crate::store::{Lease, Prune, Store, remove_tree};
 
-const GZIP: EncoderOptions = EncoderOptions::Gzip {
-    level: 6,
-    threads: 2,
-};
+const GZIP: EncoderOptions = EncoderOptions::Gzip { level: 6, threads: 2 };
 
 fn platform() -> Platform {
     Platform::new("linux", "amd64", "")
@@ -24,20 +21,10 @@ fn scene() -> (tempfile::TempDir, Store, Lease, Vec<ToSave>) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("a")).unwrap();
     let lease = store.lease().unwrap();
-    let names = |list: &[&str]| {
-        list.iter()
-            .map(|n| n.parse::<Reference>().unwrap())
-            .collect()
-    };
+    let names = |list: &[&str]| list.iter().map(|n| n.parse::<Reference>().unwrap()).collect();
     let images = vec![
-        ToSave {
-            id: put(&store, &lease, &["one", "two"]),
-            references: names(&["a:1", "reg.example/b/c:2"]),
-        },
-        ToSave {
-            id: put(&store, &lease, &["one"]),
-            references: names(&[]),
-        },
+        ToSave { id: put(&store, &lease, &["one", "two"]), references: names(&["a:1", "reg.example/b/c:2"]) },
+        ToSave { id: put(&store, &lease, &["one"]), references: names(&[]) },
     ];
     (dir, store, lease, images)
 }
@@ -47,33 +34,19 @@ fn check(bytes: &[u8], images: &[ToSave]) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let lease = store.lease().unwrap();
-    check_loaded(
-        &store,
-        &lease,
-        &load(&store, &lease, bytes, &platform()).unwrap(),
-        images,
-    );
+    check_loaded(&store, &lease, &load(&store, &lease, bytes, &platform()).unwrap(), images);
 }
 
 fn check_loaded(store: &Store, lease: &Lease, loaded: &[Loaded], images: &[ToSave]) {
-    let got: Vec<ToSave> = loaded
-        .iter()
-        .map(|l| ToSave {
-            id: l.id.clone(),
-            references: l.references.clone(),
-        })
-        .collect();
+    let got: Vec<ToSave> =
+        loaded.iter().map(|l| ToSave { id: l.id.clone(), references: l.references.clone() }).collect();
     assert_eq!(got, images);
     for image in loaded {
         for name in &image.references {
             store.tag(lease, &image.id, name).unwrap();
         }
         for layer in store.image(&image.id).unwrap().layers {
-            std::io::copy(
-                &mut store.open_layer(&layer.diff_id).unwrap(),
-                &mut std::io::sink(),
-            )
-            .unwrap();
+            std::io::copy(&mut store.open_layer(&layer.diff_id).unwrap(), &mut std::io::sink()).unwrap();
         }
     }
 }
@@ -88,10 +61,7 @@ fn encode(bytes: &[u8], options: EncoderOptions) -> Vec<u8> {
 fn docker_archives_round_trip() {
     let (_dir, store, lease, images) = scene();
     let bytes = save_docker(&store, &lease, &images, Vec::new()).unwrap();
-    assert_eq!(
-        bytes,
-        save_docker(&store, &lease, &images, Vec::new()).unwrap()
-    );
+    assert_eq!(bytes, save_docker(&store, &lease, &images, Vec::new()).unwrap());
     check(&bytes, &images);
     check(&encode(&bytes, GZIP), &images);
     check(&encode(&bytes, EncoderOptions::Zstd { level: 1 }), &images);
@@ -103,25 +73,14 @@ fn docker_archives_round_trip() {
             let mut table = String::new();
             reader.content().read_to_string(&mut table).unwrap();
             assert!(
-                table.contains(r#""RepoTags":["a:1","reg.example/b/c:2"]"#)
-                    && table.contains(r#""RepoTags":null"#)
+                table.contains(r#""RepoTags":["a:1","reg.example/b/c:2"]"#) && table.contains(r#""RepoTags":null"#)
             );
         }
         if !name.starts_with("blobs/sha256/") {
             names.push(name);
         }
     }
-    assert_eq!(
-        names,
-        [
-            "blobs",
-            "blobs/sha256",
-            "index.json",
-            "manifest.json",
-            "oci-layout",
-            "repositories"
-        ]
-    );
+    assert_eq!(names, ["blobs", "blobs/sha256", "index.json", "manifest.json", "oci-layout", "repositories"]);
     // Layers that are there only compressed come out plain.
     for image in &images {
         for layer in store.image(&image.id).unwrap().layers {
@@ -135,11 +94,7 @@ fn docker_archives_round_trip() {
 #[test]
 fn oci_archives_and_directories_round_trip() {
     let (dir, store, lease, images) = scene();
-    for options in [
-        GZIP,
-        EncoderOptions::None,
-        EncoderOptions::Zstd { level: 3 },
-    ] {
+    for options in [GZIP, EncoderOptions::None, EncoderOptions::Zstd { level: 3 }] {
         let bytes = save_oci(&store, &lease, &images, options, Vec::new()).unwrap();
         check(&bytes, &images);
         check(&encode(&bytes, GZIP), &images);
@@ -153,14 +108,9 @@ fn oci_archives_and_directories_round_trip() {
         let loaded = load_dir(&other, &lease, &target, &platform(), &|_| true).unwrap();
         check_loaded(&other, &lease, &loaded, &images);
         let only = load_dir(&other, &lease, &target, &platform(), &|d| {
-            d.annotations
-                .get("org.opencontainers.image.ref.name")
-                .is_some_and(|name| name == "2")
+            d.annotations.get("org.opencontainers.image.ref.name").is_some_and(|name| name == "2")
         });
-        assert_eq!(
-            only.unwrap()[0].references[0].familiar(),
-            "reg.example/b/c:2"
-        );
+        assert_eq!(only.unwrap()[0].references[0].familiar(), "reg.example/b/c:2");
         drop(lease);
         other.gc(Prune::All, &mut remove_tree).unwrap();
     }
@@ -176,49 +126,22 @@ fn skopeo_reads_them() {
     let (dir, store, lease, images) = scene();
     let oci = dir.path().join("oci.tar");
     let docker = dir.path().join("docker.tar");
-    save_oci(
-        &store,
-        &lease,
-        &images[..1],
-        GZIP,
-        std::fs::File::create(&oci).unwrap(),
-    )
-    .unwrap();
-    save_docker(
-        &store,
-        &lease,
-        &images[..1],
-        std::fs::File::create(&docker).unwrap(),
-    )
-    .unwrap();
+    save_oci(&store, &lease, &images[..1], GZIP, std::fs::File::create(&oci).unwrap()).unwrap();
+    save_docker(&store, &lease, &images[..1], std::fs::File::create(&docker).unwrap()).unwrap();
     save_oci_dir(&store, &lease, &images[..1], GZIP, &dir.path().join("oci")).unwrap();
     for source in [
         format!("oci-archive:{}:1", oci.display()),
         format!("docker-archive:{}:a:1", docker.display()),
         format!("oci:{}:2", dir.path().join("oci").display()),
     ] {
-        let inspect = Command::new("skopeo")
-            .args(["inspect", "--config", &source])
-            .output()
-            .unwrap();
-        assert!(
-            inspect.status.success(),
-            "{source}: {}",
-            String::from_utf8_lossy(&inspect.stderr)
-        );
+        let inspect = Command::new("skopeo").args(["inspect", "--config", &source]).output().unwrap();
+        assert!(inspect.status.success(), "{source}: {}", String::from_utf8_lossy(&inspect.stderr));
         let text = String::from_utf8(inspect.stdout).unwrap();
         assert!(text.contains("2024-01-02T03:04:05Z"), "{text}");
         // A copy reads and checks every layer.
         let target = format!("dir:{}", dir.path().join("copy").display());
-        let copy = Command::new("skopeo")
-            .args(["copy", "--insecure-policy", &source, &target])
-            .output()
-            .unwrap();
-        assert!(
-            copy.status.success(),
-            "{source}: {}",
-            String::from_utf8_lossy(&copy.stderr)
-        );
+        let copy = Command::new("skopeo").args(["copy", "--insecure-policy", &source, &target]).output().unwrap();
+        assert!(copy.status.success(), "{source}: {}", String::from_utf8_lossy(&copy.stderr));
     }
 }
 
@@ -229,27 +152,14 @@ fn archives_of_docker_20() {
     let image = store.image(&images[0].id).unwrap();
     let mut tar = LayerWriter::new(Vec::new());
     let mut add = |name: &str, bytes: &[u8]| {
-        tar.append(
-            &Entry::new(
-                name,
-                Kind::File {
-                    size: bytes.len() as u64,
-                },
-            ),
-            bytes,
-        )
-        .unwrap();
+        tar.append(&Entry::new(name, Kind::File { size: bytes.len() as u64 }), bytes).unwrap();
     };
     let config = format!("{}.json", images[0].id.hex());
     add(&config, &image.config_bytes);
     let mut layers = Vec::new();
     for (n, layer) in image.layers.iter().enumerate() {
         let mut data = Vec::new();
-        store
-            .open_layer(&layer.diff_id)
-            .unwrap()
-            .read_to_end(&mut data)
-            .unwrap();
+        store.open_layer(&layer.diff_id).unwrap().read_to_end(&mut data).unwrap();
         add(&format!("l{n}/VERSION"), b"1.0");
         add(&format!("l{n}/json"), b"{}");
         add(&format!("l{n}/layer.tar"), &data);
@@ -258,53 +168,25 @@ fn archives_of_docker_20() {
     let table = |layers: &[String]| {
         serde_json::json!([{"Config": config, "RepoTags": ["a:1", "reg.example/b/c:2"], "Layers": layers}]).to_string()
     };
-    let link = Entry::new(
-        &b"l9/layer.tar"[..],
-        Kind::Symlink {
-            target: b"../l0/layer.tar".to_vec(),
-        },
-    );
+    let link = Entry::new(&b"l9/layer.tar"[..], Kind::Symlink { target: b"../l0/layer.tar".to_vec() });
     tar.append_empty(&link).unwrap();
     let base = tar.finish().unwrap();
     let with = |table: &str| {
         let mut whole = base[..base.len() - 1024].to_vec();
         let mut tail = LayerWriter::new(Vec::new());
-        tail.append(
-            &Entry::new(
-                &b"manifest.json"[..],
-                Kind::File {
-                    size: table.len() as u64,
-                },
-            ),
-            table.as_bytes(),
-        )
-        .unwrap();
+        tail.append(&Entry::new(&b"manifest.json"[..], Kind::File { size: table.len() as u64 }), table.as_bytes())
+            .unwrap();
         whole.extend(tail.finish().unwrap());
         whole
     };
     check(&with(&table(&layers)), &images[..1]);
-    check(
-        &with(&table(&["l9/layer.tar".into(), layers[1].clone()])),
-        &images[..1],
-    );
+    check(&with(&table(&["l9/layer.tar".into(), layers[1].clone()])), &images[..1]);
     let fails = |bytes: &[u8]| load(&store, &lease, bytes, &platform()).unwrap_err();
     let swapped: Vec<String> = layers.iter().rev().cloned().collect();
-    assert!(matches!(
-        fails(&with(&table(&swapped))),
-        ArchiveError::WrongLayer { .. }
-    ));
-    assert!(matches!(
-        fails(&with(&table(&layers[..1]))),
-        ArchiveError::Inconsistent(_)
-    ));
-    assert!(matches!(
-        fails(&with(&table(&["/etc/passwd".into(), layers[1].clone()]))),
-        ArchiveError::Missing(_)
-    ));
-    assert!(matches!(
-        fails(&with(&table(&["../x".into(), layers[1].clone()]))),
-        ArchiveError::Missing(_)
-    ));
+    assert!(matches!(fails(&with(&table(&swapped))), ArchiveError::WrongLayer { .. }));
+    assert!(matches!(fails(&with(&table(&layers[..1]))), ArchiveError::Inconsistent(_)));
+    assert!(matches!(fails(&with(&table(&["/etc/passwd".into(), layers[1].clone()]))), ArchiveError::Missing(_)));
+    assert!(matches!(fails(&with(&table(&["../x".into(), layers[1].clone()]))), ArchiveError::Missing(_)));
     assert!(matches!(fails(&with("[]")), ArchiveError::NoImage));
     assert!(matches!(fails(&with("{")), ArchiveError::Json { .. }));
     assert!(matches!(fails(&base), ArchiveError::NotImages));
@@ -337,9 +219,7 @@ fn corrupt_archives_are_refused() {
     fails(&[7; 3000]);
     let mut endless = LayerWriter::new(Vec::new());
     let big = Entry::new(&b"manifest.json"[..], Kind::File { size: 17 << 20 });
-    endless
-        .append(&big, std::io::repeat(b' ').take(17 << 20))
-        .unwrap();
+    endless.append(&big, std::io::repeat(b' ').take(17 << 20)).unwrap();
     let error = fails(&endless.finish().unwrap());
     assert!(matches!(error, ArchiveError::Io { .. }), "{error}");
     assert_eq!(victim.list().unwrap(), []);

@@ -36,11 +36,7 @@ enum Source {
 /// The files of an archive under their names, in order.
 type Blobs = BTreeMap<Digest, (u64, Source)>;
 
-fn open(
-    store: &Store,
-    digest: &Digest,
-    source: &Source,
-) -> Result<Box<dyn Read + Send>, ArchiveError> {
+fn open(store: &Store, digest: &Digest, source: &Source) -> Result<Box<dyn Read + Send>, ArchiveError> {
     Ok(match source {
         Source::Bytes(bytes) => Box::new(Cursor::new(bytes.clone())),
         Source::Blob => Box::new(store.open_blob(digest)?),
@@ -56,12 +52,8 @@ fn entry_names(entry: &Descriptor, references: &[Reference]) -> Vec<Descriptor> 
         let mut entry = entry.clone();
         let name = reference.to_string();
         let tag = reference.tag().map_or_else(|| name.clone(), str::to_owned);
-        entry
-            .annotations
-            .insert(annotation::REF_NAME.to_owned(), tag);
-        entry
-            .annotations
-            .insert(annotation::IMAGE_NAME.to_owned(), name);
+        entry.annotations.insert(annotation::REF_NAME.to_owned(), tag);
+        entry.annotations.insert(annotation::IMAGE_NAME.to_owned(), name);
         entry
     };
     references.iter().map(named).collect()
@@ -77,24 +69,11 @@ impl<W: Write> TarSink<W> {
     }
 
     fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.put(
-            &Entry::new(
-                name,
-                Kind::File {
-                    size: bytes.len() as u64,
-                },
-            ),
-            bytes,
-        )
+        self.put(&Entry::new(name, Kind::File { size: bytes.len() as u64 }), bytes)
     }
 
     fn put(&mut self, entry: &Entry, content: impl Read) -> Result<(), ArchiveError> {
-        self.tar
-            .append(entry, content)
-            .map_err(|source| ArchiveError::Tar {
-                action: "write",
-                source,
-            })
+        self.tar.append(entry, content).map_err(|source| ArchiveError::Tar { action: "write", source })
     }
 
     fn blobs(&mut self, store: &Store, blobs: &Blobs) -> Result<(), ArchiveError> {
@@ -112,25 +91,14 @@ impl<W: Write> TarSink<W> {
 ///
 /// # Errors
 /// [`ArchiveError::Store`] for what the store lacks, [`ArchiveError::Tar`] for the writer's faults.
-pub fn save_docker<W: Write>(
-    store: &Store,
-    lease: &Lease,
-    images: &[ToSave],
-    out: W,
-) -> Result<W, ArchiveError> {
+pub fn save_docker<W: Write>(store: &Store, lease: &Lease, images: &[ToSave], out: W) -> Result<W, ArchiveError> {
     let mut blobs = Blobs::new();
     let mut entries: BTreeMap<ImageId, (DockerEntry, Descriptor, Vec<Reference>)> = BTreeMap::new();
     let mut order = Vec::new();
     let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for save in images {
         if let Some((_, _, references)) = entries.get_mut(&save.id) {
-            references.extend(
-                save.references
-                    .iter()
-                    .filter(|r| !references.contains(r))
-                    .cloned()
-                    .collect::<Vec<_>>(),
-            );
+            references.extend(save.references.iter().filter(|r| !references.contains(r)).cloned().collect::<Vec<_>>());
             continue;
         }
         if !lease.hold_image(&save.id)? {
@@ -143,39 +111,22 @@ pub fn save_docker<W: Write>(
             let known = layer.blobs.iter().find(|blob| blob.digest == *digest);
             let (size, source) = match known {
                 Some(blob) => (blob.size, Source::Blob),
-                None => (
-                    layer_size(store, &layer.diff_id)?,
-                    Source::Layer(layer.diff_id.clone()),
-                ),
+                None => (layer_size(store, &layer.diff_id)?, Source::Layer(layer.diff_id.clone())),
             };
             blobs.entry(digest.clone()).or_insert((size, source));
             layers.push(Descriptor::new(media_type::OCI_LAYER, digest.clone(), size));
         }
         let config = Descriptor::of(media_type::OCI_CONFIG, &image.config_bytes);
-        blobs.insert(
-            config.digest.clone(),
-            (config.size, Source::Bytes(image.config_bytes)),
-        );
+        blobs.insert(config.digest.clone(), (config.size, Source::Bytes(image.config_bytes)));
         let docker = DockerEntry {
             config: blob_name(&config.digest),
             repo_tags: None,
-            layers: Some(
-                layers
-                    .iter()
-                    .map(|layer| blob_name(&layer.digest))
-                    .collect(),
-            ),
+            layers: Some(layers.iter().map(|layer| blob_name(&layer.digest)).collect()),
         };
         let manifest = ImageManifest::new(media_type::OCI_MANIFEST, config, layers).to_bytes()?;
         let descriptor = Descriptor::of(media_type::OCI_MANIFEST, &manifest);
-        blobs.insert(
-            descriptor.digest.clone(),
-            (descriptor.size, Source::Bytes(manifest)),
-        );
-        entries.insert(
-            save.id.clone(),
-            (docker, descriptor, save.references.clone()),
-        );
+        blobs.insert(descriptor.digest.clone(), (descriptor.size, Source::Bytes(manifest)));
+        entries.insert(save.id.clone(), (docker, descriptor, save.references.clone()));
         order.push(save.id.clone());
     }
     let (mut table, mut index) = (Vec::new(), Vec::new());
@@ -185,31 +136,18 @@ pub fn save_docker<W: Write>(
         };
         index.extend(entry_names(&descriptor, &references));
         for reference in &references {
-            let top = docker
-                .layers
-                .as_ref()
-                .and_then(|layers| layers.last())
-                .and_then(|name| name.rsplit('/').next());
+            let top = docker.layers.as_ref().and_then(|layers| layers.last()).and_then(|name| name.rsplit('/').next());
             if let (Some(top), Some(tag)) = (top, reference.tag()) {
-                repositories
-                    .entry(reference.familiar_name())
-                    .or_default()
-                    .insert(tag.to_owned(), top.to_owned());
+                repositories.entry(reference.familiar_name()).or_default().insert(tag.to_owned(), top.to_owned());
             }
         }
         // As Docker: null rather than an empty list.
-        docker.repo_tags =
-            (!references.is_empty()).then(|| references.iter().map(Reference::familiar).collect());
+        docker.repo_tags = (!references.is_empty()).then(|| references.iter().map(Reference::familiar).collect());
         table.push(docker);
     }
-    let mut sink = TarSink {
-        tar: LayerWriter::new(out),
-    };
+    let mut sink = TarSink { tar: LayerWriter::new(out) };
     sink.blobs(store, &blobs)?;
-    sink.bytes(
-        "index.json",
-        &Index::new(media_type::OCI_INDEX, index).to_bytes()?,
-    )?;
+    sink.bytes("index.json", &Index::new(media_type::OCI_INDEX, index).to_bytes()?)?;
     sink.bytes("manifest.json", &to_json(&table)?)?;
     sink.bytes("oci-layout", OCI_LAYOUT)?;
     if !repositories.is_empty() {
@@ -223,25 +161,14 @@ fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, ArchiveError> {
 }
 
 fn finish<W: Write>(sink: TarSink<W>) -> Result<W, ArchiveError> {
-    let mut out = sink.tar.finish().map_err(|source| ArchiveError::Tar {
-        action: "write",
-        source,
-    })?;
-    out.flush().map_err(|source| ArchiveError::Io {
-        action: "write",
-        path: PathBuf::from("archive"),
-        source,
-    })?;
+    let mut out = sink.tar.finish().map_err(|source| ArchiveError::Tar { action: "write", source })?;
+    out.flush().map_err(|source| ArchiveError::Io { action: "write", path: PathBuf::from("archive"), source })?;
     Ok(out)
 }
 
 /// The size of a layer's tar, which the header before it must tell.
 fn layer_size(store: &Store, diff_id: &DiffId) -> Result<u64, ArchiveError> {
-    if let Some(size) = store
-        .diff_blobs(diff_id)?
-        .iter()
-        .find_map(|blob| blob.tar_size)
-    {
+    if let Some(size) = store.diff_blobs(diff_id)?.iter().find_map(|blob| blob.tar_size) {
         return Ok(size);
     }
     let mut tar = store.open_layer(diff_id)?;
@@ -269,20 +196,11 @@ fn oci_parts(
             blobs.insert(layer.digest, (layer.size, Source::Blob));
         }
         let image = store.image(&save.id)?;
-        blobs.insert(
-            save.id.digest().clone(),
-            (
-                image.config_bytes.len() as u64,
-                Source::Bytes(image.config_bytes),
-            ),
-        );
+        blobs.insert(save.id.digest().clone(), (image.config_bytes.len() as u64, Source::Bytes(image.config_bytes)));
         let mut entry = manifest.descriptor();
         let platform = image.config.platform();
         entry.platform = (!platform.os.is_empty()).then_some(platform);
-        blobs.insert(
-            entry.digest.clone(),
-            (entry.size, Source::Bytes(manifest.bytes().to_vec())),
-        );
+        blobs.insert(entry.digest.clone(), (entry.size, Source::Bytes(manifest.bytes().to_vec())));
         index.extend(entry_names(&entry, &save.references));
     }
     Ok((blobs, index))
@@ -300,14 +218,9 @@ pub fn save_oci<W: Write>(
     out: W,
 ) -> Result<W, ArchiveError> {
     let (blobs, index) = oci_parts(store, lease, images, options)?;
-    let mut sink = TarSink {
-        tar: LayerWriter::new(out),
-    };
+    let mut sink = TarSink { tar: LayerWriter::new(out) };
     sink.blobs(store, &blobs)?;
-    sink.bytes(
-        "index.json",
-        &Index::new(media_type::OCI_INDEX, index).to_bytes()?,
-    )?;
+    sink.bytes("index.json", &Index::new(media_type::OCI_INDEX, index).to_bytes()?)?;
     sink.bytes("oci-layout", OCI_LAYOUT)?;
     finish(sink)
 }
@@ -325,20 +238,13 @@ pub fn save_oci_dir(
 ) -> Result<(), ArchiveError> {
     let io = |action, path: &Path| {
         let path = path.to_owned();
-        move |source| ArchiveError::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| ArchiveError::Io { action, path, source }
     };
     let (blobs, added) = oci_parts(store, lease, images, options)?;
     let blob_dir = dir.join("blobs/sha256");
     std::fs::create_dir_all(&blob_dir).map_err(io("create directory", &blob_dir))?;
     let put = |name: &str, content: &mut dyn Read| {
-        let (path, temporary) = (
-            dir.join(name),
-            dir.join(format!("{name}.{}.tmp", unique_name())),
-        );
+        let (path, temporary) = (dir.join(name), dir.join(format!("{name}.{}.tmp", unique_name())));
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -364,21 +270,14 @@ pub fn save_oci_dir(
     let mut index = match File::open(&index_path) {
         Ok(file) => {
             let bytes = json::read_document(file).map_err(io("read", &index_path))?;
-            json::from_bytes(&bytes).map_err(|source| ArchiveError::Json {
-                name: "index.json".into(),
-                source,
-            })?
+            json::from_bytes(&bytes).map_err(|source| ArchiveError::Json { name: "index.json".into(), source })?
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Index::new(media_type::OCI_INDEX, Vec::new())
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Index::new(media_type::OCI_INDEX, Vec::new()),
         Err(e) => return Err(io("open", &index_path)(e)),
     };
     let name = |entry: &Descriptor| entry.annotations.get(annotation::IMAGE_NAME).cloned();
     index.manifests.retain(|old| {
-        !added
-            .iter()
-            .any(|new| name(new) == name(old) && (name(new).is_some() || new.digest == old.digest))
+        !added.iter().any(|new| name(new) == name(old) && (name(new).is_some() || new.digest == old.digest))
     });
     index.manifests.extend(added);
     put("oci-layout", &mut &OCI_LAYOUT[..])?;

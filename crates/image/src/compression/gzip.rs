@@ -38,9 +38,7 @@ pub struct GzipWriter<W: Write> {
 
 impl<W: Write> std::fmt::Debug for GzipWriter<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GzipWriter")
-            .field("threads", &self.threads)
-            .finish_non_exhaustive()
+        f.debug_struct("GzipWriter").field("threads", &self.threads).finish_non_exhaustive()
     }
 }
 
@@ -52,9 +50,7 @@ fn compress_block(input: &[u8], level: Compression) -> Done {
     loop {
         let used = state.total_in() as usize;
         out.reserve(64 << 10);
-        state
-            .compress_vec(&input[used..], &mut out, FlushCompress::Sync)
-            .map_err(io::Error::other)?;
+        state.compress_vec(&input[used..], &mut out, FlushCompress::Sync).map_err(io::Error::other)?;
         // Room left over after a flush means that everything has come out.
         if state.total_in() as usize == input.len() && out.len() < out.capacity() {
             return Ok((out, crc));
@@ -94,9 +90,7 @@ impl<W: Write> GzipWriter<W> {
     fn emit_oldest(&mut self) -> io::Result<()> {
         match self.pending.pop_front() {
             Some(receiver) => {
-                let done = receiver
-                    .recv()
-                    .map_err(|_| io::Error::other("gzip worker thread ended early"))?;
+                let done = receiver.recv().map_err(|_| io::Error::other("gzip worker thread ended early"))?;
                 self.emit(done)
             }
             None => Ok(()),
@@ -105,19 +99,17 @@ impl<W: Write> GzipWriter<W> {
 
     fn start_worker(&mut self) -> io::Result<()> {
         let (queue, level) = (Arc::clone(&self.queue), self.level);
-        let worker = std::thread::Builder::new()
-            .name("gzip".into())
-            .spawn(move || {
-                loop {
-                    let job = match queue.lock() {
-                        Ok(queue) => queue.recv(),
-                        Err(_) => return,
-                    };
-                    let Ok(job) = job else { return };
-                    // The receiver may be gone: its writer was dropped after an error.
-                    let _ = job.done.send(compress_block(&job.input, level));
-                }
-            })?;
+        let worker = std::thread::Builder::new().name("gzip".into()).spawn(move || {
+            loop {
+                let job = match queue.lock() {
+                    Ok(queue) => queue.recv(),
+                    Err(_) => return,
+                };
+                let Ok(job) = job else { return };
+                // The receiver may be gone: its writer was dropped after an error.
+                let _ = job.done.send(compress_block(&job.input, level));
+            }
+        })?;
         self.workers.push(worker);
         Ok(())
     }
@@ -141,8 +133,7 @@ impl<W: Write> GzipWriter<W> {
         }
         let (done, receiver) = sync_channel(1);
         if let Some(jobs) = &self.jobs {
-            jobs.send(Job { input, done })
-                .map_err(|_| io::Error::other("gzip worker threads ended early"))?;
+            jobs.send(Job { input, done }).map_err(|_| io::Error::other("gzip worker threads ended early"))?;
         }
         self.pending.push_back(receiver);
         Ok(())
@@ -164,9 +155,7 @@ impl<W: Write> GzipWriter<W> {
         self.inner.write_all(&self.crc.amount().to_le_bytes())?;
         self.jobs = None;
         for worker in self.workers.drain(..) {
-            worker
-                .join()
-                .map_err(|_| io::Error::other("gzip worker thread panicked"))?;
+            worker.join().map_err(|_| io::Error::other("gzip worker thread panicked"))?;
         }
         Ok(self.inner)
     }

@@ -4,10 +4,12 @@
 //! `IsArchivePath`).
 
 mod gzip;
+mod read_ahead;
 
 use std::io::{self, BufReader, Chain, Cursor, Read, Write};
 
 pub use gzip::GzipWriter;
+pub use read_ahead::ReadAhead;
 
 use crate::layer::LayerReader;
 
@@ -37,9 +39,7 @@ impl Compression {
             [0x42, 0x5a, 0x68, ..] => Compression::Bzip2,
             [0x1f, 0x8b, 0x08, ..] => Compression::Gzip,
             [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, ..] => Compression::Xz,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, _, _, _, _, ..] => {
-                Compression::Zstd
-            }
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, _, _, _, _, ..] => Compression::Zstd,
             _ => Compression::None,
         }
     }
@@ -63,9 +63,7 @@ pub struct Decoder<R: Read> {
 
 impl<R: Read> std::fmt::Debug for Decoder<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Decoder")
-            .field("compression", &self.compression)
-            .finish_non_exhaustive()
+        f.debug_struct("Decoder").field("compression", &self.compression).finish_non_exhaustive()
     }
 }
 
@@ -78,27 +76,16 @@ impl<R: Read> Decoder<R> {
     /// Those of the reader; a fault in the compressed data shows while reading.
     pub fn new(mut reader: R) -> io::Result<Decoder<R>> {
         let mut head = Vec::with_capacity(MAGIC_LEN);
-        reader
-            .by_ref()
-            .take(MAGIC_LEN as u64)
-            .read_to_end(&mut head)?;
+        reader.by_ref().take(MAGIC_LEN as u64).read_to_end(&mut head)?;
         let compression = Compression::detect(&head);
         let whole = Cursor::new(head).chain(reader);
         let buffered = |whole| BufReader::with_capacity(BUFFER, whole);
         let inner = match compression {
             Compression::None => Inner::Plain(whole),
-            Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(
-                buffered(whole),
-            ))),
-            Compression::Bzip2 => Inner::Bzip2(Box::new(bzip2::bufread::MultiBzDecoder::new(
-                buffered(whole),
-            ))),
-            Compression::Xz => {
-                Inner::Xz(Box::new(lzma_rust2::XzReader::new(buffered(whole), true)))
-            }
-            Compression::Zstd => Inner::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(
-                buffered(whole),
-            )?)),
+            Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(buffered(whole)))),
+            Compression::Bzip2 => Inner::Bzip2(Box::new(bzip2::bufread::MultiBzDecoder::new(buffered(whole)))),
+            Compression::Xz => Inner::Xz(Box::new(lzma_rust2::XzReader::new(buffered(whole), true))),
+            Compression::Zstd => Inner::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(buffered(whole))?)),
         };
         Ok(Decoder { compression, inner })
     }
@@ -135,10 +122,7 @@ pub fn is_archive(reader: impl Read) -> bool {
         return false;
     };
     // Docker reads one header only; what follows it may still turn out to be corrupt.
-    matches!(
-        LayerReader::new(decoder).next_entry(),
-        Ok(Some(_)) | Err(crate::layer::LayerError::Unsupported { .. })
-    )
+    matches!(LayerReader::new(decoder).next_entry(), Ok(Some(_)) | Err(crate::layer::LayerError::Unsupported { .. }))
 }
 
 /// How to compress.
@@ -199,9 +183,7 @@ impl<W: Write> Encoder<W> {
     pub fn new(writer: W, options: EncoderOptions) -> io::Result<Encoder<W>> {
         Ok(match options {
             EncoderOptions::None => Encoder::None(writer),
-            EncoderOptions::Gzip { level, threads } => {
-                Encoder::Gzip(GzipWriter::new(writer, level, threads))
-            }
+            EncoderOptions::Gzip { level, threads } => Encoder::Gzip(GzipWriter::new(writer, level, threads)),
             EncoderOptions::Zstd { level } => {
                 let mut encoder = zstd::stream::write::Encoder::new(writer, level)?;
                 encoder.include_checksum(true)?;
@@ -278,13 +260,7 @@ mod tests {
             let data = noise(len);
             for (options, c) in [
                 (EncoderOptions::None, Compression::None),
-                (
-                    EncoderOptions::Gzip {
-                        level: 6,
-                        threads: 2,
-                    },
-                    Compression::Gzip,
-                ),
+                (EncoderOptions::Gzip { level: 6, threads: 2 }, Compression::Gzip),
                 (EncoderOptions::Zstd { level: 3 }, Compression::Zstd),
             ] {
                 let (seen, out) = decompress(&compress(&data, options)).unwrap();
@@ -297,48 +273,17 @@ mod tests {
     #[test]
     fn gzip_is_the_same_for_any_number_of_threads_and_truncation_is_seen() {
         let data = noise(3_400_000);
-        let one = compress(
-            &data,
-            EncoderOptions::Gzip {
-                level: 1,
-                threads: 1,
-            },
-        );
-        assert!(
-            one == compress(
-                &data,
-                EncoderOptions::Gzip {
-                    level: 1,
-                    threads: 5
-                }
-            )
-        );
+        let one = compress(&data, EncoderOptions::Gzip { level: 1, threads: 1 });
+        assert!(one == compress(&data, EncoderOptions::Gzip { level: 1, threads: 5 }));
         assert!(decompress(&one[..one.len() - 1]).is_err());
         assert!(decompress(&one[..one.len() / 2]).is_err());
         // A single member: the plain decoder reads it whole.
         let mut out = Vec::new();
-        flate2::read::GzDecoder::new(&one[..])
-            .read_to_end(&mut out)
-            .unwrap();
+        flate2::read::GzDecoder::new(&one[..]).read_to_end(&mut out).unwrap();
         assert!(out == data);
-        let mut two = compress(
-            b"ab",
-            EncoderOptions::Gzip {
-                level: 6,
-                threads: 1,
-            },
-        );
-        two.extend(compress(
-            b"cd",
-            EncoderOptions::Gzip {
-                level: 6,
-                threads: 1,
-            },
-        ));
-        assert_eq!(
-            decompress(&two).unwrap(),
-            (Compression::Gzip, b"abcd".to_vec())
-        );
+        let mut two = compress(b"ab", EncoderOptions::Gzip { level: 6, threads: 1 });
+        two.extend(compress(b"cd", EncoderOptions::Gzip { level: 6, threads: 1 }));
+        assert_eq!(decompress(&two).unwrap(), (Compression::Gzip, b"abcd".to_vec()));
     }
 
     #[test]
@@ -347,8 +292,7 @@ mod tests {
         let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::new(9));
         bz.write_all(&data).unwrap();
         let bz = bz.finish().unwrap();
-        let mut xz =
-            lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(6)).unwrap();
+        let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(6)).unwrap();
         xz.write_all(&data).unwrap();
         let xz = xz.finish().unwrap();
         for (bytes, c) in [(bz, Compression::Bzip2), (xz, Compression::Xz)] {
@@ -358,10 +302,7 @@ mod tests {
         // A skippable frame first.
         let mut skip = vec![0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9];
         skip.extend(compress(b"x", EncoderOptions::Zstd { level: 1 }));
-        assert_eq!(
-            decompress(&skip).unwrap(),
-            (Compression::Zstd, b"x".to_vec())
-        );
+        assert_eq!(decompress(&skip).unwrap(), (Compression::Zstd, b"x".to_vec()));
     }
 
     #[test]
@@ -372,21 +313,11 @@ mod tests {
         tar.append(&file, &b"x"[..]).unwrap();
         let tar = tar.finish().unwrap();
         assert!(is_archive(&tar[..]));
-        assert!(is_archive(
-            &compress(
-                &tar,
-                EncoderOptions::Gzip {
-                    level: 6,
-                    threads: 1
-                }
-            )[..]
-        ));
+        assert!(is_archive(&compress(&tar, EncoderOptions::Gzip { level: 6, threads: 1 })[..]));
         assert!(is_archive(&tar[..512]));
         assert!(!is_archive(&empty[..]));
         assert!(!is_archive(&b""[..]));
         assert!(!is_archive(&noise(4096)[..]));
-        assert!(!is_archive(
-            &compress(&noise(4096), EncoderOptions::Zstd { level: 1 })[..]
-        ));
+        assert!(!is_archive(&compress(&noise(4096), EncoderOptions::Zstd { level: 1 })[..]));
     }
 }

@@ -58,8 +58,7 @@ impl<'a> Whiteout<'a> {
         } else if base.starts_with(WHITEOUT_META_PREFIX.as_bytes()) {
             Some(Whiteout::Reserved)
         } else {
-            base.strip_prefix(WHITEOUT_PREFIX.as_bytes())
-                .map(|name| Whiteout::File { dir, name })
+            base.strip_prefix(WHITEOUT_PREFIX.as_bytes()).map(|name| Whiteout::File { dir, name })
         }
     }
 }
@@ -158,15 +157,7 @@ impl Entry {
             Kind::Symlink { .. } => 0o777,
             _ => 0o644,
         };
-        Entry {
-            path: path.into(),
-            kind,
-            mode,
-            uid: 0,
-            gid: 0,
-            mtime: Mtime::default(),
-            xattrs: BTreeMap::new(),
-        }
+        Entry { path: path.into(), kind, mode, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: BTreeMap::new() }
     }
 
     /// The number of bytes that follow the header; not zero for regular files only.
@@ -253,11 +244,7 @@ pub enum LayerError {
 }
 
 fn in_entry(path: &str) -> String {
-    if path.is_empty() {
-        String::new()
-    } else {
-        format!(" in `{path}`")
-    }
+    if path.is_empty() { String::new() } else { format!(" in `{path}`") }
 }
 
 pub(crate) fn lossy(path: &[u8]) -> String {

@@ -56,15 +56,7 @@ struct PaxSparse {
 impl<R: Read> LayerReader<R> {
     /// Starts at the beginning of a tar.
     pub fn new(inner: R) -> LayerReader<R> {
-        LayerReader {
-            inner,
-            offset: 0,
-            left: 0,
-            padding: 0,
-            sparse: None,
-            path: String::new(),
-            done: false,
-        }
+        LayerReader { inner, offset: 0, left: 0, padding: 0, sparse: None, path: String::new(), done: false }
     }
 
     /// The number of bytes read so far.
@@ -115,10 +107,7 @@ impl<R: Read> LayerReader<R> {
             let Some(block) = self.next_header()? else {
                 self.done = true;
                 if pending {
-                    return Err(LayerError::Corrupt {
-                        offset: at,
-                        what: "extended header that no entry follows",
-                    });
+                    return Err(LayerError::Corrupt { offset: at, what: "extended header that no entry follows" });
                 }
                 return Ok(None);
             };
@@ -150,30 +139,17 @@ impl<R: Read> LayerReader<R> {
         }
     }
 
-    fn entry(
-        &mut self,
-        block: &Block,
-        size: u64,
-        extended: Extended,
-        at: u64,
-    ) -> Result<Entry, LayerError> {
+    fn entry(&mut self, block: &Block, size: u64, extended: Extended, at: u64) -> Result<Entry, LayerError> {
         let corrupt = |what| LayerError::Corrupt { offset: at, what };
-        let field = |range: std::ops::Range<usize>, what| {
-            number(&block[range]).ok_or_else(|| corrupt(what))
-        };
+        let field = |range: std::ops::Range<usize>, what| number(&block[range]).ok_or_else(|| corrupt(what));
         let header = tar::Header::from_byte_slice(block);
         let mut flag = block[156];
         let sparse = extended.sparse;
-        let mut path = match sparse
-            .name
-            .filter(|_| sparse.map.is_some() || sparse.version.is_some())
-        {
+        let mut path = match sparse.name.filter(|_| sparse.map.is_some() || sparse.version.is_some()) {
             Some(name) => name,
             None => extended.path.unwrap_or_else(|| header_path(header)),
         };
-        let link = extended
-            .link
-            .unwrap_or_else(|| until_nul(&header.as_old().linkname).to_vec());
+        let link = extended.link.unwrap_or_else(|| until_nul(&header.as_old().linkname).to_vec());
         let mut stored = extended.size.unwrap_or(size);
         if matches!(flag, 0 | b'0' | b'7') && path.ends_with(b"/") {
             flag = b'5';
@@ -194,27 +170,18 @@ impl<R: Read> LayerReader<R> {
             0 | b'0' | b'7' => {
                 let real = match (sparse.version, sparse.map) {
                     (Some((1, 0)), _) => {
-                        let real = sparse
-                            .size
-                            .ok_or_else(|| corrupt("sparse file without a size"))?;
+                        let real = sparse.size.ok_or_else(|| corrupt("sparse file without a size"))?;
                         let (map, used) = self.read_sparse_map(stored, at)?;
                         stored -= used;
                         Some((map, real))
                     }
-                    (_, Some(map)) => Some((
-                        map,
-                        sparse
-                            .size
-                            .ok_or_else(|| corrupt("sparse file without a size"))?,
-                    )),
+                    (_, Some(map)) => Some((map, sparse.size.ok_or_else(|| corrupt("sparse file without a size"))?)),
                     _ => None,
                 };
                 self.begin_file(stored, real, at)?
             }
             b'S' => {
-                let gnu = header
-                    .as_gnu()
-                    .ok_or_else(|| corrupt("sparse file in a header that is not GNU's"))?;
+                let gnu = header.as_gnu().ok_or_else(|| corrupt("sparse file in a header that is not GNU's"))?;
                 let real = number(&gnu.realsize).and_then(|n| u64::try_from(n).ok());
                 let real = real.ok_or_else(|| corrupt("invalid size of sparse file"))?;
                 let mut map = SparseMap::default();
@@ -236,11 +203,7 @@ impl<R: Read> LayerReader<R> {
             b'5' => Kind::Dir,
             b'6' => Kind::Fifo,
             other => {
-                return Err(LayerError::Unsupported {
-                    offset: at,
-                    path: lossy(&path),
-                    flag: char::from(other),
-                });
+                return Err(LayerError::Unsupported { offset: at, path: lossy(&path), flag: char::from(other) });
             }
         };
         if kind == Kind::Dir {
@@ -254,38 +217,20 @@ impl<R: Read> LayerReader<R> {
                 None => field(range, what)?,
             };
             // A negative owner is the kernel's number above 2^31, as when Docker passes it on.
-            u32::try_from(value)
-                .or_else(|_| i32::try_from(value).map(|v| v as u32))
-                .map_err(|_| corrupt(what))
+            u32::try_from(value).or_else(|_| i32::try_from(value).map(|v| v as u32)).map_err(|_| corrupt(what))
         };
         let uid = owner(extended.uid, 108..116, "invalid owner in header")?;
         let gid = owner(extended.gid, 116..124, "invalid group in header")?;
         let mode = field(100..108, "invalid mode in header")? as u32 & 0o7777;
         let mtime = match extended.mtime {
             Some(mtime) => mtime,
-            None => Mtime {
-                secs: field(136..148, "invalid time in header")?,
-                nanos: 0,
-            },
+            None => Mtime { secs: field(136..148, "invalid time in header")?, nanos: 0 },
         };
-        Ok(Entry {
-            path,
-            kind,
-            mode,
-            uid,
-            gid,
-            mtime,
-            xattrs: extended.xattrs,
-        })
+        Ok(Entry { path, kind, mode, uid, gid, mtime, xattrs: extended.xattrs })
     }
 
     /// Makes ready for the content of a regular file.
-    fn begin_file(
-        &mut self,
-        stored: u64,
-        sparse: Option<(SparseMap, u64)>,
-        at: u64,
-    ) -> Result<Kind, LayerError> {
+    fn begin_file(&mut self, stored: u64, sparse: Option<(SparseMap, u64)>, at: u64) -> Result<Kind, LayerError> {
         self.left = stored;
         self.padding = (BLOCK - stored % BLOCK) % BLOCK;
         let Some((mut map, real)) = sparse else {
@@ -299,10 +244,7 @@ impl<R: Read> LayerReader<R> {
     /// The map at the beginning of a sparse file's content, and the bytes it takes: decimal numbers a line, the first
     /// their number, filled up to a block (GNU tar manual, "PAX Format, Version 1.0").
     fn read_sparse_map(&mut self, stored: u64, at: u64) -> Result<(SparseMap, u64), LayerError> {
-        let corrupt = || LayerError::Corrupt {
-            offset: at,
-            what: "invalid map of sparse file",
-        };
+        let corrupt = || LayerError::Corrupt { offset: at, what: "invalid map of sparse file" };
         let mut map = SparseMap::default();
         let (mut used, mut current) = (0_u64, None::<u64>);
         let (mut count, mut offset) = (None::<u64>, None::<u64>);
@@ -319,10 +261,7 @@ impl<R: Read> LayerReader<R> {
                 match (byte, current) {
                     (b'0'..=b'9', _) => {
                         let digit = u64::from(byte - b'0');
-                        let value = current
-                            .unwrap_or(0)
-                            .checked_mul(10)
-                            .and_then(|v| v.checked_add(digit));
+                        let value = current.unwrap_or(0).checked_mul(10).and_then(|v| v.checked_add(digit));
                         current = Some(value.ok_or_else(corrupt)?);
                     }
                     (b'\n', Some(value)) => {
@@ -349,10 +288,7 @@ impl<R: Read> LayerReader<R> {
     /// The data of a header about the next entry.
     fn special(&mut self, size: u64, at: u64) -> Result<Vec<u8>, LayerError> {
         if size > SPECIAL_MAX {
-            return Err(LayerError::Corrupt {
-                offset: at,
-                what: "extended header is larger than 1 MiB",
-            });
+            return Err(LayerError::Corrupt { offset: at, what: "extended header is larger than 1 MiB" });
         }
         let mut data = Vec::with_capacity(size as usize);
         while (data.len() as u64) < size {
@@ -373,10 +309,7 @@ impl<R: Read> LayerReader<R> {
             return match self.block()? {
                 None => Ok(None),
                 Some(second) if second == [0; BLOCK as usize] => Ok(None),
-                Some(_) => Err(LayerError::Corrupt {
-                    offset: at,
-                    what: "empty block within the archive",
-                }),
+                Some(_) => Err(LayerError::Corrupt { offset: at, what: "empty block within the archive" }),
             };
         }
         let (mut unsigned, mut signed) = (0_i64, 0_i64);
@@ -387,10 +320,7 @@ impl<R: Read> LayerReader<R> {
         }
         match number(&block[148..156]) {
             Some(sum) if sum == unsigned || sum == signed => Ok(Some(block)),
-            _ => Err(LayerError::Corrupt {
-                offset: at,
-                what: "invalid tar header",
-            }),
+            _ => Err(LayerError::Corrupt { offset: at, what: "invalid tar header" }),
         }
     }
 
@@ -408,11 +338,7 @@ impl<R: Read> LayerReader<R> {
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(LayerError::Io {
-                        action: "read",
-                        offset: self.offset + filled as u64,
-                        source,
-                    });
+                    return Err(LayerError::Io { action: "read", offset: self.offset + filled as u64, source });
                 }
             }
         }
@@ -421,10 +347,7 @@ impl<R: Read> LayerReader<R> {
     }
 
     fn truncated(&self) -> LayerError {
-        LayerError::Truncated {
-            offset: self.offset,
-            path: self.path.clone(),
-        }
+        LayerError::Truncated { offset: self.offset, path: self.path.clone() }
     }
 
     fn skip_content(&mut self) -> Result<(), LayerError> {
@@ -432,13 +355,8 @@ impl<R: Read> LayerReader<R> {
         let skip = self.left + self.padding;
         if skip > 0 {
             let offset = self.offset;
-            let n = io::copy(&mut self.inner.by_ref().take(skip), &mut io::sink()).map_err(
-                |source| LayerError::Io {
-                    action: "read",
-                    offset,
-                    source,
-                },
-            )?;
+            let n = io::copy(&mut self.inner.by_ref().take(skip), &mut io::sink())
+                .map_err(|source| LayerError::Io { action: "read", offset, source })?;
             self.offset += n;
             if n < skip {
                 return Err(self.truncated());
@@ -449,18 +367,13 @@ impl<R: Read> LayerReader<R> {
     }
 
     fn read_stored(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         if room == 0 {
             return Ok(0);
         }
         let n = self.inner.read(&mut buffer[..room])?;
         if n == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                self.truncated(),
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, self.truncated()));
         }
         self.left -= n as u64;
         self.offset += n as u64;
@@ -473,8 +386,7 @@ impl<R: Read> Read for Content<'_, R> {
         let Some(map) = &self.reader.sparse else {
             return self.reader.read_stored(buffer);
         };
-        let limit =
-            |len: u64, buffer: &[u8]| usize::try_from(len).unwrap_or(usize::MAX).min(buffer.len());
+        let limit = |len: u64, buffer: &[u8]| usize::try_from(len).unwrap_or(usize::MAX).min(buffer.len());
         let n = match map.run() {
             Run::End => return Ok(0),
             Run::Hole(len) => {
@@ -522,13 +434,8 @@ fn number(field: &[u8]) -> Option<i64> {
         return i64::try_from(value).ok();
     }
     let trimmed: &[u8] = field.trim_ascii_start();
-    let digits = &trimmed[..trimmed
-        .iter()
-        .position(|b| matches!(b, 0 | b' '))
-        .unwrap_or(trimmed.len())];
-    let rest_blank = trimmed[digits.len()..]
-        .iter()
-        .all(|b| matches!(b, 0 | b' '));
+    let digits = &trimmed[..trimmed.iter().position(|b| matches!(b, 0 | b' ')).unwrap_or(trimmed.len())];
+    let rest_blank = trimmed[digits.len()..].iter().all(|b| matches!(b, 0 | b' '));
     if !rest_blank {
         return None;
     }
@@ -547,10 +454,7 @@ fn push_parts(map: &mut SparseMap, bytes: &[u8], at: u64) -> Result<bool, LayerE
         let value = |field| {
             number(field)
                 .and_then(|n| u64::try_from(n).ok())
-                .ok_or(LayerError::Corrupt {
-                    offset: at,
-                    what: "invalid map of sparse file",
-                })
+                .ok_or(LayerError::Corrupt { offset: at, what: "invalid map of sparse file" })
         };
         map.push(value(&part[..12])?, value(&part[12..])?, at)?;
     }
@@ -559,15 +463,10 @@ fn push_parts(map: &mut SparseMap, bytes: &[u8], at: u64) -> Result<bool, LayerE
 
 /// The records `length key=value\n` of an extended header.
 fn parse_pax(mut data: &[u8], out: &mut Extended, at: u64) -> Result<(), LayerError> {
-    let bad = || LayerError::Corrupt {
-        offset: at,
-        what: "invalid record in extended header",
-    };
+    let bad = || LayerError::Corrupt { offset: at, what: "invalid record in extended header" };
     while !data.is_empty() {
         let space = data.iter().position(|&b| b == b' ').ok_or_else(bad)?;
-        let len = decimal(&data[..space])
-            .and_then(|n| usize::try_from(n).ok())
-            .ok_or_else(bad)?;
+        let len = decimal(&data[..space]).and_then(|n| usize::try_from(n).ok()).ok_or_else(bad)?;
         if len <= space + 1 || len > data.len() || data[len - 1] != b'\n' {
             return Err(bad());
         }
@@ -586,11 +485,7 @@ fn parse_pax(mut data: &[u8], out: &mut Extended, at: u64) -> Result<(), LayerEr
         };
         let signed = || match value {
             b"" => Ok(None),
-            _ => std::str::from_utf8(value)
-                .ok()
-                .and_then(|v| v.parse::<i64>().ok())
-                .map(Some)
-                .ok_or_else(bad),
+            _ => std::str::from_utf8(value).ok().and_then(|v| v.parse::<i64>().ok()).map(Some).ok_or_else(bad),
         };
         match key {
             b"path" | b"linkpath" if value.contains(&0) => return Err(bad()),
@@ -601,12 +496,8 @@ fn parse_pax(mut data: &[u8], out: &mut Extended, at: u64) -> Result<(), LayerEr
             b"gid" => out.gid = signed()?,
             b"mtime" if value.is_empty() => out.mtime = None,
             b"mtime" => out.mtime = Some(pax_time(value).ok_or_else(bad)?),
-            b"GNU.sparse.major" => {
-                out.sparse.version.get_or_insert((0, 0)).0 = decimal(value).ok_or_else(bad)?
-            }
-            b"GNU.sparse.minor" => {
-                out.sparse.version.get_or_insert((0, 0)).1 = decimal(value).ok_or_else(bad)?
-            }
+            b"GNU.sparse.major" => out.sparse.version.get_or_insert((0, 0)).0 = decimal(value).ok_or_else(bad)?,
+            b"GNU.sparse.minor" => out.sparse.version.get_or_insert((0, 0)).1 = decimal(value).ok_or_else(bad)?,
             b"GNU.sparse.name" => out.sparse.name = text(),
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => out.sparse.size = whole()?,
             b"GNU.sparse.numblocks" => {
@@ -616,10 +507,7 @@ fn parse_pax(mut data: &[u8], out: &mut Extended, at: u64) -> Result<(), LayerEr
             b"GNU.sparse.numbytes" => {
                 let offset = out.sparse.offset.take().ok_or_else(bad)?;
                 let len = decimal(value).ok_or_else(bad)?;
-                out.sparse
-                    .map
-                    .get_or_insert_default()
-                    .push(offset, len, at)?;
+                out.sparse.map.get_or_insert_default().push(offset, len, at)?;
             }
             b"GNU.sparse.map" => {
                 let mut map = SparseMap::default();
@@ -660,10 +548,7 @@ fn pax_time(text: &[u8]) -> Option<Mtime> {
     }
     let nanos: u32 = format!("{fraction:0<9.9}").parse().ok()?;
     if whole.starts_with('-') && nanos > 0 {
-        return Some(Mtime {
-            secs: secs.checked_sub(1)?,
-            nanos: 1_000_000_000 - nanos,
-        });
+        return Some(Mtime { secs: secs.checked_sub(1)?, nanos: 1_000_000_000 - nanos });
     }
     Some(Mtime { secs, nanos })
 }

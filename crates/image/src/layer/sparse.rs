@@ -33,10 +33,7 @@ impl SparseMap {
     /// Adds a part.
     pub(super) fn push(&mut self, offset: u64, len: u64, at: u64) -> Result<(), LayerError> {
         if self.parts.len() >= PARTS_MAX {
-            return Err(LayerError::Corrupt {
-                offset: at,
-                what: "sparse file of too many parts",
-            });
+            return Err(LayerError::Corrupt { offset: at, what: "sparse file of too many parts" });
         }
         self.parts.push((offset, len));
         Ok(())
@@ -50,9 +47,7 @@ impl SparseMap {
             if offset < end {
                 return Err(corrupt("sparse file whose parts overlap"));
             }
-            end = offset
-                .checked_add(len)
-                .ok_or_else(|| corrupt("sparse file of impossible size"))?;
+            end = offset.checked_add(len).ok_or_else(|| corrupt("sparse file of impossible size"))?;
             sum += len;
         }
         if end > size {

@@ -33,11 +33,7 @@ pub struct LayerWriter<W> {
 impl<W: Write> LayerWriter<W> {
     /// Starts a tar.
     pub fn new(inner: W) -> LayerWriter<W> {
-        LayerWriter {
-            inner,
-            offset: 0,
-            buffer: Vec::new(),
-        }
+        LayerWriter { inner, offset: 0, buffer: Vec::new() }
     }
 
     /// The number of bytes written so far.
@@ -58,23 +54,14 @@ impl<W: Write> LayerWriter<W> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(256 << 10, 0);
         let mut left = size;
-        let failed = |source| LayerError::Content {
-            path: lossy(&entry.path),
-            source,
-        };
+        let failed = |source| LayerError::Content { path: lossy(&entry.path), source };
         loop {
-            let room = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .clamp(1, buffer.len());
+            let room = usize::try_from(left).unwrap_or(usize::MAX).clamp(1, buffer.len());
             let n = read_some(&mut content, &mut buffer[..room]).map_err(failed)?;
             // With nothing left, one more byte would mean that the file grew.
             if (n == 0) != (left == 0) {
                 let actual = if left == 0 { size + 1 } else { size - left };
-                return Err(LayerError::SizeChanged {
-                    path: lossy(&entry.path),
-                    expected: size,
-                    actual,
-                });
+                return Err(LayerError::SizeChanged { path: lossy(&entry.path), expected: size, actual });
             }
             if n == 0 {
                 break;
@@ -106,13 +93,7 @@ impl<W: Write> LayerWriter<W> {
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
         let offset = self.offset;
-        self.inner
-            .write_all(bytes)
-            .map_err(|source| LayerError::Io {
-                action: "write",
-                offset,
-                source,
-            })?;
+        self.inner.write_all(bytes).map_err(|source| LayerError::Io { action: "write", offset, source })?;
         self.offset += bytes.len() as u64;
         Ok(())
     }
@@ -133,10 +114,7 @@ fn is_ascii(text: &[u8]) -> bool {
 
 /// What remains of a text in a ustar field when a PAX record has the whole.
 fn to_ascii(text: &[u8]) -> Vec<u8> {
-    text.iter()
-        .copied()
-        .filter(|&b| b != 0 && b < 0x80)
-        .collect()
+    text.iter().copied().filter(|&b| b != 0 && b < 0x80).collect()
 }
 
 /// Splits a long path at a slash so that both parts fit a ustar header.
@@ -152,8 +130,7 @@ fn split_path(path: &[u8]) -> Option<(&[u8], &[u8])> {
     }
     let slash = path[..end].iter().rposition(|&b| b == b'/')?;
     let (prefix, name) = (&path[..slash], &path[slash + 1..]);
-    let fits =
-        !prefix.is_empty() && prefix.len() <= PREFIX_MAX && (1..=NAME_MAX).contains(&name.len());
+    let fits = !prefix.is_empty() && prefix.len() <= PREFIX_MAX && (1..=NAME_MAX).contains(&name.len());
     fits.then_some((prefix, name))
 }
 
@@ -163,11 +140,7 @@ fn fits_octal(width: usize, value: i64) -> bool {
 }
 
 fn put_octal(field: &mut [u8], value: i64) {
-    let value = if fits_octal(field.len(), value) {
-        value
-    } else {
-        0
-    };
+    let value = if fits_octal(field.len(), value) { value } else { 0 };
     let digits = field.len() - 1;
     let text = format!("{value:0digits$o}");
     field[..digits].copy_from_slice(text.as_bytes());
@@ -191,10 +164,7 @@ fn put_text(field: &mut [u8], text: &[u8]) {
     field[..n].copy_from_slice(&text[..n]);
     // A cut name that ends in a slash would be a directory's to a reader that knows no PAX.
     if text.len() > field.len() && field.last() == Some(&b'/') {
-        let kept = field
-            .iter()
-            .rposition(|&b| b != b'/')
-            .map_or(0, |at| at + 1);
+        let kept = field.iter().rposition(|&b| b != b'/').map_or(0, |at| at + 1);
         field[kept] = 0;
     }
 }
@@ -272,10 +242,7 @@ fn headers(entry: &Entry) -> Result<Vec<u8>, LayerError> {
         Kind::Dir => (b'5', &[][..], (0, 0)),
         Kind::Fifo => (b'6', &[][..], (0, 0)),
     };
-    let unencodable = |what| LayerError::Unencodable {
-        path: lossy(&entry.path),
-        what,
-    };
+    let unencodable = |what| LayerError::Unencodable { path: lossy(&entry.path), what };
     if path.contains(&0) || link.contains(&0) {
         return Err(unencodable("a name has a NUL byte"));
     }
@@ -294,12 +261,7 @@ fn headers(entry: &Entry) -> Result<Vec<u8>, LayerError> {
         records.insert(b"linkpath".to_vec(), link.to_vec());
         needs_pax = true;
     }
-    for (key, width, value) in [
-        ("uid", 8, uid),
-        ("gid", 8, gid),
-        ("size", 12, size),
-        ("mtime", 12, mtime),
-    ] {
+    for (key, width, value) in [("uid", 8, uid), ("gid", 8, gid), ("size", 12, size), ("mtime", 12, mtime)] {
         if !fits_octal(width, value) {
             records.insert(key.as_bytes().to_vec(), value.to_string().into_bytes());
             needs_pax = true;
@@ -307,9 +269,7 @@ fn headers(entry: &Entry) -> Result<Vec<u8>, LayerError> {
     }
     for (name, value) in &entry.xattrs {
         if name.is_empty() || name.contains(&b'=') || name.contains(&0) {
-            return Err(LayerError::XattrName {
-                path: lossy(&entry.path),
-            });
+            return Err(LayerError::XattrName { path: lossy(&entry.path) });
         }
         records.insert([XATTR_RECORD, name].concat(), value.clone());
         needs_pax = true;
@@ -328,9 +288,7 @@ fn headers(entry: &Entry) -> Result<Vec<u8>, LayerError> {
             record(&mut data, key, value);
         }
         if data.len() as u64 > SPECIAL_MAX {
-            return Err(unencodable(
-                "names and extended attributes are larger than 1 MiB",
-            ));
+            return Err(unencodable("names and extended attributes are larger than 1 MiB"));
         }
         let name = pax_name(&path);
         out.extend_from_slice(&header(&Fields {
@@ -380,11 +338,7 @@ fn pax_name(path: &[u8]) -> Vec<u8> {
         }
     }
     let clean = parts.join(&b'/');
-    let clean = if rooted {
-        [b"/", clean.as_slice()].concat()
-    } else {
-        clean
-    };
+    let clean = if rooted { [b"/", clean.as_slice()].concat() } else { clean };
     let mut name = to_ascii(&clean);
     name.truncate(NAME_MAX);
     while name.ends_with(b"/") {

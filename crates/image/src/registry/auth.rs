@@ -52,11 +52,7 @@ impl Authorization {
         let mut header = HeaderValue::from_str(text).ok()?;
         header.set_sensitive(true);
         let stale = life.map(|life| Instant::now() + life.saturating_sub(MARGIN.min(life / 2)));
-        Some(Authorization {
-            header,
-            authenticated,
-            stale,
-        })
+        Some(Authorization { header, authenticated, stale })
     }
 
     fn is_fresh(&self) -> bool {
@@ -83,10 +79,7 @@ impl AuthCache {
     }
 
     fn slot(&self, endpoint: &Endpoint, scopes: &[String]) -> Slot {
-        lock(&self.slots)
-            .entry((endpoint.host.clone(), scopes.join(" ")))
-            .or_default()
-            .clone()
+        lock(&self.slots).entry((endpoint.host.clone(), scopes.join(" "))).or_default().clone()
     }
 }
 
@@ -123,19 +116,13 @@ impl Session {
         cancel: &AtomicBool,
     ) -> Result<Option<Authorization>, RegistryError> {
         let challenges = parse_challenges(headers);
-        let find = |scheme: &str| {
-            challenges
-                .iter()
-                .find(|challenge| challenge.scheme == scheme)
-        };
+        let find = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
         let Some(challenge) = find("bearer").or_else(|| find("basic")) else {
             return Ok(None);
         };
         let mut remembered = challenge.clone();
         // Scope and error belong to the one request; the rest to the host.
-        remembered
-            .parameters
-            .retain(|name, _| name == "realm" || name == "service");
+        remembered.parameters.retain(|name, _| name == "realm" || name == "service");
         lock(&self.auth.challenges).insert(endpoint.host.clone(), remembered);
         let slot = self.auth.slot(endpoint, scopes);
         let mut slot = lock(&slot);
@@ -163,14 +150,9 @@ impl Session {
         cancel: &AtomicBool,
     ) -> Result<Authorization, RegistryError> {
         let credential = match &self.transport.options().credentials {
-            Some(source) => {
-                source
-                    .get(&endpoint.server)
-                    .map_err(|source| RegistryError::Credentials {
-                        server: endpoint.server.clone(),
-                        source,
-                    })?
-            }
+            Some(source) => source
+                .get(&endpoint.server)
+                .map_err(|source| RegistryError::Credentials { server: endpoint.server.clone(), source })?,
             None => None,
         };
         let malformed = || RegistryError::Protocol {
@@ -180,35 +162,18 @@ impl Session {
         if challenge.scheme == "basic" {
             return match &credential {
                 Some(Credential::Password { username, password }) => {
-                    let text = format!(
-                        "Basic {}",
-                        BASE64.encode(format!("{username}:{}", password.reveal()))
-                    );
+                    let text = format!("Basic {}", BASE64.encode(format!("{username}:{}", password.reveal())));
                     Authorization::new(&text, true, None).ok_or_else(malformed)
                 }
-                _ => Err(RegistryError::NoCredentials {
-                    at: RequestLine::of(&Method::GET, base),
-                }),
+                _ => Err(RegistryError::NoCredentials { at: RequestLine::of(&Method::GET, base) }),
             };
         }
         if let Some(Credential::RegistryToken(token)) = &credential {
-            return Authorization::new(&format!("Bearer {}", token.reveal()), true, None)
-                .ok_or_else(malformed);
+            return Authorization::new(&format!("Bearer {}", token.reveal()), true, None).ok_or_else(malformed);
         }
-        let (token, life) = self.fetch_token(
-            endpoint,
-            base,
-            challenge,
-            scopes,
-            credential.as_ref(),
-            cancel,
-        )?;
-        Authorization::new(
-            &format!("Bearer {}", token.reveal()),
-            credential.is_some(),
-            Some(life),
-        )
-        .ok_or_else(malformed)
+        let (token, life) = self.fetch_token(endpoint, base, challenge, scopes, credential.as_ref(), cancel)?;
+        Authorization::new(&format!("Bearer {}", token.reveal()), credential.is_some(), Some(life))
+            .ok_or_else(malformed)
     }
 
     fn fetch_token(
@@ -224,37 +189,23 @@ impl Session {
             at: RequestLine::of(&Method::GET, base),
             problem: problem.to_owned(),
         };
-        let realm = challenge
-            .parameters
-            .get("realm")
-            .ok_or_else(|| strange("the challenge names no realm"))?;
-        let mut realm = base
-            .join(realm)
-            .map_err(|_| strange("the realm of the challenge is no address"))?;
+        let realm = challenge.parameters.get("realm").ok_or_else(|| strange("the challenge names no realm"))?;
+        let mut realm = base.join(realm).map_err(|_| strange("the realm of the challenge is no address"))?;
         if !matches!(realm.scheme(), "http" | "https") || realm.host_str().is_none() {
             return Err(strange("the realm of the challenge is no HTTP address"));
         }
         if credential.is_some() && realm.scheme() == "http" && !self.may_be_plain(&realm) {
-            return Err(RegistryError::PlainTextSecret {
-                url: redact(&realm),
-            });
+            return Err(RegistryError::PlainTextSecret { url: redact(&realm) });
         }
         let mut wanted: Vec<&str> = scopes.iter().map(String::as_str).collect();
-        if let Some(scope) = challenge
-            .parameters
-            .get("scope")
-            .filter(|scope| !wanted.contains(&scope.as_str()))
-        {
+        if let Some(scope) = challenge.parameters.get("scope").filter(|scope| !wanted.contains(&scope.as_str())) {
             wanted.push(scope);
         }
         let service = challenge.parameters.get("service").map(String::as_str);
         let mut headers = HeaderMap::new();
         let request = match credential {
             Some(Credential::IdentityToken(token)) => {
-                headers.insert(
-                    CONTENT_TYPE,
-                    HeaderValue::from_static("application/x-www-form-urlencoded"),
-                );
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
                 // A query is encoded just as such a form is.
                 let mut form = Url::parse("http://form/").map_err(|_| strange("no form"))?;
                 form.query_pairs_mut()
@@ -264,12 +215,7 @@ impl Session {
                     .append_pair("refresh_token", token.reveal())
                     .append_pair("scope", &wanted.join(" "));
                 let body = Bytes::from(form.query().unwrap_or_default().to_owned());
-                Request {
-                    method: Method::POST,
-                    url: realm,
-                    headers,
-                    body: Body::Bytes(body),
-                }
+                Request { method: Method::POST, url: realm, headers, body: Body::Bytes(body) }
             }
             other => {
                 {
@@ -284,39 +230,22 @@ impl Session {
                         query.append_pair("account", username);
                     }
                     if self.offline {
-                        query
-                            .append_pair("offline_token", "true")
-                            .append_pair("client_id", CLIENT_ID);
+                        query.append_pair("offline_token", "true").append_pair("client_id", CLIENT_ID);
                     }
                 }
                 if let Some(Credential::Password { username, password }) = other {
-                    let text = format!(
-                        "Basic {}",
-                        BASE64.encode(format!("{username}:{}", password.reveal()))
-                    );
-                    let mut value = HeaderValue::from_str(&text)
-                        .map_err(|_| strange("unusable credentials"))?;
+                    let text = format!("Basic {}", BASE64.encode(format!("{username}:{}", password.reveal())));
+                    let mut value = HeaderValue::from_str(&text).map_err(|_| strange("unusable credentials"))?;
                     value.set_sensitive(true);
                     headers.insert(HeaderName::from_static("authorization"), value);
                 }
-                Request {
-                    method: Method::GET,
-                    url: realm,
-                    headers,
-                    body: Body::None,
-                }
+                Request { method: Method::GET, url: realm, headers, body: Body::None }
             }
         };
         let url = request.url.clone();
         let (answer, _) = self.follow(request, cancel)?;
         if !answer.status.is_success() {
-            return Err(self.refusal(
-                answer,
-                Refuser::TokenServer,
-                Subject::Api,
-                credential.is_some(),
-                cancel,
-            ));
+            return Err(self.refusal(answer, Refuser::TokenServer, Subject::Api, credential.is_some(), cancel));
         }
         let body = answer.bytes(TOKEN_LIMIT, cancel)?;
         let broken = |problem: &str| RegistryError::Protocol {
@@ -324,20 +253,14 @@ impl Session {
             problem: problem.to_owned(),
         };
         // The parser's own message could quote the token.
-        let parsed: TokenAnswer = serde_json::from_slice(&body)
-            .map_err(|_| broken("the token answer is not valid JSON"))?;
-        let token = [parsed.token, parsed.access_token]
-            .into_iter()
-            .flatten()
-            .find(|token| !token.is_empty());
+        let parsed: TokenAnswer =
+            serde_json::from_slice(&body).map_err(|_| broken("the token answer is not valid JSON"))?;
+        let token = [parsed.token, parsed.access_token].into_iter().flatten().find(|token| !token.is_empty());
         let token = token.ok_or_else(|| broken("the token answer holds no token"))?;
         if let Some(refresh) = parsed.refresh_token.filter(|token| !token.is_empty()) {
             *lock(&self.auth.refresh) = Some(Secret::new(refresh));
         }
-        let life = parsed
-            .expires_in
-            .filter(|seconds| *seconds > 0.0 && *seconds < 1e9)
-            .map(Duration::from_secs_f64);
+        let life = parsed.expires_in.filter(|seconds| *seconds > 0.0 && *seconds < 1e9).map(Duration::from_secs_f64);
         tracing::debug!(host = %endpoint.host, scopes = %wanted.join(" "), "got a token");
         Ok((Secret::new(token), life.unwrap_or(DEFAULT_LIFE)))
     }
@@ -367,10 +290,7 @@ fn parse_challenge_list(text: &str, all: &mut Vec<Challenge>) {
     let mut rest = text;
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
-        let end = rest
-            .bytes()
-            .position(|b| !is_token(b))
-            .unwrap_or(rest.len());
+        let end = rest.bytes().position(|b| !is_token(b)).unwrap_or(rest.len());
         if end == 0 {
             return;
         }
@@ -378,10 +298,7 @@ fn parse_challenge_list(text: &str, all: &mut Vec<Challenge>) {
         let value = after.trim_start_matches([' ', '\t']);
         // A word before `=` is a parameter of the challenge at hand, any other word begins a new one.
         let Some(value) = value.strip_prefix('=') else {
-            all.push(Challenge {
-                scheme: word.to_ascii_lowercase(),
-                parameters: HashMap::new(),
-            });
+            all.push(Challenge { scheme: word.to_ascii_lowercase(), parameters: HashMap::new() });
             rest = after;
             continue;
         };
@@ -409,9 +326,7 @@ fn parse_challenge_list(text: &str, all: &mut Vec<Challenge>) {
             }
         };
         if let Some(challenge) = all.last_mut() {
-            challenge
-                .parameters
-                .insert(word.to_ascii_lowercase(), content);
+            challenge.parameters.insert(word.to_ascii_lowercase(), content);
         }
         rest = after;
     }
@@ -429,32 +344,19 @@ mod tests {
 
     #[test]
     fn challenges_are_read() {
-        let all =
-            parse(r#"Bearer realm="https://a/t",service="r.x",scope="repository:a/b:pull,push""#);
+        let all = parse(r#"Bearer realm="https://a/t",service="r.x",scope="repository:a/b:pull,push""#);
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].scheme, "bearer");
         assert_eq!(all[0].parameters["scope"], "repository:a/b:pull,push");
         let both = parse(r#"Basic realm="a \"b\"", Bearer realm=x , Service = y"#);
-        assert_eq!(
-            both.iter().map(|c| c.scheme.as_str()).collect::<Vec<_>>(),
-            ["basic", "bearer"]
-        );
+        assert_eq!(both.iter().map(|c| c.scheme.as_str()).collect::<Vec<_>>(), ["basic", "bearer"]);
         assert_eq!(both[0].parameters["realm"], "a \"b\"");
         assert_eq!(both[1].parameters["service"], "y");
     }
 
     #[test]
     fn junk_gives_no_challenge_and_no_panic() {
-        for text in [
-            "",
-            "=",
-            "\"",
-            "realm=\"x",
-            "Bearer realm=\"\\",
-            ",,,",
-            "Bearer =",
-            "Bearer é=\"é",
-        ] {
+        for text in ["", "=", "\"", "realm=\"x", "Bearer realm=\"\\", ",,,", "Bearer =", "Bearer é=\"é"] {
             let all = parse(text);
             assert!(all.len() <= 1, "{text}: {all:?}");
         }
@@ -470,21 +372,9 @@ mod tests {
 
     #[test]
     fn a_token_is_renewed_before_its_end() {
-        assert!(
-            Authorization::new("Bearer x", false, Some(Duration::from_secs(60)))
-                .unwrap()
-                .is_fresh()
-        );
-        assert!(
-            !Authorization::new("Bearer x", false, Some(Duration::ZERO))
-                .unwrap()
-                .is_fresh()
-        );
-        assert!(
-            Authorization::new("Basic x", true, None)
-                .unwrap()
-                .is_fresh()
-        );
+        assert!(Authorization::new("Bearer x", false, Some(Duration::from_secs(60))).unwrap().is_fresh());
+        assert!(!Authorization::new("Bearer x", false, Some(Duration::ZERO)).unwrap().is_fresh());
+        assert!(Authorization::new("Basic x", true, None).unwrap().is_fresh());
         assert!(Authorization::new("Bearer \n", false, None).is_none());
     }
 }

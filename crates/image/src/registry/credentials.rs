@@ -136,10 +136,7 @@ const CONFIG_SIZE: u64 = 16 << 20;
 impl DockerConfig {
     /// The configuration in this file, which need not exist.
     pub fn new(path: impl Into<PathBuf>) -> DockerConfig {
-        DockerConfig {
-            path: path.into(),
-            helper_directories: Vec::new(),
-        }
+        DockerConfig { path: path.into(), helper_directories: Vec::new() }
     }
 
     /// Looks for helpers in these directories first, then in the search path.
@@ -158,18 +155,12 @@ impl DockerConfig {
     ///
     /// # Errors
     /// If the helper fails or the file cannot be replaced.
-    pub fn store(
-        &self,
-        server: &str,
-        credential: &Credential,
-    ) -> Result<Option<String>, CredentialError> {
+    pub fn store(&self, server: &str, credential: &Credential) -> Result<Option<String>, CredentialError> {
         let mut config = self.load()?;
         if let Some(helper) = helper_for(&config, server) {
             let (username, secret) = match credential {
                 Credential::Password { username, password } => (username.as_str(), password),
-                Credential::IdentityToken(token) | Credential::RegistryToken(token) => {
-                    ("<token>", token)
-                }
+                Credential::IdentityToken(token) | Credential::RegistryToken(token) => ("<token>", token),
             };
             let input = serde_json::json!({"ServerURL": server, "Username": username, "Secret": secret.reveal()});
             self.run_helper(&helper, "store", input.to_string().as_bytes())?;
@@ -221,21 +212,14 @@ impl DockerConfig {
     }
 
     fn load(&self) -> Result<Map<String, Value>, CredentialError> {
-        let file = |source| CredentialError::File {
-            action: "read",
-            path: self.path.clone(),
-            source,
-        };
+        let file = |source| CredentialError::File { action: "read", path: self.path.clone(), source };
         let opened = match fs::File::open(&self.path) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
             Err(error) => return Err(file(error)),
         };
         let mut text = Vec::new();
-        opened
-            .take(CONFIG_SIZE)
-            .read_to_end(&mut text)
-            .map_err(file)?;
+        opened.take(CONFIG_SIZE).read_to_end(&mut text).map_err(file)?;
         if text.trim_ascii().is_empty() {
             return Ok(Map::new());
         }
@@ -249,25 +233,14 @@ impl DockerConfig {
     fn save(&self, config: &Map<String, Value>) -> Result<(), CredentialError> {
         use std::os::unix::fs::OpenOptionsExt;
         let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let file = |source| CredentialError::File {
-            action: "write",
-            path: target.clone(),
-            source,
-        };
-        let directory = target
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let file = |source| CredentialError::File { action: "write", path: target.clone(), source };
+        let directory = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(directory).map_err(file)?;
         let mut text = Vec::new();
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
         let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
         serde::Serialize::serialize(config, &mut serializer).map_err(|e| file(e.into()))?;
-        let temporary = directory.join(format!(
-            ".config.json.{}.{:x}",
-            std::process::id(),
-            super::random_u32()
-        ));
+        let temporary = directory.join(format!(".config.json.{}.{:x}", std::process::id(), super::random_u32()));
         let written = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -284,11 +257,7 @@ impl DockerConfig {
 }
 
 impl DockerConfig {
-    fn ask_helper(
-        &self,
-        helper: &str,
-        server: &str,
-    ) -> Result<Option<Credential>, CredentialError> {
+    fn ask_helper(&self, helper: &str, server: &str) -> Result<Option<Credential>, CredentialError> {
         let answer = match self.run_helper(helper, "get", server.as_bytes()) {
             Ok(answer) => answer,
             Err(CredentialError::Helper { message, .. }) if is_not_found(&message) => {
@@ -309,38 +278,23 @@ impl DockerConfig {
         Ok(match (username, secret) {
             ("", "") => None,
             ("<token>", token) => Some(Credential::IdentityToken(Secret::new(token))),
-            (username, secret) => Some(Credential::Password {
-                username: username.to_owned(),
-                password: Secret::new(secret),
-            }),
+            (username, secret) => {
+                Some(Credential::Password { username: username.to_owned(), password: Secret::new(secret) })
+            }
         })
     }
 
     /// Runs `docker-credential-NAME ACTION` with `input`; its words are an error only if it failed, since they may be secret.
-    fn run_helper(
-        &self,
-        helper: &str,
-        action: &'static str,
-        input: &[u8],
-    ) -> Result<Vec<u8>, CredentialError> {
+    fn run_helper(&self, helper: &str, action: &'static str, input: &[u8]) -> Result<Vec<u8>, CredentialError> {
         let program = format!("docker-credential-{helper}");
-        let failed = |message: &str| CredentialError::Helper {
-            program: program.clone(),
-            action,
-            message: message.to_owned(),
-        };
+        let failed =
+            |message: &str| CredentialError::Helper { program: program.clone(), action, message: message.to_owned() };
         if helper.contains(['/', '\0']) {
             return Err(failed("the name of a helper has no slash"));
         }
-        let found = self
-            .helper_directories
-            .iter()
-            .map(|directory| directory.join(&program))
-            .find(|path| path.is_file());
-        let spawn = |source| CredentialError::Spawn {
-            program: program.clone(),
-            source,
-        };
+        let found =
+            self.helper_directories.iter().map(|directory| directory.join(&program)).find(|path| path.is_file());
+        let spawn = |source| CredentialError::Spawn { program: program.clone(), source };
         let mut child = Command::new(found.unwrap_or_else(|| PathBuf::from(&program)))
             .arg(action)
             .stdin(Stdio::piped())
@@ -373,22 +327,12 @@ impl DockerConfig {
             }
             std::thread::sleep(Duration::from_millis(5));
         };
-        let answer = answer
-            .map_err(|_| failed("no answer in time"))?
-            .map_err(spawn)?;
+        let answer = answer.map_err(|_| failed("no answer in time"))?.map_err(spawn)?;
         if status.success() {
             return Ok(answer);
         }
-        let words: String = String::from_utf8_lossy(&answer)
-            .trim()
-            .chars()
-            .take(500)
-            .collect();
-        Err(failed(if words.is_empty() {
-            "no message"
-        } else {
-            &words
-        }))
+        let words: String = String::from_utf8_lossy(&answer).trim().chars().take(500).collect();
+        Err(failed(if words.is_empty() { "no message" } else { &words }))
     }
 }
 
@@ -401,20 +345,15 @@ impl CredentialSource for DockerConfig {
         let Some(Value::Object(auths)) = config.get("auths") else {
             return Ok(None);
         };
-        let entry = auths.get(server).or_else(|| {
-            auths
-                .iter()
-                .find(|(key, _)| hostname_of(key) == hostname_of(server))
-                .map(|(_, entry)| entry)
-        });
+        let entry = auths
+            .get(server)
+            .or_else(|| auths.iter().find(|(key, _)| hostname_of(key) == hostname_of(server)).map(|(_, entry)| entry));
         Ok(entry.and_then(Value::as_object).and_then(credential_of))
     }
 }
 
 fn set_entry(config: &mut Map<String, Value>, server: &str, entry: Map<String, Value>) {
-    let auths = config
-        .entry("auths")
-        .or_insert_with(|| Value::Object(Map::new()));
+    let auths = config.entry("auths").or_insert_with(|| Value::Object(Map::new()));
     if !auths.is_object() {
         *auths = Value::Object(Map::new());
     }
@@ -425,12 +364,7 @@ fn set_entry(config: &mut Map<String, Value>, server: &str, entry: Map<String, V
 
 /// Reads one entry of `auths`, as docker/cli's `configfile` does: the decoded `auth` wins over the plain fields.
 fn credential_of(entry: &Map<String, Value>) -> Option<Credential> {
-    let field = |name: &str| {
-        entry
-            .get(name)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-    };
+    let field = |name: &str| entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(token) = field("registrytoken") {
         return Some(Credential::RegistryToken(Secret::new(token)));
     }
@@ -441,40 +375,23 @@ fn credential_of(entry: &Map<String, Value>) -> Option<Credential> {
         let decoded = String::from_utf8(BASE64.decode(auth.trim()).ok()?).ok()?;
         let (username, password) = decoded.split_once(':')?;
         let password = password.trim_matches('\0');
-        return Some(Credential::Password {
-            username: username.to_owned(),
-            password: Secret::new(password),
-        });
+        return Some(Credential::Password { username: username.to_owned(), password: Secret::new(password) });
     }
     let (username, password) = (field("username")?, field("password")?);
-    Some(Credential::Password {
-        username: username.to_owned(),
-        password: Secret::new(password),
-    })
+    Some(Credential::Password { username: username.to_owned(), password: Secret::new(password) })
 }
 
 /// `https://h.example:5000/v1/` and `h.example:5000` are the same server.
 pub(super) fn hostname_of(server: &str) -> &str {
-    let rest = server
-        .strip_prefix("https://")
-        .or_else(|| server.strip_prefix("http://"))
-        .unwrap_or(server);
+    let rest = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
     rest.split('/').next().unwrap_or(rest)
 }
 
 fn helper_for(config: &Map<String, Value>, server: &str) -> Option<String> {
-    let by_server = config
-        .get("credHelpers")
-        .and_then(Value::as_object)
-        .and_then(|helpers| {
-            helpers
-                .iter()
-                .find(|(key, _)| hostname_of(key) == hostname_of(server))
-                .map(|(_, name)| name)
-        });
-    let name = by_server
-        .or_else(|| config.get("credsStore"))
-        .and_then(Value::as_str)?;
+    let by_server = config.get("credHelpers").and_then(Value::as_object).and_then(|helpers| {
+        helpers.iter().find(|(key, _)| hostname_of(key) == hostname_of(server)).map(|(_, name)| name)
+    });
+    let name = by_server.or_else(|| config.get("credsStore")).and_then(Value::as_str)?;
     (!name.is_empty()).then(|| name.to_owned())
 }
 
@@ -495,10 +412,7 @@ mod tests {
     }
 
     fn password(username: &str, password: &str) -> Credential {
-        Credential::Password {
-            username: username.to_owned(),
-            password: Secret::new(password),
-        }
+        Credential::Password { username: username.to_owned(), password: Secret::new(password) }
     }
 
     #[test]
@@ -510,19 +424,10 @@ mod tests {
                 "https://old.example/v1/":{"username":"u","password":"p"},
                 "bare":{}, "odd":{"auth":"%%%"}, "reg":{"registrytoken":"rt"}}}"#,
         );
-        assert_eq!(
-            c.get(DOCKER_HUB_SERVER).unwrap(),
-            Some(password("me", "p:w"))
-        );
-        assert_eq!(
-            c.get("h:5000").unwrap(),
-            Some(Credential::IdentityToken(Secret::new("idt")))
-        );
+        assert_eq!(c.get(DOCKER_HUB_SERVER).unwrap(), Some(password("me", "p:w")));
+        assert_eq!(c.get("h:5000").unwrap(), Some(Credential::IdentityToken(Secret::new("idt"))));
         assert_eq!(c.get("old.example").unwrap(), Some(password("u", "p")));
-        assert_eq!(
-            c.get("reg").unwrap(),
-            Some(Credential::RegistryToken(Secret::new("rt")))
-        );
+        assert_eq!(c.get("reg").unwrap(), Some(Credential::RegistryToken(Secret::new("rt"))));
         for none in ["bare", "odd", "unknown"] {
             assert_eq!(c.get(none).unwrap(), None);
         }
@@ -534,29 +439,19 @@ mod tests {
         assert_eq!(missing.get("h").unwrap(), None);
         let (_d, c) = config(r#"{"auths":{"h":{"auth":"c2VjcmV0""#);
         let shown = format!("{0} {0:?}", c.get("h").unwrap_err());
-        assert!(
-            shown.contains("cannot parse") && !shown.contains("c2Vj"),
-            "{shown}"
-        );
+        assert!(shown.contains("cannot parse") && !shown.contains("c2Vj"), "{shown}");
     }
 
     #[test]
     fn stores_and_erases_and_keeps_the_rest() {
         use std::os::unix::fs::PermissionsExt;
-        let (_d, c) =
-            config(r#"{"HttpHeaders":{"X":"y"},"auths":{"a":{"auth":"YTpi"}},"detachKeys":"q"}"#);
+        let (_d, c) = config(r#"{"HttpHeaders":{"X":"y"},"auths":{"a":{"auth":"YTpi"}},"detachKeys":"q"}"#);
         assert_eq!(c.store("h:5000", &password("me", "pw")).unwrap(), None);
         assert_eq!(c.get("h:5000").unwrap(), Some(password("me", "pw")));
         assert_eq!(c.get("a").unwrap(), Some(password("a", "b")));
         let text = fs::read_to_string(c.path()).unwrap();
-        assert!(
-            text.starts_with("{\n\t\"HttpHeaders\"") && text.contains("detachKeys"),
-            "{text}"
-        );
-        assert_eq!(
-            fs::metadata(c.path()).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert!(text.starts_with("{\n\t\"HttpHeaders\"") && text.contains("detachKeys"), "{text}");
+        assert_eq!(fs::metadata(c.path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(c.erase("h:5000").unwrap());
         assert!(!c.erase("h:5000").unwrap());
         assert_eq!(c.get("h:5000").unwrap(), None);
@@ -587,10 +482,7 @@ esac
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let c = c.with_helper_directories(vec![d.path().to_owned()]);
         assert_eq!(c.get("h").unwrap(), None);
-        assert_eq!(
-            c.store("h", &password("me", "pw")).unwrap().as_deref(),
-            Some("mine")
-        );
+        assert_eq!(c.store("h", &password("me", "pw")).unwrap().as_deref(), Some("mine"));
         assert_eq!(c.get("h").unwrap(), Some(password("me", "pw")));
         assert!(fs::read_to_string(c.path()).unwrap().contains("\"h\": {}"));
         let token = Credential::IdentityToken(Secret::new("idt"));
@@ -599,21 +491,10 @@ esac
         assert!(c.erase("h").unwrap());
         assert_eq!(c.get("h").unwrap(), None);
         let log = fs::read_to_string(d.path().join("log")).unwrap();
-        assert!(
-            log.contains(r#"store {"ServerURL":"h","Username":"me","Secret":"pw"}"#),
-            "{log}"
-        );
+        assert!(log.contains(r#"store {"ServerURL":"h","Username":"me","Secret":"pw"}"#), "{log}");
         let error = c.get("locked").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`docker-credential-mine get` failed: store is locked"
-        );
-        assert!(
-            !c.get("broken")
-                .unwrap_err()
-                .to_string()
-                .contains("nonsense")
-        );
+        assert_eq!(error.to_string(), "`docker-credential-mine get` failed: store is locked");
+        assert!(!c.get("broken").unwrap_err().to_string().contains("nonsense"));
     }
 
     #[test]
@@ -625,11 +506,7 @@ esac
 
     #[test]
     fn secrets_are_not_shown() {
-        let shown = format!(
-            "{:?} {:?}",
-            password("me", "hunter2"),
-            Credential::IdentityToken(Secret::new("hunter2"))
-        );
+        let shown = format!("{:?} {:?}", password("me", "hunter2"), Credential::IdentityToken(Secret::new("hunter2")));
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 }

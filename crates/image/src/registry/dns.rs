@@ -8,9 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::system_conf::read_system_conf;
@@ -52,24 +50,14 @@ impl SystemResolver {
 fn build() -> Result<Built, NetError> {
     let provider = TokioRuntimeProvider::default();
     let (config, options) = read_system_conf().unwrap_or_else(|_| {
-        let local = [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ];
-        let servers = local
-            .into_iter()
-            .map(NameServerConfig::udp_and_tcp)
-            .collect();
+        let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let servers = local.into_iter().map(NameServerConfig::udp_and_tcp).collect();
         // A server on this machine answers soon or never.
         let mut options = ResolverOpts::default();
         (options.timeout, options.attempts) = (Duration::from_secs(1), 1);
         (ResolverConfig::from_name_servers(servers), options)
     });
-    let servers = config
-        .name_servers()
-        .iter()
-        .map(|server| SocketAddr::new(server.ip, 53).to_string())
-        .collect();
+    let servers = config.name_servers().iter().map(|server| SocketAddr::new(server.ip, 53).to_string()).collect();
     let mut builder = TokioResolver::builder_with_config(config, provider);
     *builder.options_mut() = options;
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
@@ -106,10 +94,7 @@ impl Resolve for SystemResolver {
         Box::pin(async move {
             let host = name.as_str().trim_end_matches('.').to_ascii_lowercase();
             if host == "localhost" || host.ends_with(".localhost") {
-                let local = [
-                    IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ];
+                let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 return Ok(Box::new(local.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs);
             }
             let named = tokio::task::spawn_blocking({
@@ -126,19 +111,11 @@ impl Resolve for SystemResolver {
                     error if error.is_no_records_found() => ResolveProblem::NoSuchHost,
                     error => ResolveProblem::Failed(error.to_string()),
                 };
-                LookupError {
-                    host: host.clone(),
-                    servers: servers.to_vec(),
-                    problem,
-                }
+                LookupError { host: host.clone(), servers: servers.to_vec(), problem }
             };
             let (inner, servers) = resolver.get().map_err(|error| failed(&[], error))?;
-            let found = inner
-                .lookup_ip(name.as_str())
-                .await
-                .map_err(|error| failed(servers, error))?;
-            let addresses: Vec<SocketAddr> =
-                found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            let found = inner.lookup_ip(name.as_str()).await.map_err(|error| failed(servers, error))?;
+            let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
@@ -152,14 +129,10 @@ mod tests {
     fn the_hosts_file_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("hosts");
-        let text = "# c\n10.0.0.1 Reg.Example alias # not.this\n::2\treg.example\nfe80::1%lo x\njunk reg.example\n10.0.0.3\n";
+        let text =
+            "# c\n10.0.0.1 Reg.Example alias # not.this\n::2\treg.example\nfe80::1%lo x\njunk reg.example\n10.0.0.3\n";
         std::fs::write(&path, text).unwrap();
-        let found = |host: &str| {
-            read_hosts(&path, host)
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-        };
+        let found = |host: &str| read_hosts(&path, host).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(found("reg.example"), ["10.0.0.1", "::2"]);
         assert_eq!(found("alias"), ["10.0.0.1"]);
         for none in ["not.this", "x", "10.0.0.3", ""] {

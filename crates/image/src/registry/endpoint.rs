@@ -65,26 +65,14 @@ enum Insecure {
 
 impl Endpoints {
     pub(super) fn new(options: &RegistryOptions) -> Result<Endpoints, RegistryError> {
-        let mirrors = options
-            .mirrors
-            .iter()
-            .map(|text| mirror(text))
-            .collect::<Result<_, _>>()?;
-        let insecure = options
-            .insecure
-            .iter()
-            .map(|text| insecure(text))
-            .collect::<Result<_, _>>()?;
+        let mirrors = options.mirrors.iter().map(|text| mirror(text)).collect::<Result<_, _>>()?;
+        let insecure = options.insecure.iter().map(|text| insecure(text)).collect::<Result<_, _>>()?;
         Ok(Endpoints { mirrors, insecure })
     }
 
     /// Where to ask for a reference's content, in order.
     pub(super) fn for_pull(&self, reference: &Reference) -> Result<Vec<Endpoint>, RegistryError> {
-        let mut all = if reference.domain() == DEFAULT_DOMAIN {
-            self.mirrors.clone()
-        } else {
-            Vec::new()
-        };
+        let mut all = if reference.domain() == DEFAULT_DOMAIN { self.mirrors.clone() } else { Vec::new() };
         all.push(self.for_push(reference)?);
         Ok(all)
     }
@@ -104,11 +92,7 @@ impl Endpoints {
     /// The registry of a server as a user names it; docker.io by any of its names.
     pub(super) fn for_server(&self, server: &str) -> Result<Endpoint, RegistryError> {
         let key = credential_server(server);
-        let host = if key == DOCKER_HUB_SERVER {
-            DOCKER_HUB_HOST
-        } else {
-            key
-        };
+        let host = if key == DOCKER_HUB_SERVER { DOCKER_HUB_HOST } else { key };
         let endpoint = Endpoint {
             host: host.to_owned(),
             scheme: (!self.is_insecure(host)).then_some(Scheme::Https),
@@ -116,19 +100,9 @@ impl Endpoints {
             server: key.to_owned(),
             mirror: false,
         };
-        let broken = |problem: String| RegistryError::Option {
-            option: "registry",
-            value: host.to_owned(),
-            problem,
-        };
-        let url = endpoint
-            .base(Scheme::Https)
-            .map_err(|error| broken(error.to_string()))?;
-        if url.path() != "/v2/"
-            || !url.username().is_empty()
-            || url.query().is_some()
-            || url.fragment().is_some()
-        {
+        let broken = |problem: String| RegistryError::Option { option: "registry", value: host.to_owned(), problem };
+        let url = endpoint.base(Scheme::Https).map_err(|error| broken(error.to_string()))?;
+        if url.path() != "/v2/" || !url.username().is_empty() || url.query().is_some() || url.fragment().is_some() {
             return Err(broken("it must be HOST or HOST:PORT".to_owned()));
         }
         Ok(endpoint)
@@ -137,26 +111,15 @@ impl Endpoints {
     /// Whether a host (`HOST` or `HOST:PORT`) may go unverified and in clear text. The loopback may, as in Docker.
     pub(super) fn is_insecure(&self, host: &str) -> bool {
         let name = without_port(host);
-        let address: Option<IpAddr> = name
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse()
-            .ok();
+        let address: Option<IpAddr> = name.trim_start_matches('[').trim_end_matches(']').parse().ok();
         let loopback = match address {
             Some(address) => address.is_loopback(),
-            None => {
-                name.eq_ignore_ascii_case("localhost")
-                    || name.to_ascii_lowercase().ends_with(".localhost")
-            }
+            None => name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost"),
         };
         loopback
             || self.insecure.iter().any(|rule| match rule {
-                Insecure::Host(rule) => {
-                    rule.eq_ignore_ascii_case(host) || rule.eq_ignore_ascii_case(name)
-                }
-                Insecure::Network(network, bits) => {
-                    address.is_some_and(|address| is_within(address, *network, *bits))
-                }
+                Insecure::Host(rule) => rule.eq_ignore_ascii_case(host) || rule.eq_ignore_ascii_case(name),
+                Insecure::Network(network, bits) => address.is_some_and(|address| is_within(address, *network, *bits)),
             })
     }
 }
@@ -164,21 +127,14 @@ impl Endpoints {
 impl Endpoint {
     /// `SCHEME://HOST/PREFIX/v2/`.
     pub(super) fn base(&self, scheme: Scheme) -> Result<Url, impl std::fmt::Display + use<>> {
-        Url::parse(&format!(
-            "{}://{}{}/v2/",
-            scheme.name(),
-            self.host,
-            self.prefix
-        ))
+        Url::parse(&format!("{}://{}{}/v2/", scheme.name(), self.host, self.prefix))
     }
 }
 
 fn mirror(text: &str) -> Result<Endpoint, RegistryError> {
     let broken = |problem: &str| RegistryError::Option {
         option: "mirror",
-        value: Url::parse(text)
-            .map(|url| super::error::redact(&url))
-            .unwrap_or_else(|_| text.to_owned()),
+        value: Url::parse(text).map(|url| super::error::redact(&url)).unwrap_or_else(|_| text.to_owned()),
         problem: problem.to_owned(),
     };
     let url = Url::parse(text).map_err(|error| broken(&error.to_string()))?;
@@ -194,17 +150,9 @@ fn mirror(text: &str) -> Result<Endpoint, RegistryError> {
         return Err(broken("a mirror has neither query nor fragment"));
     }
     let host = url.host_str().ok_or_else(|| broken("no host"))?;
-    let host = url
-        .port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
     let prefix = url.path().trim_end_matches('/').to_owned();
-    Ok(Endpoint {
-        server: host.clone(),
-        host,
-        scheme: Some(scheme),
-        prefix,
-        mirror: true,
-    })
+    Ok(Endpoint { server: host.clone(), host, scheme: Some(scheme), prefix, mirror: true })
 }
 
 fn insecure(text: &str) -> Result<Insecure, RegistryError> {
@@ -213,10 +161,7 @@ fn insecure(text: &str) -> Result<Insecure, RegistryError> {
         value: text.to_owned(),
         problem: problem.to_owned(),
     };
-    let host = text
-        .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"))
-        .unwrap_or(text);
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
     let host = host.strip_suffix('/').unwrap_or(host);
     if host.is_empty() {
         return Err(broken("no host"));
@@ -224,12 +169,8 @@ fn insecure(text: &str) -> Result<Insecure, RegistryError> {
     let Some((address, bits)) = host.split_once('/') else {
         return Ok(Insecure::Host(host.to_owned()));
     };
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_| broken("neither HOST[:PORT] nor a network"))?;
-    let bits: u32 = bits
-        .parse()
-        .map_err(|_| broken("the length of the network is no number"))?;
+    let address: IpAddr = address.parse().map_err(|_| broken("neither HOST[:PORT] nor a network"))?;
+    let bits: u32 = bits.parse().map_err(|_| broken("the length of the network is no number"))?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     if bits > most {
         return Err(broken("the network is longer than an address"));
@@ -240,8 +181,7 @@ fn insecure(text: &str) -> Result<Insecure, RegistryError> {
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port))
-            if port.bytes().all(|b| b.is_ascii_digit())
-                && (!name.contains(':') || name.ends_with(']')) =>
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
         {
             name
         }
@@ -265,25 +205,12 @@ mod tests {
 
     fn endpoints(insecure: &[&str], mirrors: &[&str]) -> Result<Endpoints, RegistryError> {
         let texts = |all: &[&str]| all.iter().map(|t| (*t).to_owned()).collect();
-        Endpoints::new(&RegistryOptions {
-            insecure: texts(insecure),
-            mirrors: texts(mirrors),
-            ..Default::default()
-        })
+        Endpoints::new(&RegistryOptions { insecure: texts(insecure), mirrors: texts(mirrors), ..Default::default() })
     }
 
     #[test]
     fn the_loopback_and_what_is_declared_is_insecure() {
-        let e = endpoints(
-            &[
-                "reg.example:5000",
-                "other.example",
-                "10.1.0.0/16",
-                "fd00::/8",
-            ],
-            &[],
-        )
-        .unwrap();
+        let e = endpoints(&["reg.example:5000", "other.example", "10.1.0.0/16", "fd00::/8"], &[]).unwrap();
         for yes in [
             "localhost",
             "LOCALHOST:5000",
@@ -298,21 +225,10 @@ mod tests {
         ] {
             assert!(e.is_insecure(yes), "{yes}");
         }
-        for no in [
-            "reg.example",
-            "10.2.0.1",
-            "docker.io",
-            "localhost.example",
-            "[fe80::1]:1",
-            "128.0.0.1",
-        ] {
+        for no in ["reg.example", "10.2.0.1", "docker.io", "localhost.example", "[fe80::1]:1", "128.0.0.1"] {
             assert!(!e.is_insecure(no), "{no}");
         }
-        assert!(
-            endpoints(&["0.0.0.0/0"], &[])
-                .unwrap()
-                .is_insecure("8.8.8.8")
-        );
+        assert!(endpoints(&["0.0.0.0/0"], &[]).unwrap().is_insecure("8.8.8.8"));
     }
 
     #[test]
@@ -320,10 +236,7 @@ mod tests {
         let e = endpoints(&[], &["http://m.example:5000", "https://n.example/hub/"]).unwrap();
         let hub: Reference = "busybox".parse().unwrap();
         let all = e.for_pull(&hub).unwrap();
-        let hosts: Vec<_> = all
-            .iter()
-            .map(|e| (e.host.as_str(), e.prefix.as_str(), e.scheme, e.mirror))
-            .collect();
+        let hosts: Vec<_> = all.iter().map(|e| (e.host.as_str(), e.prefix.as_str(), e.scheme, e.mirror)).collect();
         assert_eq!(
             hosts,
             [
@@ -333,35 +246,16 @@ mod tests {
             ]
         );
         assert_eq!(all[2].server, DOCKER_HUB_SERVER);
-        assert_eq!(
-            e.for_pull(&"localhost:5000/a".parse().unwrap())
-                .unwrap()
-                .len(),
-            1
-        );
-        assert_eq!(
-            e.for_push(&"localhost:5000/a".parse().unwrap())
-                .unwrap()
-                .scheme,
-            None
-        );
+        assert_eq!(e.for_pull(&"localhost:5000/a".parse().unwrap()).unwrap().len(), 1);
+        assert_eq!(e.for_push(&"localhost:5000/a".parse().unwrap()).unwrap().scheme, None);
     }
 
     #[test]
     fn a_server_has_one_name_for_its_credentials() {
-        for hub in [
-            "",
-            "docker.io",
-            "https://index.docker.io/v1/",
-            "registry-1.docker.io",
-        ] {
+        for hub in ["", "docker.io", "https://index.docker.io/v1/", "registry-1.docker.io"] {
             assert_eq!(credential_server(hub), DOCKER_HUB_SERVER, "{hub}");
         }
-        for other in [
-            "h.example:5000",
-            "https://h.example:5000",
-            "http://h.example:5000/v2/",
-        ] {
+        for other in ["h.example:5000", "https://h.example:5000", "http://h.example:5000/v2/"] {
             assert_eq!(credential_server(other), "h.example:5000", "{other}");
         }
     }
@@ -376,10 +270,7 @@ mod tests {
             assert!(endpoints(&[insecure], &[]).is_err(), "{insecure}");
         }
         for server in ["me@h", "h?x", "h#x", "h:port"] {
-            assert!(
-                endpoints(&[], &[]).unwrap().for_server(server).is_err(),
-                "{server}"
-            );
+            assert!(endpoints(&[], &[]).unwrap().for_server(server).is_err(), "{server}");
         }
     }
 }

@@ -221,10 +221,7 @@ pub struct RequestLine {
 
 impl RequestLine {
     pub(super) fn of(method: &Method, url: &Url) -> Box<RequestLine> {
-        Box::new(RequestLine {
-            method: method.to_string(),
-            url: redact(url),
-        })
+        Box::new(RequestLine { method: method.to_string(), url: redact(url) })
     }
 }
 
@@ -353,9 +350,7 @@ impl fmt::Display for TlsProblem {
         match self {
             TlsProblem::PlainHttp => f.write_str("server gave HTTP response to HTTPS client"),
             TlsProblem::UnknownAuthority => f.write_str("certificate signed by unknown authority"),
-            TlsProblem::WrongName(words)
-            | TlsProblem::Expired(words)
-            | TlsProblem::Other(words) => {
+            TlsProblem::WrongName(words) | TlsProblem::Expired(words) | TlsProblem::Other(words) => {
                 write!(f, "tls: {words}")
             }
         }
@@ -471,9 +466,7 @@ impl RegistryError {
     /// name servers. A refused connection, an unknown host or a bad certificate is final, as it is for BuildKit.
     pub fn is_transient(&self) -> bool {
         match self {
-            RegistryError::Refused(refusal) => {
-                matches!(refusal.status, 408 | 429 | 500..=599) && refusal.status != 501
-            }
+            RegistryError::Refused(refusal) => matches!(refusal.status, 408 | 429 | 500..=599) && refusal.status != 501,
             RegistryError::Timeout { .. } | RegistryError::Broken { .. } => true,
             // The resolver has asked several times already before it speaks of a timeout.
             RegistryError::Resolve { problem, .. } => matches!(problem, ResolveProblem::Failed(_)),
@@ -500,11 +493,7 @@ impl Refusal {
         match self.status {
             404 if has("NAME_UNKNOWN") => K::NameUnknown,
             404 => K::NotFound,
-            401 if has("DENIED")
-                || self.challenge_error.as_deref() == Some("insufficient_scope") =>
-            {
-                K::Denied
-            }
+            401 if has("DENIED") || self.challenge_error.as_deref() == Some("insufficient_scope") => K::Denied,
             401 => K::Unauthorized,
             403 => K::Denied,
             429 => K::TooManyRequests,
@@ -517,10 +506,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.method, self.url, self.status)?;
-        if let Some(reason) = StatusCode::from_u16(self.status)
-            .ok()
-            .and_then(|s| s.canonical_reason())
-        {
+        if let Some(reason) = StatusCode::from_u16(self.status).ok().and_then(|s| s.canonical_reason()) {
             write!(f, " {reason}")?;
         }
         for (i, error) in self.errors.iter().enumerate() {
@@ -533,12 +519,7 @@ impl fmt::Display for Refusal {
         }
         if self.errors.is_empty() {
             let text = String::from_utf8_lossy(&self.body);
-            let line: String = text
-                .trim()
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .take(200)
-                .collect();
+            let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
             if !line.is_empty() {
                 write!(f, ": {line}")?;
             }
@@ -557,38 +538,19 @@ pub(super) fn parse_api_errors(body: &[u8]) -> Vec<ApiError> {
     };
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     if let Some(Value::Array(errors)) = answer.get("errors") {
-        let known = errors
-            .iter()
-            .filter_map(Value::as_object)
-            .take(MOST)
-            .map(|entry| ApiError {
-                code: text(entry.get("code")),
-                message: text(entry.get("message")),
-                detail: entry
-                    .get("detail")
-                    .filter(|d| !d.is_null())
-                    .map(Value::to_string),
-            });
+        let known = errors.iter().filter_map(Value::as_object).take(MOST).map(|entry| ApiError {
+            code: text(entry.get("code")),
+            message: text(entry.get("message")),
+            detail: entry.get("detail").filter(|d| !d.is_null()).map(Value::to_string),
+        });
         return known.collect();
     }
-    let single = [
-        answer.get("details"),
-        answer.get("message"),
-        answer.get("error_description"),
-    ];
+    let single = [answer.get("details"), answer.get("message"), answer.get("error_description")];
     let message = single.into_iter().flatten().find_map(Value::as_str);
     let code = text(answer.get("error"));
     match message {
-        Some(message) => vec![ApiError {
-            code,
-            message: message.to_owned(),
-            detail: None,
-        }],
-        None if !code.is_empty() => vec![ApiError {
-            code,
-            message: String::new(),
-            detail: None,
-        }],
+        Some(message) => vec![ApiError { code, message: message.to_owned(), detail: None }],
+        None if !code.is_empty() => vec![ApiError { code, message: String::new(), detail: None }],
         None => Vec::new(),
     }
 }
@@ -617,11 +579,7 @@ pub(super) fn redact(url: &Url) -> String {
         let pairs: Vec<(String, String)> = url
             .query_pairs()
             .map(|(key, value)| {
-                let value = if SHOWN.contains(&key.as_ref()) {
-                    value.into_owned()
-                } else {
-                    "REDACTED".to_owned()
-                };
+                let value = if SHOWN.contains(&key.as_ref()) { value.into_owned() } else { "REDACTED".to_owned() };
                 (key.into_owned(), value)
             })
             .collect();
@@ -636,18 +594,10 @@ mod tests {
 
     #[test]
     fn addresses_lose_their_secrets() {
-        let url =
-            Url::parse("https://me:pw@h.example/v2/a/blobs/x?X-Amz-Signature=abc&digest=sha256:1")
-                .unwrap();
+        let url = Url::parse("https://me:pw@h.example/v2/a/blobs/x?X-Amz-Signature=abc&digest=sha256:1").unwrap();
         let shown = redact(&url);
-        assert!(
-            !shown.contains("pw") && !shown.contains("abc") && !shown.contains("me"),
-            "{shown}"
-        );
-        assert!(
-            shown.ends_with("?X-Amz-Signature=REDACTED&digest=sha256%3A1"),
-            "{shown}"
-        );
+        assert!(!shown.contains("pw") && !shown.contains("abc") && !shown.contains("me"), "{shown}");
+        assert!(shown.ends_with("?X-Amz-Signature=REDACTED&digest=sha256%3A1"), "{shown}");
     }
 
     #[test]
@@ -660,17 +610,8 @@ mod tests {
             parse_api_errors(br#"{"details":"incorrect username or password"}"#)[0].message,
             "incorrect username or password"
         );
-        assert_eq!(
-            parse_api_errors(br#"{"error":"invalid_grant"}"#)[0].code,
-            "invalid_grant"
-        );
-        for junk in [
-            &b""[..],
-            b"<html>",
-            b"[]",
-            br#"{"errors":7}"#,
-            br#"{"errors":[7]}"#,
-        ] {
+        assert_eq!(parse_api_errors(br#"{"error":"invalid_grant"}"#)[0].code, "invalid_grant");
+        for junk in [&b""[..], b"<html>", b"[]", br#"{"errors":7}"#, br#"{"errors":[7]}"#] {
             assert!(parse_api_errors(junk).is_empty());
         }
     }

@@ -51,13 +51,11 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-pub use credentials::{
-    Credential, CredentialError, CredentialSource, DOCKER_HUB_SERVER, DockerConfig, Secret,
-};
+pub use credentials::{Credential, CredentialError, CredentialSource, DOCKER_HUB_SERVER, DockerConfig, Secret};
 pub use endpoint::credential_server;
 pub use error::{
-    ApiError, ERROR_BODY_LIMIT, NoPlatform, Refusal, Refuser, RegistryError, RegistryErrorKind,
-    RequestLine, ResolveProblem, Subject, TimeoutPhase, TlsProblem,
+    ApiError, ERROR_BODY_LIMIT, NoPlatform, Refusal, Refuser, RegistryError, RegistryErrorKind, RequestLine,
+    ResolveProblem, Subject, TimeoutPhase, TlsProblem,
 };
 pub use options::{ProxyOptions, RegistryOptions, RetryPolicy, Timeouts};
 pub use pull::Resolved;
@@ -74,9 +72,7 @@ pub struct Registry {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry")
-            .field("options", self.session.transport.options())
-            .finish_non_exhaustive()
+        f.debug_struct("Registry").field("options", self.session.transport.options()).finish_non_exhaustive()
     }
 }
 
@@ -108,9 +104,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Option`] for an unusable option.
     pub fn new(options: RegistryOptions) -> Result<Registry, RegistryError> {
-        Ok(Registry {
-            session: Arc::new(Session::new(options, false)?),
-        })
+        Ok(Registry { session: Arc::new(Session::new(options, false)?) })
     }
 
     /// Proves a credential to a server (`HOST[:PORT]`, or docker.io by any of its names). If the server gives an identity
@@ -133,13 +127,7 @@ impl Registry {
         let endpoint = session.endpoints.for_server(server)?;
         session.retrying(attempts, &mut |_| {}, cancel, |_| {
             let base = session.base(&endpoint, cancel)?;
-            let sent = session.send(
-                &endpoint,
-                &base,
-                &[],
-                Request::new(Method::GET, base.clone()),
-                cancel,
-            )?;
+            let sent = session.send(&endpoint, &base, &[], Request::new(Method::GET, base.clone()), cancel)?;
             if sent.answer.status.is_success() {
                 return Ok(());
             }
@@ -152,10 +140,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Option`] if the reference names no usable registry.
-    pub fn server_of(
-        &self,
-        reference: &crate::reference::Reference,
-    ) -> Result<String, RegistryError> {
+    pub fn server_of(&self, reference: &crate::reference::Reference) -> Result<String, RegistryError> {
         Ok(self.session.endpoints.for_push(reference)?.server)
     }
 }

@@ -75,9 +75,7 @@ pub struct ProxyOptions {
 impl fmt::Debug for ProxyOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The addresses may hold passwords.
-        f.debug_struct("ProxyOptions")
-            .field("no_proxy", &self.no_proxy)
-            .finish_non_exhaustive()
+        f.debug_struct("ProxyOptions").field("no_proxy", &self.no_proxy).finish_non_exhaustive()
     }
 }
 
@@ -94,11 +92,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts {
-            connect: Duration::from_secs(20),
-            idle: Duration::from_secs(60),
-            commit: Duration::from_secs(300),
-        }
+        Timeouts { connect: Duration::from_secs(20), idle: Duration::from_secs(60), commit: Duration::from_secs(300) }
     }
 }
 
@@ -133,16 +127,12 @@ impl RetryPolicy {
     /// The pause before attempt `attempt + 1`, counting from 1; `asked` is the server's `Retry-After` in seconds and
     /// `random` any number.
     pub(super) fn pause(&self, attempt: u32, asked: Option<u64>, random: u32) -> Duration {
-        let doubled = self.first.saturating_mul(
-            1u32.checked_shl(attempt.saturating_sub(1).min(20))
-                .unwrap_or(u32::MAX),
-        );
+        let doubled =
+            self.first.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1).min(20)).unwrap_or(u32::MAX));
         let ours = doubled.min(self.longest);
         let jittered = ours - (ours / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
         match asked {
-            Some(seconds) => Duration::from_secs(seconds)
-                .min(self.longest_retry_after)
-                .max(jittered),
+            Some(seconds) => Duration::from_secs(seconds).min(self.longest_retry_after).max(jittered),
             None => jittered,
         }
     }
@@ -160,9 +150,6 @@ mod tests {
         assert_eq!(policy.pause(3, None, 0), Duration::from_secs(2));
         assert_eq!(policy.pause(4_000_000_000, None, 0), policy.longest);
         assert_eq!(policy.pause(1, Some(7), 0), Duration::from_secs(7));
-        assert_eq!(
-            policy.pause(1, Some(u64::MAX), 0),
-            policy.longest_retry_after
-        );
+        assert_eq!(policy.pause(1, Some(u64::MAX), 0), policy.longest_retry_after);
     }
 }

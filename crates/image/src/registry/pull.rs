@@ -3,9 +3,7 @@
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
-use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE,
-};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::config::ImageConfig;
@@ -15,9 +13,7 @@ use crate::platform::Platform;
 use crate::reference::{DEFAULT_TAG, Reference};
 
 use super::endpoint::Endpoint;
-use super::error::{
-    NoPlatform, Refuser, RegistryError, RegistryErrorKind, RequestLine, Subject, redact,
-};
+use super::error::{NoPlatform, Refuser, RegistryError, RegistryErrorKind, RequestLine, Subject, redact};
 use super::session::{Request, protocol};
 use super::transport::{Answer, check};
 use super::{Registry, TransferEvent};
@@ -106,95 +102,45 @@ impl Registry {
                     depth += 1;
                 }
                 ManifestKind::Schema1 => {
-                    return Err(RegistryError::SchemaOne {
-                        url,
-                        media_type: manifest.media_type().to_owned(),
-                    });
+                    return Err(RegistryError::SchemaOne { url, media_type: manifest.media_type().to_owned() });
                 }
                 ManifestKind::Unknown(media_type) => return Err(unknown(media_type)),
             }
         };
         if image.config.size > CONFIG_LIMIT {
             return Err(RegistryError::TooLong {
-                at: Box::new(RequestLine {
-                    method: "GET".to_owned(),
-                    url,
-                }),
+                at: Box::new(RequestLine { method: "GET".to_owned(), url }),
                 limit: CONFIG_LIMIT,
             });
         }
         let foreign = !media_type::is_config(&image.config.media_type)
-            && !matches!(
-                image.config.media_type.as_str(),
-                "" | "application/octet-stream" | "application/json"
-            );
+            && !matches!(image.config.media_type.as_str(), "" | "application/octet-stream" | "application/json");
         if foreign {
-            return Err(RegistryError::UnknownMediaType {
-                url,
-                media_type: image.config.media_type,
-            });
+            return Err(RegistryError::UnknownMediaType { url, media_type: image.config.media_type });
         }
         let mut config_bytes = Vec::new();
-        self.fetch_blob(
-            reference,
-            &image.config,
-            &mut config_bytes,
-            &mut |_| {},
-            cancel,
-        )?;
-        let config = ImageConfig::parse(&config_bytes)
-            .map_err(|source| RegistryError::Config { url, source })?;
+        self.fetch_blob(reference, &image.config, &mut config_bytes, &mut |_| {}, cancel)?;
+        let config = ImageConfig::parse(&config_bytes).map_err(|source| RegistryError::Config { url, source })?;
         let actual = config.platform();
-        let platform_matches = platform
-            .compatible()
-            .iter()
-            .any(|wanted| wanted.is_same(&actual));
-        Ok(Resolved {
-            top,
-            manifest,
-            config,
-            config_bytes,
-            platform: actual,
-            platform_matches,
-            image,
-        })
+        let platform_matches = platform.compatible().iter().any(|wanted| wanted.is_same(&actual));
+        Ok(Resolved { top, manifest, config, config_bytes, platform: actual, platform_matches, image })
     }
 
     /// Reads the manifest or index that a reference points to, whatever its kind.
     ///
     /// # Errors
     /// As [`Registry::resolve`].
-    pub fn manifest(
-        &self,
-        reference: &Reference,
-        cancel: &AtomicBool,
-    ) -> Result<Manifest, RegistryError> {
+    pub fn manifest(&self, reference: &Reference, cancel: &AtomicBool) -> Result<Manifest, RegistryError> {
         Ok(self.top_manifest(reference, cancel)?.0)
     }
 
-    fn top_manifest(
-        &self,
-        reference: &Reference,
-        cancel: &AtomicBool,
-    ) -> Result<(Manifest, String), RegistryError> {
+    fn top_manifest(&self, reference: &Reference, cancel: &AtomicBool) -> Result<(Manifest, String), RegistryError> {
         match reference.digest() {
             Some(digest) => {
                 let digest = digest.clone();
-                self.any_manifest(
-                    reference,
-                    digest.as_str(),
-                    Some((&digest, None)),
-                    None,
-                    cancel,
-                )
+                self.any_manifest(reference, digest.as_str(), Some((&digest, None)), None, cancel)
             }
-            None => self.any_manifest(
-                reference,
-                reference.tag().unwrap_or(DEFAULT_TAG),
-                None,
-                None,
-                cancel,
-            ),
+            None => self.any_manifest(reference, reference.tag().unwrap_or(DEFAULT_TAG), None, None, cancel),
         }
     }
 
@@ -219,13 +165,7 @@ impl Registry {
     ) -> Result<(Manifest, String), RegistryError> {
         let known = Some((&descriptor.digest, Some(descriptor.size)));
         let media_type = Some(descriptor.media_type.as_str()).filter(|text| !text.is_empty());
-        self.any_manifest(
-            reference,
-            descriptor.digest.as_str(),
-            known,
-            media_type,
-            cancel,
-        )
+        self.any_manifest(reference, descriptor.digest.as_str(), known, media_type, cancel)
     }
 
     fn any_manifest(
@@ -240,56 +180,29 @@ impl Registry {
         self.session.at_endpoints(&endpoints, |endpoint, attempts| {
             self.session.retrying(attempts, &mut |_| {}, cancel, |_| {
                 let path = format!("{}/manifests/{version}", reference.path());
-                let answer = self.get(
-                    endpoint,
-                    reference,
-                    &path,
-                    Subject::Manifest,
-                    &[(ACCEPT, ACCEPTED)],
-                    cancel,
-                )?;
+                let answer = self.get(endpoint, reference, &path, Subject::Manifest, &[(ACCEPT, ACCEPTED)], cancel)?;
                 let url = redact(&answer.url);
                 let content_type = answer.header(CONTENT_TYPE).map(str::to_owned);
-                let announced: Option<Digest> = answer
-                    .header(CONTENT_DIGEST)
-                    .and_then(|text| text.parse().ok());
+                let announced: Option<Digest> = answer.header(CONTENT_DIGEST).and_then(|text| text.parse().ok());
                 let body = answer.bytes(MANIFEST_LIMIT, cancel)?;
-                let wrong = |problem| RegistryError::Content {
-                    url: url.clone(),
-                    problem,
-                };
+                let wrong = |problem| RegistryError::Content { url: url.clone(), problem };
                 if let Some((digest, Some(size))) = known
                     && size != body.len() as u64
                 {
                     let (expected, actual) = (size, body.len() as u64);
-                    return Err(wrong(DigestError::Size {
-                        digest: digest.clone(),
-                        expected,
-                        actual,
-                        more: false,
-                    }));
+                    return Err(wrong(DigestError::Size { digest: digest.clone(), expected, actual, more: false }));
                 }
-                for expected in [known.map(|(digest, _)| digest), announced.as_ref()]
-                    .into_iter()
-                    .flatten()
-                {
+                for expected in [known.map(|(digest, _)| digest), announced.as_ref()].into_iter().flatten() {
                     let mut hasher = Hasher::new(expected.algorithm());
                     hasher.update(&body);
                     let actual = hasher.finish();
                     if actual != *expected {
-                        return Err(wrong(DigestError::Mismatch {
-                            expected: expected.clone(),
-                            actual,
-                        }));
+                        return Err(wrong(DigestError::Mismatch { expected: expected.clone(), actual }));
                     }
                 }
                 let content_type = described.or(content_type.as_deref());
-                let manifest = Manifest::parse(body, content_type).map_err(|source| {
-                    RegistryError::Manifest {
-                        url: url.clone(),
-                        source,
-                    }
-                })?;
+                let manifest = Manifest::parse(body, content_type)
+                    .map_err(|source| RegistryError::Manifest { url: url.clone(), source })?;
                 Ok((manifest, url))
             })
         })
@@ -299,18 +212,12 @@ impl Registry {
     ///
     /// # Errors
     /// Those of the way there; a missing blob or repository is none.
-    pub fn has_blob(
-        &self,
-        reference: &Reference,
-        digest: &Digest,
-        cancel: &AtomicBool,
-    ) -> Result<bool, RegistryError> {
+    pub fn has_blob(&self, reference: &Reference, digest: &Digest, cancel: &AtomicBool) -> Result<bool, RegistryError> {
         let endpoint = self.session.endpoints.for_push(reference)?;
         let attempts = self.session.transport.options().retries.attempts;
         let scopes = [pull_scope(reference)];
-        self.session.retrying(attempts, &mut |_| {}, cancel, |_| {
-            self.head_blob(&endpoint, reference, digest, &scopes, cancel)
-        })
+        self.session
+            .retrying(attempts, &mut |_| {}, cancel, |_| self.head_blob(&endpoint, reference, digest, &scopes, cancel))
     }
 
     pub(super) fn head_blob(
@@ -323,19 +230,11 @@ impl Registry {
     ) -> Result<bool, RegistryError> {
         let base = self.session.base(endpoint, cancel)?;
         let url = join(&base, &format!("{}/blobs/{digest}", reference.path()))?;
-        let sent = self.session.send(
-            endpoint,
-            &base,
-            scopes,
-            Request::new(Method::HEAD, url),
-            cancel,
-        )?;
+        let sent = self.session.send(endpoint, &base, scopes, Request::new(Method::HEAD, url), cancel)?;
         match sent.answer.status {
             status if status.is_success() => Ok(true),
             // Some registries know no HEAD; an upload then tells.
-            StatusCode::NOT_FOUND
-            | StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::NOT_IMPLEMENTED => Ok(false),
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Ok(false),
             _ => Err(sent.refuse(&self.session, Subject::Blob, cancel)),
         }
     }
@@ -351,9 +250,7 @@ impl Registry {
     ) -> Result<Answer, RegistryError> {
         let base = self.session.base(endpoint, cancel)?;
         let request = plain_get(join(&base, path)?, headers);
-        let sent = self
-            .session
-            .send(endpoint, &base, &[pull_scope(reference)], request, cancel)?;
+        let sent = self.session.send(endpoint, &base, &[pull_scope(reference)], request, cancel)?;
         if sent.answer.status.is_success() {
             return Ok(sent.answer);
         }
@@ -400,15 +297,11 @@ impl Registry {
             })
             .and_then(|result| result);
         for text in &descriptor.urls {
-            let missing =
-                matches!(&result, Err(error) if error.kind() == RegistryErrorKind::NotFound);
+            let missing = matches!(&result, Err(error) if error.kind() == RegistryErrorKind::NotFound);
             if !missing {
                 break;
             }
-            let Some(url) = Url::parse(text)
-                .ok()
-                .filter(|url| matches!(url.scheme(), "http" | "https"))
-            else {
+            let Some(url) = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https")) else {
                 continue;
             };
             let attempts = self.session.transport.options().retries.attempts.max(1);
@@ -417,9 +310,7 @@ impl Registry {
                 if answer.status.is_success() {
                     return Ok(answer);
                 }
-                Err(self
-                    .session
-                    .refusal(answer, Refuser::Elsewhere, Subject::Blob, false, cancel))
+                Err(self.session.refusal(answer, Refuser::Elsewhere, Subject::Blob, false, cancel))
             });
         }
         result
@@ -484,15 +375,9 @@ impl Download<'_> {
         let range = format!("bytes={}-", self.received);
         let identity = (ACCEPT_ENCODING, "identity");
         let resuming = self.received > 0 && self.received < total && !self.whole_only;
-        let headers: &[(HeaderName, &str)] = if resuming {
-            &[(RANGE, &range), identity]
-        } else {
-            &[identity]
-        };
+        let headers: &[(HeaderName, &str)] = if resuming { &[(RANGE, &range), identity] } else { &[identity] };
         let mut answer = match open(headers) {
-            Err(error)
-                if resuming && error.refusal().is_some_and(|refusal| refusal.status == 416) =>
-            {
+            Err(error) if resuming && error.refusal().is_some_and(|refusal| refusal.status == 416) => {
                 self.whole_only = true;
                 return Err(broken(&error, "the server cannot send a part"));
             }
@@ -504,19 +389,13 @@ impl Download<'_> {
                 if range_start(&answer) != Some(self.received) {
                     self.whole_only = true;
                     let problem = protocol(&answer, "the server sent another part than asked for");
-                    return Err(broken(
-                        &problem,
-                        "the server sent another part than asked for",
-                    ));
+                    return Err(broken(&problem, "the server sent another part than asked for"));
                 }
                 0
             }
             StatusCode::OK => self.received,
             _ => {
-                return Err(protocol(
-                    &answer,
-                    "a blob comes with status 200, or 206 if a part was asked for",
-                ));
+                return Err(protocol(&answer, "a blob comes with status 200, or 206 if a part was asked for"));
             }
         };
         let rest = total - (self.received - skip);
@@ -524,10 +403,7 @@ impl Download<'_> {
             let actual = (self.received - skip).saturating_add(length);
             return Err(self.announced(&url, actual));
         }
-        on_event(TransferEvent::Progress {
-            current: self.received,
-            total,
-        });
+        on_event(TransferEvent::Progress { current: self.received, total });
         while let Some(piece) = answer.piece(cancel)? {
             let known = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
             skip -= known as u64;
@@ -541,19 +417,13 @@ impl Download<'_> {
             }
             self.sink.write_all(new).map_err(|source| {
                 self.spoilt = true;
-                RegistryError::Sink {
-                    digest: self.descriptor.digest.clone(),
-                    source,
-                }
+                RegistryError::Sink { digest: self.descriptor.digest.clone(), source }
             })?;
             if let Some(hasher) = &mut self.hasher {
                 hasher.update(new);
             }
             self.received += new.len() as u64;
-            on_event(TransferEvent::Progress {
-                current: self.received,
-                total,
-            });
+            on_event(TransferEvent::Progress { current: self.received, total });
         }
         check(cancel)?;
         if self.received < total {
@@ -566,25 +436,14 @@ impl Download<'_> {
                 self.spoilt = true;
                 let expected = self.descriptor.digest.clone();
                 let actual = actual.unwrap_or_else(|| expected.clone());
-                Err(RegistryError::Content {
-                    url,
-                    problem: DigestError::Mismatch { expected, actual },
-                })
+                Err(RegistryError::Content { url, problem: DigestError::Mismatch { expected, actual } })
             }
         }
     }
 
     fn mismatch(&self, url: &str, actual: u64, more: bool) -> RegistryError {
         let (digest, expected) = (self.descriptor.digest.clone(), self.descriptor.size);
-        RegistryError::Content {
-            url: url.to_owned(),
-            problem: DigestError::Size {
-                digest,
-                expected,
-                actual,
-                more,
-            },
-        }
+        RegistryError::Content { url: url.to_owned(), problem: DigestError::Size { digest, expected, actual, more } }
     }
 
     /// A wrong length that is announced will not mend itself; `more` keeps it from being tried again.
@@ -599,17 +458,10 @@ fn broken(error: &RegistryError, message: &str) -> RegistryError {
         RegistryError::Protocol { at, .. } => at.clone(),
         other => Box::new(RequestLine {
             method: "GET".to_owned(),
-            url: other
-                .refusal()
-                .map(|refusal| refusal.url.clone())
-                .unwrap_or_default(),
+            url: other.refusal().map(|refusal| refusal.url.clone()).unwrap_or_default(),
         }),
     };
-    RegistryError::Broken {
-        at,
-        message: message.to_owned(),
-        source: None,
-    }
+    RegistryError::Broken { at, message: message.to_owned(), source: None }
 }
 
 /// Every kind of manifest, and last anything, so that an unknown kind is named and not just missing.
@@ -629,16 +481,7 @@ fn plain_get(url: Url, headers: &[(HeaderName, &str)]) -> Request<'static> {
 
 /// The first byte of the part that came: `bytes FIRST-LAST/SIZE`.
 fn range_start(answer: &Answer) -> Option<u64> {
-    answer
-        .header(CONTENT_RANGE)?
-        .trim()
-        .strip_prefix("bytes")?
-        .trim_start()
-        .split('-')
-        .next()?
-        .trim()
-        .parse()
-        .ok()
+    answer.header(CONTENT_RANGE)?.trim().strip_prefix("bytes")?.trim_start().split('-').next()?.trim().parse().ok()
 }
 
 pub(super) fn pull_scope(reference: &Reference) -> String {

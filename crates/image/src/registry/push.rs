@@ -4,9 +4,7 @@ use std::io::{self, Read};
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
-};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::digest::{Digest, DigestError, Hasher};
@@ -57,14 +55,7 @@ impl Registry {
         cancel: &AtomicBool,
     ) -> Result<Pushed, RegistryError> {
         let endpoint = self.session.endpoints.for_push(reference)?;
-        let mut upload = Upload {
-            registry: self,
-            endpoint,
-            reference,
-            descriptor,
-            cancel,
-            chunked: false,
-        };
+        let mut upload = Upload { registry: self, endpoint, reference, descriptor, cancel, chunked: false };
         let mut mount = mount_from.filter(|from| *from != reference.path());
         let attempts = self.session.transport.options().retries.attempts.max(1);
         let mut attempt = 1;
@@ -76,18 +67,14 @@ impl Registry {
             };
             match error.kind() {
                 // The token server, or the registry, does not let us read from the other repository.
-                RegistryErrorKind::Unauthorized
-                | RegistryErrorKind::Denied
-                | RegistryErrorKind::NotFound
+                RegistryErrorKind::Unauthorized | RegistryErrorKind::Denied | RegistryErrorKind::NotFound
                     if mount.is_some() =>
                 {
                     mount = None;
                     continue;
                 }
                 // A streamed body cannot be sent twice, so a token that ran out shows only here.
-                RegistryErrorKind::Unauthorized
-                    if error.refusal().is_some_and(|r| r.method == "PUT") && !renewed =>
-                {
+                RegistryErrorKind::Unauthorized if error.refusal().is_some_and(|r| r.method == "PUT") && !renewed => {
                     renewed = true;
                     continue;
                 }
@@ -118,19 +105,12 @@ impl Registry {
         cancel: &AtomicBool,
     ) -> Result<Digest, RegistryError> {
         let endpoint = self.session.endpoints.for_push(reference)?;
-        let mut hasher = Hasher::new(
-            reference
-                .digest()
-                .map_or(crate::digest::Algorithm::Sha256, Digest::algorithm),
-        );
+        let mut hasher = Hasher::new(reference.digest().map_or(crate::digest::Algorithm::Sha256, Digest::algorithm));
         hasher.update(bytes);
         let digest = hasher.finish();
         let wrong = |expected: &Digest, url: String| RegistryError::Content {
             url,
-            problem: DigestError::Mismatch {
-                expected: expected.clone(),
-                actual: digest.clone(),
-            },
+            problem: DigestError::Mismatch { expected: expected.clone(), actual: digest.clone() },
         };
         if let Some(expected) = reference.digest().filter(|expected| **expected != digest) {
             return Err(wrong(expected, reference.to_string()));
@@ -140,12 +120,11 @@ impl Registry {
             (None, Some(digest)) => digest.as_str(),
             (None, None) => DEFAULT_TAG,
         };
-        let content_type =
-            HeaderValue::from_str(media_type).map_err(|_| RegistryError::Option {
-                option: "media type",
-                value: media_type.escape_default().to_string(),
-                problem: "it cannot be sent in a header".to_owned(),
-            })?;
+        let content_type = HeaderValue::from_str(media_type).map_err(|_| RegistryError::Option {
+            option: "media type",
+            value: media_type.escape_default().to_string(),
+            problem: "it cannot be sent in a header".to_owned(),
+        })?;
         let body = Bytes::copy_from_slice(bytes);
         let attempts = self.session.transport.options().retries.attempts.max(1);
         self.session.retrying(attempts, &mut |_| {}, cancel, |_| {
@@ -153,22 +132,12 @@ impl Registry {
             let url = join(&base, &format!("{}/manifests/{version}", reference.path()))?;
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, content_type.clone());
-            let request = Request {
-                method: Method::PUT,
-                url,
-                headers,
-                body: Body::Bytes(body.clone()),
-            };
-            let sent =
-                self.session
-                    .send(&endpoint, &base, &[push_scope(reference)], request, cancel)?;
+            let request = Request { method: Method::PUT, url, headers, body: Body::Bytes(body.clone()) };
+            let sent = self.session.send(&endpoint, &base, &[push_scope(reference)], request, cancel)?;
             if !sent.answer.status.is_success() {
                 return Err(sent.refuse(&self.session, Subject::Manifest, cancel));
             }
-            let stored: Option<Digest> = sent
-                .answer
-                .header(CONTENT_DIGEST)
-                .and_then(|text| text.parse().ok());
+            let stored: Option<Digest> = sent.answer.header(CONTENT_DIGEST).and_then(|text| text.parse().ok());
             match stored {
                 Some(stored) if stored.algorithm() == digest.algorithm() && stored != digest => {
                     Err(wrong(&stored, redact(&sent.answer.url)))
@@ -199,32 +168,18 @@ impl Upload<'_> {
         on_event: &mut dyn FnMut(TransferEvent<'_>),
     ) -> Result<Pushed, RegistryError> {
         let session = &self.registry.session;
-        let Descriptor {
-            digest,
-            size: total,
-            ..
-        } = self.descriptor;
+        let Descriptor { digest, size: total, .. } = self.descriptor;
         let mut scopes = vec![push_scope(self.reference)];
-        if self
-            .registry
-            .head_blob(&self.endpoint, self.reference, digest, &scopes, self.cancel)?
-        {
+        if self.registry.head_blob(&self.endpoint, self.reference, digest, &scopes, self.cancel)? {
             return Ok(Pushed::Existed);
         }
         let base = session.base(&self.endpoint, self.cancel)?;
         let mut url = join(&base, &format!("{}/blobs/uploads/", self.reference.path()))?;
         if let Some(from) = mount_from {
             scopes.push(format!("repository:{from}:pull"));
-            url.query_pairs_mut()
-                .append_pair("mount", digest.as_str())
-                .append_pair("from", from);
+            url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", from);
         }
-        let start = Request {
-            method: Method::POST,
-            url,
-            headers: no_content(),
-            body: Body::None,
-        };
+        let start = Request { method: Method::POST, url, headers: no_content(), body: Body::None };
         let sent = session.send(&self.endpoint, &base, &scopes, start, self.cancel)?;
         match sent.answer.status {
             StatusCode::CREATED => return Ok(Pushed::Mounted),
@@ -236,19 +191,11 @@ impl Upload<'_> {
         }
         scopes.truncate(1);
         let location = next_location(&base, &sent.answer)?;
-        let least = sent
-            .answer
-            .header(HeaderName::from_static("oci-chunk-min-length"))
-            .and_then(|t| t.trim().parse().ok());
+        let least =
+            sent.answer.header(HeaderName::from_static("oci-chunk-min-length")).and_then(|t| t.trim().parse().ok());
         drop(sent);
-        on_event(TransferEvent::Progress {
-            current: 0,
-            total: *total,
-        });
-        let failed = |source| RegistryError::Source {
-            digest: digest.clone(),
-            source,
-        };
+        on_event(TransferEvent::Progress { current: 0, total: *total });
+        let failed = |source| RegistryError::Source { digest: digest.clone(), source };
         let mut content = source().map_err(failed)?;
         if self.chunked {
             let piece = CHUNK.max(least.unwrap_or(0)).min(CHUNK_MOST);
@@ -257,34 +204,16 @@ impl Upload<'_> {
         }
         let mut url = location;
         url.query_pairs_mut().append_pair("digest", digest.as_str());
-        let mut sent_so_far = |current| {
-            on_event(TransferEvent::Progress {
-                current,
-                total: *total,
-            })
-        };
+        let mut sent_so_far = |current| on_event(TransferEvent::Progress { current, total: *total });
         let body = match total {
             0 => Body::None,
-            size => Body::Stream {
-                source: content.as_mut(),
-                size: *size,
-                sent: &mut sent_so_far,
-            },
+            size => Body::Stream { source: content.as_mut(), size: *size, sent: &mut sent_so_far },
         };
         let mut headers = octets();
         if *total == 0 {
             headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let sent = self.send_stream(
-            &base,
-            &scopes,
-            Request {
-                method: Method::PUT,
-                url,
-                headers,
-                body,
-            },
-        )?;
+        let sent = self.send_stream(&base, &scopes, Request { method: Method::PUT, url, headers, body })?;
         self.finished(sent)
     }
 
@@ -306,23 +235,9 @@ impl Upload<'_> {
             if let Ok(value) = HeaderValue::from_str(&range) {
                 headers.insert(CONTENT_RANGE, value);
             }
-            let mut sent_so_far = |n| {
-                on_event(TransferEvent::Progress {
-                    current: done + n,
-                    total,
-                })
-            };
-            let body = Body::Stream {
-                source: content,
-                size,
-                sent: &mut sent_so_far,
-            };
-            let request = Request {
-                method: Method::PATCH,
-                url: location,
-                headers,
-                body,
-            };
+            let mut sent_so_far = |n| on_event(TransferEvent::Progress { current: done + n, total });
+            let body = Body::Stream { source: content, size, sent: &mut sent_so_far };
+            let request = Request { method: Method::PATCH, url: location, headers, body };
             let sent = self.send_stream(base, scopes, request)?;
             if !sent.answer.status.is_success() {
                 return Err(self.refuse(sent));
@@ -330,47 +245,24 @@ impl Upload<'_> {
             location = next_location(base, &sent.answer)?;
             done += size;
         }
-        location
-            .query_pairs_mut()
-            .append_pair("digest", self.descriptor.digest.as_str());
-        let request = Request {
-            method: Method::PUT,
-            url: location,
-            headers: no_content(),
-            body: Body::None,
-        };
-        let sent =
-            self.registry
-                .session
-                .send(&self.endpoint, base, scopes, request, self.cancel)?;
+        location.query_pairs_mut().append_pair("digest", self.descriptor.digest.as_str());
+        let request = Request { method: Method::PUT, url: location, headers: no_content(), body: Body::None };
+        let sent = self.registry.session.send(&self.endpoint, base, scopes, request, self.cancel)?;
         self.finished(sent).map(drop)
     }
 
-    fn send_stream(
-        &self,
-        base: &Url,
-        scopes: &[String],
-        request: Request<'_>,
-    ) -> Result<Sent, RegistryError> {
+    fn send_stream(&self, base: &Url, scopes: &[String], request: Request<'_>) -> Result<Sent, RegistryError> {
         let digest = &self.descriptor.digest;
-        self.registry
-            .session
-            .send_stream(&self.endpoint, base, scopes, request, self.cancel)
-            .map_err(|failure| match failure {
+        self.registry.session.send_stream(&self.endpoint, base, scopes, request, self.cancel).map_err(|failure| {
+            match failure {
                 Failure::Registry(error) => error,
-                Failure::Source(source) => RegistryError::Source {
-                    digest: digest.clone(),
-                    source,
-                },
-            })
+                Failure::Source(source) => RegistryError::Source { digest: digest.clone(), source },
+            }
+        })
     }
 
     fn finished(&self, sent: Sent) -> Result<Pushed, RegistryError> {
-        if sent.answer.status.is_success() {
-            Ok(Pushed::Uploaded)
-        } else {
-            Err(self.refuse(sent))
-        }
+        if sent.answer.status.is_success() { Ok(Pushed::Uploaded) } else { Err(self.refuse(sent)) }
     }
 
     fn refuse(&self, sent: Sent) -> RegistryError {
@@ -389,37 +281,22 @@ fn wants_pieces(error: &RegistryError) -> bool {
 /// Where an upload goes on: absolute, or relative to the request. A registry behind a proxy that ends TLS may name itself
 /// with `http:`; it is still reached the way it was.
 fn next_location(base: &Url, answer: &Answer) -> Result<Url, RegistryError> {
-    let text = answer
-        .header(LOCATION)
-        .ok_or_else(|| protocol(answer, "the upload has no Location"))?;
-    let mut url = answer
-        .url
-        .join(text)
-        .map_err(|_| protocol(answer, "the Location of the upload is no address"))?;
-    if base.scheme() == "https"
-        && url.scheme() == "http"
-        && url.host_str() == base.host_str()
-        && url.port().is_none()
-    {
+    let text = answer.header(LOCATION).ok_or_else(|| protocol(answer, "the upload has no Location"))?;
+    let mut url = answer.url.join(text).map_err(|_| protocol(answer, "the Location of the upload is no address"))?;
+    if base.scheme() == "https" && url.scheme() == "http" && url.host_str() == base.host_str() && url.port().is_none() {
         // Both schemes are special ones, between which a change cannot fail.
         let _ = url.set_scheme("https");
         let _ = url.set_port(base.port());
     }
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(protocol(
-            answer,
-            "the Location of the upload is no HTTP address",
-        ));
+        return Err(protocol(answer, "the Location of the upload is no HTTP address"));
     }
     Ok(url)
 }
 
 fn octets() -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers
 }
 

@@ -11,8 +11,8 @@ use reqwest::{Method, StatusCode, Url};
 use super::auth::{AuthCache, Authorization, parse_challenges};
 use super::endpoint::{Endpoint, Endpoints, Scheme};
 use super::error::{
-    ERROR_BODY_LIMIT, Refusal, Refuser, RegistryError, RegistryErrorKind, RequestLine, Subject,
-    parse_api_errors, redact,
+    ERROR_BODY_LIMIT, Refusal, Refuser, RegistryError, RegistryErrorKind, RequestLine, Subject, parse_api_errors,
+    redact,
 };
 use super::options::RegistryOptions;
 use super::transport::{Answer, Body, Exchange, Failure, Transport, Trust, lock, sleep};
@@ -48,12 +48,7 @@ pub(super) struct Request<'a> {
 
 impl Request<'_> {
     pub(super) fn new(method: Method, url: Url) -> Request<'static> {
-        Request {
-            method,
-            url,
-            headers: HeaderMap::new(),
-            body: Body::None,
-        }
+        Request { method, url, headers: HeaderMap::new(), body: Body::None }
     }
 }
 
@@ -71,19 +66,13 @@ impl Session {
 
     /// The address of the API at an endpoint. For a host that may be plain, HTTPS is tried first, then HTTP, as Docker
     /// does; the outcome is remembered.
-    pub(super) fn base(
-        &self,
-        endpoint: &Endpoint,
-        cancel: &AtomicBool,
-    ) -> Result<Url, RegistryError> {
+    pub(super) fn base(&self, endpoint: &Endpoint, cancel: &AtomicBool) -> Result<Url, RegistryError> {
         let url = |scheme| {
-            endpoint
-                .base(scheme)
-                .map_err(|error| RegistryError::Option {
-                    option: "registry",
-                    value: endpoint.host.clone(),
-                    problem: error.to_string(),
-                })
+            endpoint.base(scheme).map_err(|error| RegistryError::Option {
+                option: "registry",
+                value: endpoint.host.clone(),
+                problem: error.to_string(),
+            })
         };
         if let Some(scheme) = endpoint.scheme {
             return url(scheme);
@@ -115,53 +104,29 @@ impl Session {
         cancel: &AtomicBool,
     ) -> Result<Sent, RegistryError> {
         let ours = is_same_origin(base, &request.url);
-        let known = if ours {
-            self.known_authorization(endpoint, base, scopes, cancel)?
-        } else {
-            None
-        };
+        let known = if ours { self.known_authorization(endpoint, base, scopes, cancel)? } else { None };
         let again = match &request.body {
             Body::None => Some(Body::None),
             Body::Bytes(bytes) => Some(Body::Bytes(bytes.clone())),
             Body::Stream { .. } => None,
         };
-        let (method, url, headers) = (
-            request.method.clone(),
-            request.url.clone(),
-            request.headers.clone(),
-        );
+        let (method, url, headers) = (request.method.clone(), request.url.clone(), request.headers.clone());
         authorize(&mut request.headers, known.as_ref());
         let (answer, elsewhere) = self.follow(request, cancel)?;
         let sent = |answer, elsewhere: bool, authorization: Option<&Authorization>| Sent {
             answer,
-            by: if elsewhere || !ours {
-                Refuser::Elsewhere
-            } else {
-                Refuser::Registry
-            },
+            by: if elsewhere || !ours { Refuser::Elsewhere } else { Refuser::Registry },
             authenticated: authorization.is_some_and(|a| a.authenticated),
         };
         if answer.status != StatusCode::UNAUTHORIZED || elsewhere || !ours {
             return Ok(sent(answer, elsewhere, known.as_ref()));
         }
-        let next = self.answer_challenge(
-            endpoint,
-            base,
-            scopes,
-            &answer.headers,
-            known.as_ref(),
-            cancel,
-        )?;
+        let next = self.answer_challenge(endpoint, base, scopes, &answer.headers, known.as_ref(), cancel)?;
         let (Some(next), Some(body)) = (next, again) else {
             return Ok(sent(answer, false, known.as_ref()));
         };
         drop(answer);
-        let mut request = Request {
-            method,
-            url,
-            headers,
-            body,
-        };
+        let mut request = Request { method, url, headers, body };
         authorize(&mut request.headers, Some(&next));
         let (answer, elsewhere) = self.follow(request, cancel)?;
         Ok(sent(answer, elsewhere, Some(&next)))
@@ -169,11 +134,7 @@ impl Session {
 
     /// Sends a request as it is, and follows redirections of GET and HEAD. The authorisation is for one origin only: it is
     /// dropped on the way to another host, port or scheme. The flag tells whether the answer comes from such.
-    pub(super) fn follow(
-        &self,
-        request: Request<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<(Answer, bool), RegistryError> {
+    pub(super) fn follow(&self, request: Request<'_>, cancel: &AtomicBool) -> Result<(Answer, bool), RegistryError> {
         let origin = request.url.clone();
         let (method, mut headers) = (request.method.clone(), request.headers.clone());
         let followable = matches!(method, Method::GET | Method::HEAD);
@@ -183,9 +144,7 @@ impl Session {
             if !followable || !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok((answer, elsewhere));
             }
-            let target = answer
-                .header(LOCATION)
-                .and_then(|location| answer.url.join(location).ok());
+            let target = answer.header(LOCATION).and_then(|location| answer.url.join(location).ok());
             let Some(target) = target.filter(|url| matches!(url.scheme(), "http" | "https")) else {
                 return Err(protocol(&answer, "the redirection has no usable Location"));
             };
@@ -193,41 +152,21 @@ impl Session {
                 elsewhere = true;
                 headers.remove(AUTHORIZATION);
             }
-            let next = Request {
-                method: method.clone(),
-                url: target,
-                headers: headers.clone(),
-                body: Body::None,
-            };
+            let next = Request { method: method.clone(), url: target, headers: headers.clone(), body: Body::None };
             answer = self.exchange(next, cancel)?;
         }
         Err(protocol(&answer, "too many redirections"))
     }
 
     fn exchange(&self, request: Request<'_>, cancel: &AtomicBool) -> Result<Answer, RegistryError> {
-        let Request {
-            method,
-            url,
-            headers,
-            body,
-        } = request;
+        let Request { method, url, headers, body } = request;
         let trust = self.trust(&url);
-        self.transport
-            .exchange(
-                Exchange {
-                    method,
-                    url,
-                    trust,
-                    headers,
-                    body,
-                },
-                cancel,
-            )
-            .map_err(|failure| match failure {
-                Failure::Registry(error) => error,
-                // Only uploads have a source, and they name the blob themselves.
-                Failure::Source(source) => RegistryError::Runtime(source),
-            })
+        self.transport.exchange(Exchange { method, url, trust, headers, body }, cancel).map_err(|failure| match failure
+        {
+            Failure::Registry(error) => error,
+            // Only uploads have a source, and they name the blob themselves.
+            Failure::Source(source) => RegistryError::Runtime(source),
+        })
     }
 
     /// As [`Session::send`] for a body that streams, whose failing source is told apart.
@@ -240,50 +179,17 @@ impl Session {
         cancel: &AtomicBool,
     ) -> Result<Sent, Failure> {
         let ours = is_same_origin(base, &request.url);
-        let known = if ours {
-            self.known_authorization(endpoint, base, scopes, cancel)?
-        } else {
-            None
-        };
+        let known = if ours { self.known_authorization(endpoint, base, scopes, cancel)? } else { None };
         authorize(&mut request.headers, known.as_ref());
-        let Request {
-            method,
-            url,
-            headers,
-            body,
-        } = request;
+        let Request { method, url, headers, body } = request;
         let trust = self.trust(&url);
-        let answer = self.transport.exchange(
-            Exchange {
-                method,
-                url,
-                trust,
-                headers,
-                body,
-            },
-            cancel,
-        )?;
+        let answer = self.transport.exchange(Exchange { method, url, trust, headers, body }, cancel)?;
         if ours && answer.status == StatusCode::UNAUTHORIZED {
             // The body is gone; but the caller, who can make it anew, will find a fresh token.
-            self.answer_challenge(
-                endpoint,
-                base,
-                scopes,
-                &answer.headers,
-                known.as_ref(),
-                cancel,
-            )?;
+            self.answer_challenge(endpoint, base, scopes, &answer.headers, known.as_ref(), cancel)?;
         }
-        let by = if ours {
-            Refuser::Registry
-        } else {
-            Refuser::Elsewhere
-        };
-        Ok(Sent {
-            answer,
-            by,
-            authenticated: known.is_some_and(|a| a.authenticated),
-        })
+        let by = if ours { Refuser::Registry } else { Refuser::Elsewhere };
+        Ok(Sent { answer, by, authenticated: known.is_some_and(|a| a.authenticated) })
     }
 
     fn trust(&self, url: &Url) -> Trust {
@@ -292,10 +198,7 @@ impl Session {
             return Trust::Anyone;
         }
         let certificates = &self.transport.options().certificates;
-        match [with_port, name]
-            .into_iter()
-            .find(|host| certificates.contains_key(host))
-        {
+        match [with_port, name].into_iter().find(|host| certificates.contains_key(host)) {
             Some(host) => Trust::Host(host),
             None => Trust::System,
         }
@@ -319,11 +222,7 @@ impl Session {
             .into_iter()
             .find_map(|mut challenge| challenge.parameters.remove("error"));
         let retry_after = answer.header(RETRY_AFTER).and_then(parse_retry_after);
-        let (method, url, status) = (
-            answer.method.to_string(),
-            redact(&answer.url),
-            answer.status.as_u16(),
-        );
+        let (method, url, status) = (answer.method.to_string(), redact(&answer.url), answer.status.as_u16());
         let body = answer.some_bytes(ERROR_BODY_LIMIT, cancel);
         let errors = parse_api_errors(&body);
         RegistryError::Refused(Box::new(Refusal {
@@ -368,17 +267,9 @@ impl Session {
         cancel: &AtomicBool,
     ) -> Result<(), RegistryError> {
         let asked = error.refusal().and_then(|refusal| refusal.retry_after);
-        let pause = self
-            .transport
-            .options()
-            .retries
-            .pause(attempt, asked, random_u32());
+        let pause = self.transport.options().retries.pause(attempt, asked, random_u32());
         tracing::debug!(%error, attempt, ?pause, "trying again");
-        on_event(TransferEvent::Retrying {
-            attempt,
-            pause,
-            error,
-        });
+        on_event(TransferEvent::Retrying { attempt, pause, error });
         sleep(pause, cancel)
     }
 
@@ -429,35 +320,23 @@ pub(super) struct Sent {
 
 impl Sent {
     /// The error that this answer is.
-    pub(super) fn refuse(
-        self,
-        session: &Session,
-        about: Subject,
-        cancel: &AtomicBool,
-    ) -> RegistryError {
+    pub(super) fn refuse(self, session: &Session, about: Subject, cancel: &AtomicBool) -> RegistryError {
         session.refusal(self.answer, self.by, about, self.authenticated, cancel)
     }
 }
 
 pub(super) fn protocol(answer: &Answer, problem: &str) -> RegistryError {
-    RegistryError::Protocol {
-        at: RequestLine::of(&answer.method, &answer.url),
-        problem: problem.to_owned(),
-    }
+    RegistryError::Protocol { at: RequestLine::of(&answer.method, &answer.url), problem: problem.to_owned() }
 }
 
 pub(super) fn is_same_origin(a: &Url, b: &Url) -> bool {
-    a.scheme() == b.scheme()
-        && a.host_str() == b.host_str()
-        && a.port_or_known_default() == b.port_or_known_default()
+    a.scheme() == b.scheme() && a.host_str() == b.host_str() && a.port_or_known_default() == b.port_or_known_default()
 }
 
 /// `HOST:PORT` if a port is named, else `HOST`; and `HOST`.
 fn host_of(url: &Url) -> (String, String) {
     let name = url.host_str().unwrap_or_default().to_owned();
-    let with_port = url
-        .port()
-        .map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
+    let with_port = url.port().map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
     (with_port, name)
 }
 
@@ -476,9 +355,7 @@ fn parse_retry_after(text: &str) -> Option<u64> {
     let form = time::macros::format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
     );
-    let date = time::PrimitiveDateTime::parse(text, &form)
-        .ok()?
-        .assume_utc();
+    let date = time::PrimitiveDateTime::parse(text, &form).ok()?.assume_utc();
     let seconds = (date - time::OffsetDateTime::now_utc()).whole_seconds();
     Some(u64::try_from(seconds).unwrap_or(0))
 }
@@ -497,8 +374,7 @@ mod tests {
 
     #[test]
     fn an_origin_is_scheme_host_and_port() {
-        let same =
-            |a: &str, b: &str| is_same_origin(&Url::parse(a).unwrap(), &Url::parse(b).unwrap());
+        let same = |a: &str, b: &str| is_same_origin(&Url::parse(a).unwrap(), &Url::parse(b).unwrap());
         assert!(same("https://h/a", "https://h:443/b"));
         for other in ["http://h/", "https://h:444/", "https://x.h/"] {
             assert!(!same("https://h/", other), "{other}");

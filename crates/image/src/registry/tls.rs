@@ -23,18 +23,13 @@ const BUNDLES: [&str; 6] = [
 ];
 
 /// A configuration that verifies against `bundle`, else the system's authorities, else the bundled ones; plus `extra`.
-pub(super) fn verifying(
-    bundle: Option<&Path>,
-    extra: Option<&Path>,
-) -> Result<ClientConfig, RegistryError> {
+pub(super) fn verifying(bundle: Option<&Path>, extra: Option<&Path>) -> Result<ClientConfig, RegistryError> {
     let mut roots = RootCertStore::empty();
     match bundle {
         Some(path) => add_file(&mut roots, path)?,
         None => {
             // A missing or unreadable system bundle is no error: the next one, or the bundled roots, serve.
-            let found = BUNDLES
-                .iter()
-                .any(|path| add_file(&mut roots, Path::new(path)).is_ok());
+            let found = BUNDLES.iter().any(|path| add_file(&mut roots, Path::new(path)).is_ok());
             if !found {
                 roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
             }
@@ -44,12 +39,9 @@ pub(super) fn verifying(
         add_file(&mut roots, path)?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?;
-    Ok(with_http1(
-        builder.with_root_certificates(roots).with_no_client_auth(),
-    ))
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(unusable)?;
+    Ok(with_http1(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// A configuration that takes any certificate, for hosts declared insecure.
@@ -59,12 +51,7 @@ pub(super) fn trusting_anyone() -> Result<ClientConfig, RegistryError> {
         .with_safe_default_protocol_versions()
         .map_err(unusable)?;
     let verifier = Arc::new(AnyCertificate(provider));
-    Ok(with_http1(
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth(),
-    ))
+    Ok(with_http1(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
 fn with_http1(mut config: ClientConfig) -> ClientConfig {
@@ -78,20 +65,13 @@ fn unusable(error: rustls::Error) -> RegistryError {
 
 /// Adds every certificate of a PEM file; a file without any is an error.
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), RegistryError> {
-    let file = |source| RegistryError::File {
-        path: PathBuf::from(path),
-        source,
-    };
+    let file = |source| RegistryError::File { path: PathBuf::from(path), source };
     let pem = fs::read(path).map_err(file)?;
-    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .filter_map(Result::ok)
-        .collect();
+    let certificates: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
     let (added, _) = roots.add_parsable_certificates(certificates);
     if added == 0 {
-        return Err(file(std::io::Error::new(
-            std::io::ErrorKind::InvalidData,
-            "no certificate in PEM form",
-        )));
+        return Err(file(std::io::Error::new(std::io::ErrorKind::InvalidData, "no certificate in PEM form")));
     }
     Ok(())
 }
@@ -117,12 +97,7 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -131,12 +106,7 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

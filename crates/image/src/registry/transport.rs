@@ -100,12 +100,7 @@ pub(super) struct Transport {
 impl Drop for Transport {
     fn drop(&mut self) {
         // An ordinary drop of a runtime waits for its threads, which is forbidden inside a foreign runtime.
-        if let Some(runtime) = self
-            .runtime
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        if let Some(runtime) = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             runtime.shutdown_background();
         }
     }
@@ -128,18 +123,8 @@ impl Transport {
     }
 
     /// Sends a request and waits for the head of the answer, whatever its status. Redirections are not followed.
-    pub(super) fn exchange(
-        &self,
-        exchange: Exchange<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<Answer, Failure> {
-        let Exchange {
-            method,
-            url,
-            trust,
-            headers,
-            body,
-        } = exchange;
+    pub(super) fn exchange(&self, exchange: Exchange<'_>, cancel: &AtomicBool) -> Result<Answer, Failure> {
+        let Exchange { method, url, trust, headers, body } = exchange;
         let Timeouts { idle, commit, .. } = self.options.timeouts;
         let handle = self.handle()?;
         let client = self.client(trust)?;
@@ -151,11 +136,7 @@ impl Transport {
             Body::Bytes(bytes) => request = request.body(bytes),
             Body::Stream { source, size, sent } => {
                 let (pieces, from_caller) = unbounded_channel();
-                let upload = UploadBody {
-                    pieces: from_caller,
-                    left: size,
-                    events: to_caller.clone(),
-                };
+                let upload = UploadBody { pieces: from_caller, left: size, events: to_caller.clone() };
                 request = request.body(reqwest::Body::wrap(upload));
                 stream = Some((source, size, sent, pieces));
             }
@@ -184,10 +165,7 @@ impl Transport {
                     let n = read_some(source, &mut buffer[..want]).map_err(Failure::Source)?;
                     if n == 0 {
                         let missing = format!("{left} bytes less than promised");
-                        return Err(Failure::Source(io::Error::new(
-                            io::ErrorKind::UnexpectedEof,
-                            missing,
-                        )));
+                        return Err(Failure::Source(io::Error::new(io::ErrorKind::UnexpectedEof, missing)));
                     }
                     left -= n as u64;
                     in_flight += 1;
@@ -220,11 +198,7 @@ impl Transport {
                 }
             }
         }
-        answer.idle = if answer.method == Method::PUT {
-            commit
-        } else {
-            idle
-        };
+        answer.idle = if answer.method == Method::PUT { commit } else { idle };
         loop {
             match answer.wait(TimeoutPhase::Answer, cancel)? {
                 Event::Head(status, headers) => {
@@ -264,13 +238,9 @@ impl Transport {
         let bundle = self.options.ca_bundle.as_deref();
         let tls = match &trust {
             Trust::System => tls::verifying(bundle, None)?,
-            Trust::Host(host) => tls::verifying(
-                bundle,
-                self.options
-                    .certificates
-                    .get(host)
-                    .map(|path| path.as_path()),
-            )?,
+            Trust::Host(host) => {
+                tls::verifying(bundle, self.options.certificates.get(host).map(|path| path.as_path()))?
+            }
             Trust::Anyone => tls::trusting_anyone()?,
         };
         let mut builder = reqwest::Client::builder()
@@ -284,40 +254,27 @@ impl Transport {
         for proxy in self.proxies()? {
             builder = builder.proxy(proxy);
         }
-        let client = builder
-            .build()
-            .map_err(|error| RegistryError::Runtime(io::Error::other(error)))?;
+        let client = builder.build().map_err(|error| RegistryError::Runtime(io::Error::other(error)))?;
         clients.insert(trust, client.clone());
         Ok(client)
     }
 
     fn proxies(&self) -> Result<Vec<Proxy>, RegistryError> {
         let options = &self.options.proxy;
-        let direct = format!(
-            "localhost,127.0.0.0/8,::1,{}",
-            options.no_proxy.as_deref().unwrap_or_default()
-        );
+        let direct = format!("localhost,127.0.0.0/8,::1,{}", options.no_proxy.as_deref().unwrap_or_default());
         let direct = NoProxy::from_string(&direct);
         let mut proxies = Vec::new();
         type Make = fn(&str) -> reqwest::Result<Proxy>;
         for (option, address, make) in [
-            (
-                "http proxy",
-                &options.http,
-                (|address| Proxy::http(address)) as Make,
-            ),
-            ("https proxy", &options.https, |address| {
-                Proxy::https(address)
-            }),
+            ("http proxy", &options.http, (|address| Proxy::http(address)) as Make),
+            ("https proxy", &options.https, |address| Proxy::https(address)),
         ] {
             let Some(address) = address.as_deref().filter(|address| !address.is_empty()) else {
                 continue;
             };
             let proxy = make(address).map_err(|error| RegistryError::Option {
                 option,
-                value: Url::parse(address)
-                    .map(|url| redact(&url))
-                    .unwrap_or_else(|_| "(not an address)".to_owned()),
+                value: Url::parse(address).map(|url| redact(&url)).unwrap_or_else(|_| "(not an address)".to_owned()),
                 problem: innermost(&error),
             })?;
             proxies.push(proxy.no_proxy(direct.clone()));
@@ -353,10 +310,7 @@ impl Answer {
 
     /// The length of the body in bytes, if announced.
     pub(super) fn length(&self) -> Option<u64> {
-        self.header(reqwest::header::CONTENT_LENGTH)?
-            .trim()
-            .parse()
-            .ok()
+        self.header(reqwest::header::CONTENT_LENGTH)?.trim().parse().ok()
     }
 
     /// The next piece of the body, `None` at its end.
@@ -375,15 +329,9 @@ impl Answer {
     }
 
     /// The whole body.
-    pub(super) fn bytes(
-        mut self,
-        limit: u64,
-        cancel: &AtomicBool,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let too_long = |answer: &Answer| RegistryError::TooLong {
-            at: RequestLine::of(&answer.method, &answer.url),
-            limit,
-        };
+    pub(super) fn bytes(mut self, limit: u64, cancel: &AtomicBool) -> Result<Vec<u8>, RegistryError> {
+        let too_long =
+            |answer: &Answer| RegistryError::TooLong { at: RequestLine::of(&answer.method, &answer.url), limit };
         if self.length().is_some_and(|length| length > limit) {
             return Err(too_long(&self));
         }
@@ -402,9 +350,7 @@ impl Answer {
         let mut body = Vec::new();
         while body.len() < limit {
             match self.piece(cancel) {
-                Ok(Some(piece)) => {
-                    body.extend_from_slice(&piece[..piece.len().min(limit - body.len())])
-                }
+                Ok(Some(piece)) => body.extend_from_slice(&piece[..piece.len().min(limit - body.len())]),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -419,10 +365,7 @@ impl Answer {
                 Ok(event) => return Ok(event),
                 Err(RecvTimeoutError::Timeout) if start.elapsed() < self.idle => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(RegistryError::Timeout {
-                        at: RequestLine::of(&self.method, &self.url),
-                        phase,
-                    });
+                    return Err(RegistryError::Timeout { at: RequestLine::of(&self.method, &self.url), phase });
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(RegistryError::Broken {
@@ -454,11 +397,7 @@ pub(super) fn sleep(pause: Duration, cancel: &AtomicBool) -> Result<(), Registry
 }
 
 pub(super) fn check(cancel: &AtomicBool) -> Result<(), RegistryError> {
-    if cancel.load(Ordering::Relaxed) {
-        Err(RegistryError::Cancelled)
-    } else {
-        Ok(())
-    }
+    if cancel.load(Ordering::Relaxed) { Err(RegistryError::Cancelled) } else { Ok(()) }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -484,10 +423,7 @@ async fn run(request: reqwest::RequestBuilder, events: Sender<Event>, credit: Ar
             return;
         }
     };
-    let _ = events.send(Event::Head(
-        response.status(),
-        std::mem::take(response.headers_mut()),
-    ));
+    let _ = events.send(Event::Head(response.status(), std::mem::take(response.headers_mut())));
     loop {
         match credit.acquire().await {
             Ok(permit) => permit.forget(),
@@ -516,10 +452,7 @@ impl http_body::Body for UploadBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
         if this.left == 0 {
             return Poll::Ready(None);
@@ -531,9 +464,7 @@ impl http_body::Body for UploadBody {
                 let _ = this.events.send(Event::Taken(piece.len() as u64));
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
-            Poll::Ready(None) => {
-                Poll::Ready(Some(Err(io::Error::other("the upload was abandoned"))))
-            }
+            Poll::Ready(None) => Poll::Ready(Some(Err(io::Error::other("the upload was abandoned")))),
         }
     }
 
@@ -552,9 +483,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)
     let mut next = Some(error);
     while let Some(cause) = next.filter(|_| chain.len() < 32) {
         chain.push(cause);
-        let wrapped = cause
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         next = match wrapped {
             Some(inner) => Some(inner),
             None => cause.source(),
@@ -564,41 +493,21 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)
 }
 
 fn innermost(error: &(dyn Error + 'static)) -> String {
-    causes(error)
-        .last()
-        .map(ToString::to_string)
-        .unwrap_or_default()
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-fn explain(
-    method: &Method,
-    url: &Url,
-    error: &reqwest::Error,
-    phase: TimeoutPhase,
-) -> RegistryError {
+fn explain(method: &Method, url: &Url, error: &reqwest::Error, phase: TimeoutPhase) -> RegistryError {
     let at = RequestLine::of(method, url);
     let chain = causes(error);
     fn first<'a, T: Error + 'static>(chain: &[&'a (dyn Error + 'static)]) -> Option<&'a T> {
         chain.iter().find_map(|cause| cause.downcast_ref::<T>())
     }
     if let Some(lookup) = first::<LookupError>(&chain) {
-        let LookupError {
-            host,
-            servers,
-            problem,
-        } = lookup.clone();
-        return RegistryError::Resolve {
-            at,
-            host,
-            servers,
-            problem,
-        };
+        let LookupError { host, servers, problem } = lookup.clone();
+        return RegistryError::Resolve { at, host, servers, problem };
     }
     if let Some(tls) = first::<rustls::Error>(&chain) {
-        return RegistryError::Tls {
-            at,
-            problem: tls_problem(tls),
-        };
+        return RegistryError::Tls { at, problem: tls_problem(tls) };
     }
     let system = chain
         .iter()
@@ -610,58 +519,31 @@ fn explain(
         });
     let deepest = chain.last().map(ToString::to_string).unwrap_or_default();
     if error.is_timeout() {
-        let phase = if error.is_connect() {
-            TimeoutPhase::Connect
-        } else {
-            phase
-        };
+        let phase = if error.is_connect() { TimeoutPhase::Connect } else { phase };
         return RegistryError::Timeout { at, phase };
     }
     if error.is_connect() {
         let through_proxy = chain.iter().any(|cause| {
             let text = cause.to_string();
-            text.starts_with("tunnel error")
-                || text.starts_with("proxy")
-                || text.starts_with("socks")
+            text.starts_with("tunnel error") || text.starts_with("proxy") || text.starts_with("socks")
         });
         return match system {
             Some(source) if !through_proxy => {
                 let address = match (url.host(), url.port_or_known_default()) {
-                    (Some(host), Some(port)) if url.domain().is_none() => {
-                        Some(format!("{host}:{port}"))
-                    }
+                    (Some(host), Some(port)) if url.domain().is_none() => Some(format!("{host}:{port}")),
                     _ => None,
                 };
-                RegistryError::Connect {
-                    at,
-                    address,
-                    source,
-                }
+                RegistryError::Connect { at, address, source }
             }
-            _ if through_proxy => RegistryError::Proxy {
-                at,
-                message: deepest,
-            },
-            _ => RegistryError::Broken {
-                at,
-                message: deepest,
-                source: None,
-            },
+            _ if through_proxy => RegistryError::Proxy { at, message: deepest },
+            _ => RegistryError::Broken { at, message: deepest, source: None },
         };
     }
-    let malformed =
-        first::<hyper::Error>(&chain).is_some_and(hyper::Error::is_parse) || error.is_builder();
+    let malformed = first::<hyper::Error>(&chain).is_some_and(hyper::Error::is_parse) || error.is_builder();
     if malformed {
-        return RegistryError::Protocol {
-            at,
-            problem: deepest,
-        };
+        return RegistryError::Protocol { at, problem: deepest };
     }
-    RegistryError::Broken {
-        at,
-        message: deepest,
-        source: system,
-    }
+    RegistryError::Broken { at, message: deepest, source: system }
 }
 
 fn tls_problem(error: &rustls::Error) -> TlsProblem {

@@ -44,24 +44,15 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Option`] for an address that is none, [`RegistryError::Refused`] for any answer but 2xx, and
     /// those of the way there; [`UrlError::Write`] if `sink` fails.
-    pub fn fetch_url(
-        &self,
-        url: &str,
-        sink: &mut dyn Write,
-        cancel: &AtomicBool,
-    ) -> Result<FetchedUrl, UrlError> {
+    pub fn fetch_url(&self, url: &str, sink: &mut dyn Write, cancel: &AtomicBool) -> Result<FetchedUrl, UrlError> {
         let address = Url::parse(url).map_err(|error| RegistryError::Option {
             option: "url",
             value: url.to_owned(),
             problem: error.to_string(),
         })?;
-        let (mut answer, _) = self
-            .session
-            .follow(Request::new(Method::GET, address), cancel)?;
+        let (mut answer, _) = self.session.follow(Request::new(Method::GET, address), cancel)?;
         if !answer.status.is_success() {
-            let refused =
-                self.session
-                    .refusal(answer, Refuser::Elsewhere, Subject::Blob, false, cancel);
+            let refused = self.session.refusal(answer, Refuser::Elsewhere, Subject::Blob, false, cancel);
             return Err(refused.into());
         }
         let fetched = FetchedUrl {
@@ -70,10 +61,7 @@ impl Registry {
             path: answer.url.path().to_owned(),
         };
         while let Some(piece) = answer.piece(cancel)? {
-            sink.write_all(&piece).map_err(|source| UrlError::Write {
-                url: url.to_owned(),
-                source,
-            })?;
+            sink.write_all(&piece).map_err(|source| UrlError::Write { url: url.to_owned(), source })?;
         }
         Ok(fetched)
     }

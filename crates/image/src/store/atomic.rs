@@ -31,9 +31,7 @@ impl Lock {
 
     /// Facts about the file that is locked, which may not be the one at `path` any more.
     pub(super) fn metadata(&self, path: &Path) -> Result<std::fs::Metadata, StoreError> {
-        self.file
-            .metadata()
-            .map_err(StoreError::io("look at", path))
+        self.file.metadata().map_err(StoreError::io("look at", path))
     }
 
     fn wait(path: &Path, operation: FlockOperation) -> Result<Lock, StoreError> {
@@ -47,9 +45,7 @@ impl Lock {
         let file = open_lock(path)?;
         match flock(&file, path, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock { file })),
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
-                Ok(None)
-            }
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -71,15 +67,8 @@ fn flock(file: &File, path: &Path, operation: FlockOperation) -> Result<(), Stor
         match rustix::fs::flock(file, operation) {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
-            Err(
-                e @ (rustix::io::Errno::NOLCK
-                | rustix::io::Errno::NOSYS
-                | rustix::io::Errno::OPNOTSUPP),
-            ) => {
-                return Err(StoreError::NoLocks {
-                    path: path.to_owned(),
-                    source: e.into(),
-                });
+            Err(e @ (rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP)) => {
+                return Err(StoreError::NoLocks { path: path.to_owned(), source: e.into() });
             }
             Err(e) => return Err(StoreError::io("lock", path)(e.into())),
         }
@@ -89,25 +78,15 @@ fn flock(file: &File, path: &Path, operation: FlockOperation) -> Result<(), Stor
 /// A name that nothing else uses now: process, time and a counter. Creation is exclusive all the same.
 pub(crate) fn unique_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let nanos = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos());
-    format!(
-        "{nanos:x}-{}-{}",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    )
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    format!("{nanos:x}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Replaces `path` by these bytes. The caller holds the shared lock of collections, which sweep lone files in `tmp`.
 pub(super) fn write(root: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let (mut file, temporary) = loop {
         let temporary: PathBuf = root.join("tmp").join(format!("write-{}", unique_name()));
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
-        {
+        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
             Ok(file) => break (file, temporary),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(StoreError::io("create", &temporary)(e)),
@@ -128,9 +107,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match File::open(path) {
         Ok(file) => {
             let mut bytes = Vec::new();
-            file.take(json::DOCUMENT_MAX)
-                .read_to_end(&mut bytes)
-                .map_err(StoreError::io("read", path))?;
+            file.take(json::DOCUMENT_MAX).read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
             Ok(Some(bytes))
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -143,25 +120,14 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
     let Some(bytes) = read(path)? else {
         return Ok(None);
     };
-    json::from_bytes(&bytes)
-        .map(Some)
-        .map_err(|source| StoreError::Json {
-            path: path.to_owned(),
-            source,
-        })
+    json::from_bytes(&bytes).map(Some).map_err(|source| StoreError::Json { path: path.to_owned(), source })
 }
 
 /// Sets the time of last change to now, by the clock of the file system; `false` if there is no such file.
 pub(super) fn touch(path: &Path) -> Result<bool, StoreError> {
     let now = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_NOW,
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
     };
     match rustix::fs::utimensat(CWD, path, &now, AtFlags::empty()) {
         Ok(()) => Ok(true),

@@ -62,9 +62,7 @@ impl BlobWriter {
         let Some(inner) = self.inner.take() else {
             return Err(StoreError::Inconsistent("a blob was committed twice"));
         };
-        let (digest, size) = inner
-            .finish()
-            .map_err(StoreError::io("write", &self.temporary))?;
+        let (digest, size) = inner.finish().map_err(StoreError::io("write", &self.temporary))?;
         let path = self.store.blob_path(&digest);
         std::fs::rename(&self.temporary, &path).map_err(StoreError::io("write blob", &path))?;
         Ok((digest, size))
@@ -103,11 +101,7 @@ impl Store {
             .create_new(true)
             .open(&temporary)
             .map_err(StoreError::io("create", &temporary))?;
-        Ok(BlobWriter {
-            store: self.clone(),
-            temporary,
-            inner: Some(HashedFile::new(file)),
-        })
+        Ok(BlobWriter { store: self.clone(), temporary, inner: Some(HashedFile::new(file)) })
     }
 
     /// Stores a small blob.
@@ -120,9 +114,7 @@ impl Store {
             return Ok(digest);
         }
         let mut writer = self.blob_writer(lease)?;
-        writer
-            .write_all(bytes)
-            .map_err(StoreError::io("write blob", self.blob_path(&digest)))?;
+        writer.write_all(bytes).map_err(StoreError::io("write blob", self.blob_path(&digest)))?;
         writer.commit().map(|(digest, _)| digest)
     }
 
@@ -138,16 +130,11 @@ impl Store {
         size: Option<u64>,
     ) -> Result<u64, StoreError> {
         let mut writer = self.blob_writer(lease)?;
-        io::copy(
-            &mut VerifiedReader::new(reader, digest.clone(), size),
-            &mut writer,
-        )
-        .map_err(StoreError::io("write blob", self.blob_path(digest)))?;
+        io::copy(&mut VerifiedReader::new(reader, digest.clone(), size), &mut writer)
+            .map_err(StoreError::io("write blob", self.blob_path(digest)))?;
         let (written, size) = writer.commit()?;
         if written != *digest {
-            return Err(StoreError::Inconsistent(
-                "a blob of a digest other than sha256 cannot be stored",
-            ));
+            return Err(StoreError::Inconsistent("a blob of a digest other than sha256 cannot be stored"));
         }
         Ok(size)
     }
@@ -173,9 +160,7 @@ impl Store {
         let path = self.blob_path(digest);
         match File::open(&path) {
             Ok(file) => Ok(VerifiedReader::new(file, digest.clone(), None)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(StoreError::NoBlob(digest.clone()))
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::NoBlob(digest.clone())),
             Err(e) => Err(StoreError::io("open blob", path)(e)),
         }
     }
@@ -185,8 +170,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoBlob`] or [`StoreError::Io`].
     pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
-        json::read_document(self.open_blob(digest)?)
-            .map_err(StoreError::io("read blob", self.blob_path(digest)))
+        json::read_document(self.open_blob(digest)?).map_err(StoreError::io("read blob", self.blob_path(digest)))
     }
 
     /// Says that a blob holds a layer. Several may: compressed in one way and another.
@@ -198,27 +182,15 @@ impl Store {
         let _shared = self.gc_shared()?;
         let _lock = atomic::Lock::exclusive(&self.root.join("index.lock"))?;
         let mut record: DiffRecord = atomic::read_json(&path)?.unwrap_or_default();
-        match record
-            .blobs
-            .iter_mut()
-            .find(|known| known.digest == blob.digest)
-        {
+        match record.blobs.iter_mut().find(|known| known.digest == blob.digest) {
             Some(known) if known == blob => {
                 atomic::touch(&path)?;
                 return Ok(());
             }
-            Some(known) => {
-                *known = LayerBlob {
-                    tar_size: blob.tar_size.or(known.tar_size),
-                    ..blob.clone()
-                }
-            }
+            Some(known) => *known = LayerBlob { tar_size: blob.tar_size.or(known.tar_size), ..blob.clone() },
             None => record.blobs.push(blob.clone()),
         }
-        let bytes = json::to_go_bytes(&record).map_err(|source| StoreError::Encode {
-            path: path.clone(),
-            source,
-        })?;
+        let bytes = json::to_go_bytes(&record).map_err(|source| StoreError::Encode { path: path.clone(), source })?;
         atomic::write(&self.root, &path, &bytes)
     }
 
@@ -267,9 +239,7 @@ impl Store {
     pub fn open_layer(&self, diff_id: &DiffId) -> Result<impl Read + Send + use<>, StoreError> {
         let blobs = self.diff_blobs(diff_id)?;
         let plain = blobs.iter().find(|blob| blob.digest == *diff_id.digest());
-        let blob = plain
-            .or(blobs.first())
-            .ok_or_else(|| StoreError::NoLayer(diff_id.clone()))?;
+        let blob = plain.or(blobs.first()).ok_or_else(|| StoreError::NoLayer(diff_id.clone()))?;
         self.open_layer_in(&blob.digest, diff_id)
     }
 
@@ -277,15 +247,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn open_layer_in(
-        &self,
-        blob: &Digest,
-        diff_id: &DiffId,
-    ) -> Result<impl Read + Send + use<>, StoreError> {
+    pub fn open_layer_in(&self, blob: &Digest, diff_id: &DiffId) -> Result<impl Read + Send + use<>, StoreError> {
         let path = self.blob_path(blob);
         let file = File::open(&path).map_err(StoreError::io("open blob", &path))?;
-        let decoder =
-            crate::compression::decoder(file).map_err(StoreError::io("read blob", &path))?;
+        let decoder = crate::compression::decoder(file).map_err(StoreError::io("read blob", &path))?;
         Ok(VerifiedReader::new(decoder, diff_id.digest().clone(), None))
     }
 }

@@ -32,9 +32,7 @@ pub struct CacheRecord {
 
 impl Store {
     fn cache_path(&self, key: &str) -> PathBuf {
-        self.root
-            .join("cache")
-            .join(format!("{}.json", Digest::of(key.as_bytes()).hex()))
+        self.root.join("cache").join(format!("{}.json", Digest::of(key.as_bytes()).hex()))
     }
 
     /// The record of a key. One that cannot be read is none: the cache may be lost at any time.
@@ -61,10 +59,7 @@ impl Store {
     /// [`StoreError::Io`].
     pub fn cache_put(&self, record: &CacheRecord) -> Result<(), StoreError> {
         let path = self.cache_path(&record.key);
-        let bytes = json::to_go_bytes(record).map_err(|source| StoreError::Encode {
-            path: path.clone(),
-            source,
-        })?;
+        let bytes = json::to_go_bytes(record).map_err(|source| StoreError::Encode { path: path.clone(), source })?;
         let _shared = self.gc_shared()?;
         atomic::write(&self.root, &path, &bytes)
     }

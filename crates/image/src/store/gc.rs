@@ -68,11 +68,7 @@ pub fn remove_tree(path: &Path) -> io::Result<u64> {
     };
     if !meta.is_dir() {
         std::fs::remove_file(path)?;
-        return Ok(if meta.nlink() == 1 {
-            meta.blocks() * 512
-        } else {
-            0
-        });
+        return Ok(if meta.nlink() == 1 { meta.blocks() * 512 } else { 0 });
     }
     if meta.mode() & 0o700 != 0o700 {
         let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
@@ -99,11 +95,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`] or [`StoreError::Json`]; nothing that is referred to is lost then.
-    pub fn gc(
-        &self,
-        prune: Prune,
-        remover: &mut dyn FnMut(&Path) -> io::Result<u64>,
-    ) -> Result<GcReport, StoreError> {
+    pub fn gc(&self, prune: Prune, remover: &mut dyn FnMut(&Path) -> io::Result<u64>) -> Result<GcReport, StoreError> {
         // Trees are only moved away under the lock, into the collection's own lease, and removed after it.
         let lease = self.lease()?;
         let trash = lease.stage_dir()?;
@@ -134,10 +126,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn sweep_dead(
-        &self,
-        remover: &mut dyn FnMut(&Path) -> io::Result<u64>,
-    ) -> Result<u64, StoreError> {
+    pub fn sweep_dead(&self, remover: &mut dyn FnMut(&Path) -> io::Result<u64>) -> Result<u64, StoreError> {
         let stale = {
             let Some(_exclusive) = Lock::try_exclusive(&self.root.join("gc.lock"))? else {
                 return Ok(0);
@@ -165,18 +154,10 @@ impl Store {
     }
 
     /// The start of the oldest running lease, and the leases of processes that are gone.
-    fn leases(
-        &self,
-        own: &str,
-        report: &mut GcReport,
-    ) -> Result<(Option<SystemTime>, Vec<Stale>), StoreError> {
+    fn leases(&self, own: &str, report: &mut GcReport) -> Result<(Option<SystemTime>, Vec<Stale>), StoreError> {
         let (mut oldest, mut stale) = (None::<SystemTime>, Vec::new());
         for path in list(&self.root.join("leases"))? {
-            let Some(id) = path
-                .file_name()
-                .and_then(|n| n.to_str())
-                .filter(|id| *id != own)
-            else {
+            let Some(id) = path.file_name().and_then(|n| n.to_str()).filter(|id| *id != own) else {
                 continue;
             };
             let started = match path.metadata().and_then(|meta| meta.modified()) {
@@ -196,21 +177,14 @@ impl Store {
         Ok((oldest, stale))
     }
 
-    fn give_up(
-        &self,
-        prune: Prune,
-        cutoff: Option<SystemTime>,
-        report: &mut GcReport,
-    ) -> Result<(), StoreError> {
+    fn give_up(&self, prune: Prune, cutoff: Option<SystemTime>, report: &mut GcReport) -> Result<(), StoreError> {
         if matches!(prune, Prune::Dangling | Prune::All) {
             self.change_index_locked(|entries| {
                 entries.retain(|entry| {
                     let name = entry.annotations.get(annotation::IMAGE_NAME);
                     let keep = prune == Prune::Dangling && name.is_some();
                     if !keep {
-                        report
-                            .images
-                            .push(name.cloned().unwrap_or_else(|| entry.digest.to_string()));
+                        report.images.push(name.cloned().unwrap_or_else(|| entry.digest.to_string()));
                     }
                     keep
                 });
@@ -267,9 +241,7 @@ impl Store {
         match manifest.kind() {
             ManifestKind::Image(image) => {
                 self.mark_image(&ImageId(image.config.digest.clone()), marked)?;
-                marked
-                    .blobs
-                    .extend(image.layers.iter().map(|layer| layer.digest.clone()));
+                marked.blobs.extend(image.layers.iter().map(|layer| layer.digest.clone()));
             }
             ManifestKind::Index(Index { manifests, .. }) => {
                 for entry in manifests {
@@ -286,25 +258,16 @@ impl Store {
             return Ok(());
         }
         match self.config(id) {
-            Ok((_, config)) => config
-                .diff_ids()
-                .iter()
-                .try_for_each(|diff_id| self.mark_layer(diff_id, marked)),
+            Ok((_, config)) => config.diff_ids().iter().try_for_each(|diff_id| self.mark_layer(diff_id, marked)),
             Err(StoreError::NoImage(_) | StoreError::Config(_)) => Ok(()),
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
-                Ok(())
-            }
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidData => Ok(()),
             Err(e) => Err(e),
         }
     }
 
     fn mark_layer(&self, diff_id: &DiffId, marked: &mut Marked) -> Result<(), StoreError> {
         if marked.layers.insert(diff_id.clone()) {
-            marked.blobs.extend(
-                self.diff_blobs(diff_id)?
-                    .into_iter()
-                    .map(|blob| blob.digest),
-            );
+            marked.blobs.extend(self.diff_blobs(diff_id)?.into_iter().map(|blob| blob.digest));
         }
         Ok(())
     }
@@ -316,21 +279,13 @@ impl Store {
         report: &mut GcReport,
     ) -> Result<(), StoreError> {
         for algorithm in list(&self.root.join("blobs"))? {
-            let Some(name) = algorithm
-                .file_name()
-                .and_then(|n| n.to_str())
-                .map(str::to_owned)
-            else {
+            let Some(name) = algorithm.file_name().and_then(|n| n.to_str()).map(str::to_owned) else {
                 continue;
             };
             for path in list(&algorithm)? {
-                let digest = path
-                    .file_name()
-                    .and_then(|n| n.to_str())
-                    .and_then(|hex| format!("{name}:{hex}").parse().ok());
-                if digest.is_some_and(|digest: Digest| marked.blobs.contains(&digest))
-                    || !is_old(&path, cutoff)?
-                {
+                let digest =
+                    path.file_name().and_then(|n| n.to_str()).and_then(|hex| format!("{name}:{hex}").parse().ok());
+                if digest.is_some_and(|digest: Digest| marked.blobs.contains(&digest)) || !is_old(&path, cutoff)? {
                     continue;
                 }
                 report.freed += path.metadata().map_or(0, |meta| meta.len());
@@ -362,12 +317,7 @@ impl Store {
         Ok(())
     }
 
-    fn sweep_mounts(
-        &self,
-        cutoff: Option<SystemTime>,
-        trash: &Path,
-        report: &mut GcReport,
-    ) -> Result<(), StoreError> {
+    fn sweep_mounts(&self, cutoff: Option<SystemTime>, trash: &Path, report: &mut GcReport) -> Result<(), StoreError> {
         for path in list(&self.root.join("mounts"))? {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
                 continue;

@@ -64,11 +64,7 @@ pub struct ImageSummary {
 }
 
 fn named(entry: &Descriptor) -> Option<Reference> {
-    Reference::parse_normalized(
-        entry.annotations.get(annotation::IMAGE_NAME)?,
-        DockerVersion::V28,
-    )
-    .ok()
+    Reference::parse_normalized(entry.annotations.get(annotation::IMAGE_NAME)?, DockerVersion::V28).ok()
 }
 
 impl Store {
@@ -78,8 +74,7 @@ impl Store {
 
     /// The index as it is now.
     pub(super) fn index(&self) -> Result<Index, StoreError> {
-        Ok(atomic::read_json(&self.index_path())?
-            .unwrap_or_else(|| Index::new(media_type::OCI_INDEX, Vec::new())))
+        Ok(atomic::read_json(&self.index_path())?.unwrap_or_else(|| Index::new(media_type::OCI_INDEX, Vec::new())))
     }
 
     /// Changes the index while nobody else does.
@@ -108,17 +103,11 @@ impl Store {
 
     /// The image an entry of the index stands for; none for an index of several platforms.
     fn entry_image(&self, entry: &Descriptor) -> Result<Option<ImageId>, StoreError> {
-        if let Some(id) = entry
-            .annotations
-            .get(IMAGE_ID)
-            .and_then(|text| text.parse().ok())
-        {
+        if let Some(id) = entry.annotations.get(IMAGE_ID).and_then(|text| text.parse().ok()) {
             return Ok(Some(id));
         }
         match self.manifest(&entry.digest, Some(&entry.media_type)) {
-            Ok(manifest) => Ok(manifest
-                .image()
-                .map(|image| ImageId(image.config.digest.clone()))),
+            Ok(manifest) => Ok(manifest.image().map(|image| ImageId(image.config.digest.clone()))),
             Err(StoreError::NoBlob(_)) => Ok(None),
             Err(e) => Err(e),
         }
@@ -128,11 +117,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NoBlob`], [`StoreError::Io`] or [`StoreError::Manifest`].
-    pub fn manifest(
-        &self,
-        digest: &Digest,
-        media_type: Option<&str>,
-    ) -> Result<Manifest, StoreError> {
+    pub fn manifest(&self, digest: &Digest, media_type: Option<&str>) -> Result<Manifest, StoreError> {
         Ok(Manifest::parse(self.read_blob(digest)?, media_type)?)
     }
 
@@ -170,23 +155,15 @@ impl Store {
         }
         let id = ImageConfig::id_of(config);
         if !blobs.is_empty() && blobs.len() != parsed.diff_ids().len() {
-            return Err(StoreError::Inconsistent(
-                "the configuration names another number of layers",
-            ));
+            return Err(StoreError::Inconsistent("the configuration names another number of layers"));
         }
         if let Some(manifest) = manifest {
-            let image = manifest
-                .image()
-                .ok_or(StoreError::Inconsistent("the manifest is not an image's"))?;
+            let image = manifest.image().ok_or(StoreError::Inconsistent("the manifest is not an image's"))?;
             if image.config.digest != *id.digest() {
-                return Err(StoreError::Inconsistent(
-                    "the manifest names another configuration",
-                ));
+                return Err(StoreError::Inconsistent("the manifest names another configuration"));
             }
             if image.layers.len() != parsed.diff_ids().len() {
-                return Err(StoreError::Inconsistent(
-                    "manifest and configuration differ in the number of layers",
-                ));
+                return Err(StoreError::Inconsistent("manifest and configuration differ in the number of layers"));
             }
         }
         for (diff_id, blob) in parsed.diff_ids().iter().zip(blobs) {
@@ -208,9 +185,7 @@ impl Store {
 
     fn entry(&self, manifest: &Manifest, id: &ImageId, config: &ImageConfig) -> Descriptor {
         let mut entry = manifest.descriptor();
-        entry
-            .annotations
-            .insert(IMAGE_ID.to_owned(), id.to_string());
+        entry.annotations.insert(IMAGE_ID.to_owned(), id.to_string());
         let platform = config.platform();
         entry.platform = (!platform.os.is_empty()).then_some(platform);
         entry
@@ -254,29 +229,20 @@ impl Store {
         let canonical = name.to_string();
         self.change_index(|entries| {
             let mut entry = template;
-            let at = entries
-                .iter()
-                .position(|e| e.annotations.get(annotation::IMAGE_NAME) == Some(&canonical));
+            let at = entries.iter().position(|e| e.annotations.get(annotation::IMAGE_NAME) == Some(&canonical));
             // The manifest by which it was pulled stays the one it is known by.
             entry.annotations.remove(PULLED);
             if let Some(pulled) = pulled {
-                entry
-                    .annotations
-                    .insert(PULLED.to_owned(), pulled.to_string());
+                entry.annotations.insert(PULLED.to_owned(), pulled.to_string());
             }
+            entry.annotations.insert(annotation::IMAGE_NAME.to_owned(), canonical.clone());
             entry
                 .annotations
-                .insert(annotation::IMAGE_NAME.to_owned(), canonical.clone());
-            entry.annotations.insert(
-                annotation::REF_NAME.to_owned(),
-                name.tag().map_or_else(|| canonical.clone(), str::to_owned),
-            );
+                .insert(annotation::REF_NAME.to_owned(), name.tag().map_or_else(|| canonical.clone(), str::to_owned));
             let image = |e: &Descriptor| e.annotations.get(IMAGE_ID).cloned();
             // A nameless entry of the same manifest has served its purpose.
             let old = at.map(|at| entries.remove(at));
-            entries.retain(|e| {
-                e.digest != entry.digest || e.annotations.contains_key(annotation::IMAGE_NAME)
-            });
+            entries.retain(|e| e.digest != entry.digest || e.annotations.contains_key(annotation::IMAGE_NAME));
             if let Some(mut old) = old
                 && image(&old) != image(&entry)
                 && !entries.iter().any(|e| image(e) == image(&old))
@@ -288,9 +254,7 @@ impl Store {
             }
             entries.push(entry);
             entries.sort_by(|a, b| {
-                a.annotations
-                    .get(annotation::IMAGE_NAME)
-                    .cmp(&b.annotations.get(annotation::IMAGE_NAME))
+                a.annotations.get(annotation::IMAGE_NAME).cmp(&b.annotations.get(annotation::IMAGE_NAME))
             });
             Ok(())
         })
@@ -322,9 +286,7 @@ impl Store {
         for entry in self.index()?.manifests {
             if self.entry_image(&entry)?.as_ref() == Some(id) {
                 let mut entry = entry;
-                entry
-                    .annotations
-                    .insert(IMAGE_ID.to_owned(), id.to_string());
+                entry.annotations.insert(IMAGE_ID.to_owned(), id.to_string());
                 return Ok(Some(entry));
             }
         }
@@ -338,14 +300,10 @@ impl Store {
         for diff_id in config.diff_ids() {
             let blobs = self.diff_blobs(diff_id)?;
             let plain = blobs.iter().find(|blob| blob.digest == *diff_id.digest());
-            let blob = plain
-                .or(blobs.first())
-                .ok_or_else(|| StoreError::NoLayer(diff_id.clone()))?;
+            let blob = plain.or(blobs.first()).ok_or_else(|| StoreError::NoLayer(diff_id.clone()))?;
             let mut layer = blob.descriptor();
             // An OCI manifest with Docker's layer types is not valid.
-            if let Some(text) =
-                media_type::Family::Oci.layer(media_type::compression(&layer.media_type))
-            {
+            if let Some(text) = media_type::Family::Oci.layer(media_type::compression(&layer.media_type)) {
                 layer.media_type = text.to_owned();
             }
             layers.push(layer);
@@ -369,8 +327,7 @@ impl Store {
                 .ok_or_else(|| StoreError::NoImage(name.familiar()))?;
             Ok(entries.remove(at))
         })?;
-        self.entry_image(&entry)?
-            .ok_or_else(|| StoreError::NoImage(name.familiar()))
+        self.entry_image(&entry)?.ok_or_else(|| StoreError::NoImage(name.familiar()))
     }
 
     /// Takes an image off the list, with all its names, which are returned.
@@ -381,11 +338,7 @@ impl Store {
         self.change_index(|entries| {
             let (mut gone, mut kept) = (Vec::new(), Vec::new());
             for entry in entries.drain(..) {
-                if self.entry_image(&entry)?.as_ref() == Some(id) {
-                    gone.push(entry)
-                } else {
-                    kept.push(entry)
-                }
+                if self.entry_image(&entry)?.as_ref() == Some(id) { gone.push(entry) } else { kept.push(entry) }
             }
             *entries = kept;
             if gone.is_empty() {
@@ -400,11 +353,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoImage`], [`StoreError::Ambiguous`] or [`StoreError::Io`].
     pub fn resolve(&self, text: &str) -> Result<ImageId, StoreError> {
-        let full = if text.len() == 64 {
-            text.parse().or_else(|_| format!("sha256:{text}").parse())
-        } else {
-            text.parse()
-        };
+        let full =
+            if text.len() == 64 { text.parse().or_else(|_| format!("sha256:{text}").parse()) } else { text.parse() };
         if let Ok(digest) = full {
             return self.resolve_digest(&digest, text);
         }
@@ -414,28 +364,20 @@ impl Store {
             return Ok(id);
         }
         let prefix = text.strip_prefix("sha256:").unwrap_or(text);
-        if prefix.is_empty()
-            || !prefix
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        {
+        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
             return Err(StoreError::NoImage(text.to_owned()));
         }
         let mut found = BTreeSet::new();
         let dir = self.root.join("blobs/sha256");
         for entry in std::fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
             let name = entry.map_err(StoreError::io("list", &dir))?.file_name();
-            let Some(digest) = name
-                .to_str()
-                .filter(|n| n.starts_with(prefix))
-                .and_then(|n| Digest::from_sha256_hex(n).ok())
+            let Some(digest) =
+                name.to_str().filter(|n| n.starts_with(prefix)).and_then(|n| Digest::from_sha256_hex(n).ok())
             else {
                 continue;
             };
             // Most blobs are layers: those that begin like JSON and are small may be configurations.
-            let small = self
-                .blob_size(&digest)?
-                .is_some_and(|size| size <= json::DOCUMENT_MAX);
+            let small = self.blob_size(&digest)?.is_some_and(|size| size <= json::DOCUMENT_MAX);
             if small && self.config(&ImageId(digest.clone())).is_ok() {
                 found.insert(ImageId(digest));
             }
@@ -449,10 +391,7 @@ impl Store {
 
     fn resolve_digest(&self, digest: &Digest, text: &str) -> Result<ImageId, StoreError> {
         for entry in self.index()?.manifests {
-            let pulled = entry
-                .annotations
-                .get(PULLED)
-                .is_some_and(|p| p == digest.as_str());
+            let pulled = entry.annotations.get(PULLED).is_some_and(|p| p == digest.as_str());
             if (entry.digest == *digest || pulled)
                 && let Some(id) = self.entry_image(&entry)?
             {
@@ -462,9 +401,7 @@ impl Store {
         let id = ImageId(digest.clone());
         match self.config(&id) {
             Ok(_) => Ok(id),
-            Err(StoreError::NoImage(_) | StoreError::Config(_)) => {
-                Err(StoreError::NoImage(text.to_owned()))
-            }
+            Err(StoreError::NoImage(_) | StoreError::Config(_)) => Err(StoreError::NoImage(text.to_owned())),
             Err(e) => Err(e),
         }
     }
@@ -481,10 +418,7 @@ impl Store {
                     known.name() == name.name()
                         && (entry.digest == *digest
                             || known.digest() == Some(digest)
-                            || entry
-                                .annotations
-                                .get(PULLED)
-                                .is_some_and(|p| p == digest.as_str()))
+                            || entry.annotations.get(PULLED).is_some_and(|p| p == digest.as_str()))
                 }),
                 None => entry.annotations.get(annotation::IMAGE_NAME) == Some(&canonical),
             };
@@ -531,9 +465,7 @@ impl Store {
             let name = named(&entry);
             let pulled: Option<Digest> = entry.annotations.get(PULLED).and_then(|p| p.parse().ok());
             if let (Some(name), Some(pulled)) = (&name, pulled) {
-                summary
-                    .pulled
-                    .push(name.without_version().with_digest(pulled));
+                summary.pulled.push(name.without_version().with_digest(pulled));
             }
             summary.references.extend(name);
             if !summary.digests.contains(&entry.digest) {
@@ -579,14 +511,7 @@ impl Store {
             }
         }
         references.sort();
-        Ok(Image {
-            id: id.clone(),
-            config_bytes,
-            config,
-            layers,
-            references,
-            manifest,
-        })
+        Ok(Image { id: id.clone(), config_bytes, config, layers, references, manifest })
     }
 
     /// The manifest of an image: the one it is listed with, else one made of its layers' blobs.

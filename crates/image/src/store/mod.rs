@@ -116,16 +116,9 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> StoreError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StoreError {
         let path = path.into();
-        move |source| StoreError::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| StoreError::Io { action, path, source }
     }
 
     /// Whether the disk, or the user's share of it, is full.
@@ -155,16 +148,7 @@ impl Store {
             image_layout_version: String,
         }
         let store = Store { root: root.into() };
-        for dir in [
-            "blobs/sha256",
-            "layers",
-            "diffs",
-            "cache",
-            "leases",
-            "locks",
-            "mounts",
-            "tmp",
-        ] {
+        for dir in ["blobs/sha256", "layers", "diffs", "cache", "leases", "locks", "mounts", "tmp"] {
             let path = store.root.join(dir);
             std::fs::create_dir_all(&path).map_err(StoreError::io("create directory", &path))?;
         }
@@ -172,10 +156,7 @@ impl Store {
         match atomic::read_json::<Layout>(&layout)? {
             Some(found) if found.image_layout_version == "1.0.0" => {}
             Some(found) => {
-                return Err(StoreError::Version {
-                    path: store.root,
-                    version: found.image_layout_version,
-                });
+                return Err(StoreError::Version { path: store.root, version: found.image_layout_version });
             }
             None => {
                 let _shared = store.gc_shared()?;
@@ -210,9 +191,7 @@ impl Store {
     /// The root of an unpacked layer's files (`…/fs`), if it is unpacked. Hold it with [`Lease::hold_layer`] to use it.
     pub fn unpacked(&self, diff_id: &DiffId) -> Option<PathBuf> {
         let path = self.layer_dir(diff_id).join("fs");
-        path.symlink_metadata()
-            .is_ok_and(|meta| meta.is_dir())
-            .then_some(path)
+        path.symlink_metadata().is_ok_and(|meta| meta.is_dir()).then_some(path)
     }
 
     /// Publishes an unpacked layer: `staged`, a directory from [`Lease::stage_dir`] with the files in `fs`, becomes the
@@ -225,12 +204,7 @@ impl Store {
     }
 
     /// Gives a staged directory with `fs` in it its place, unless another process was first.
-    fn publish_dir(
-        &self,
-        target: &Path,
-        staged: &Path,
-        action: &'static str,
-    ) -> Result<PathBuf, StoreError> {
+    fn publish_dir(&self, target: &Path, staged: &Path, action: &'static str) -> Result<PathBuf, StoreError> {
         let shared = self.gc_shared()?;
         let renamed = std::fs::rename(staged, target);
         let published = target.join("fs");

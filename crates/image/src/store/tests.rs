@@ -22,44 +22,22 @@ fn store() -> (tempfile::TempDir, Store) {
 
 pub(crate) fn put_layer(store: &Store, lease: &Lease, content: &[u8]) -> (DiffId, LayerBlob) {
     let mut tar = LayerWriter::new(store.blob_writer(lease).unwrap());
-    tar.append(
-        &Entry::new(
-            &b"file"[..],
-            Kind::File {
-                size: content.len() as u64,
-            },
-        ),
-        content,
-    )
-    .unwrap();
+    tar.append(&Entry::new(&b"file"[..], Kind::File { size: content.len() as u64 }), content).unwrap();
     let (digest, size) = tar.finish().unwrap().commit().unwrap();
-    let blob = LayerBlob {
-        media_type: media_type::OCI_LAYER.into(),
-        digest: digest.clone(),
-        size,
-        tar_size: Some(size),
-    };
+    let blob =
+        LayerBlob { media_type: media_type::OCI_LAYER.into(), digest: digest.clone(), size, tar_size: Some(size) };
     (DiffId(digest), blob)
 }
 
 pub(crate) fn put(store: &Store, lease: &Lease, contents: &[&str]) -> ImageId {
-    let (diff_ids, blobs): (Vec<_>, Vec<_>) = contents
-        .iter()
-        .map(|content| put_layer(store, lease, content.as_bytes()))
-        .unzip();
+    let (diff_ids, blobs): (Vec<_>, Vec<_>) =
+        contents.iter().map(|content| put_layer(store, lease, content.as_bytes())).unzip();
     let mut config = ImageConfig::default();
     config.os.set("linux".into());
     config.architecture.set("amd64".into());
     config.created.set("2024-01-02T03:04:05Z".into());
     config.rootfs.set(RootFs::new(diff_ids));
-    store
-        .put_image(
-            lease,
-            &config.to_bytes(KeyOrder::Legacy).unwrap(),
-            None,
-            &blobs,
-        )
-        .unwrap()
+    store.put_image(lease, &config.to_bytes(KeyOrder::Legacy).unwrap(), None, &blobs).unwrap()
 }
 
 fn name(text: &str) -> Reference {
@@ -87,10 +65,7 @@ fn gc(store: &Store, prune: Prune) -> GcReport {
 fn tags_resolve_and_move() {
     let (_dir, store) = store();
     let lease = store.lease().unwrap();
-    let (a, b) = (
-        put(&store, &lease, &["a"]),
-        put(&store, &lease, &["a", "b"]),
-    );
+    let (a, b) = (put(&store, &lease, &["a"]), put(&store, &lease, &["a", "b"]));
     store.tag(&lease, &a, &name("x")).unwrap();
     store.tag(&lease, &a, &name("y:1")).unwrap();
     assert_eq!(store.resolve("x").unwrap(), a);
@@ -100,15 +75,9 @@ fn tags_resolve_and_move() {
     // An image that only its identifier names is found too.
     assert_eq!(store.resolve(b.short()).unwrap(), b);
     let manifest = store.image_manifest(&a).unwrap();
-    assert_eq!(
-        store.resolve(&format!("x@{}", manifest.digest())).unwrap(),
-        a
-    );
+    assert_eq!(store.resolve(&format!("x@{}", manifest.digest())).unwrap(), a);
     assert!(matches!(store.resolve("y"), Err(StoreError::NoImage(_))));
-    assert!(matches!(
-        store.resolve("../../etc/passwd"),
-        Err(StoreError::NoImage(_))
-    ));
+    assert!(matches!(store.resolve("../../etc/passwd"), Err(StoreError::NoImage(_))));
     assert_eq!(store.list().unwrap().len(), 1);
     store.tag(&lease, &b, &name("x")).unwrap();
     store.tag(&lease, &b, &name("y:1")).unwrap();
@@ -142,34 +111,16 @@ fn an_image_tells_all() {
     assert_eq!(ImageId(Digest::of(&image.config_bytes)), id);
     assert_eq!(image.layers.len(), 2);
     let mut tar = Vec::new();
-    store
-        .open_layer(&image.layers[1].diff_id)
-        .unwrap()
-        .read_to_end(&mut tar)
-        .unwrap();
+    store.open_layer(&image.layers[1].diff_id).unwrap().read_to_end(&mut tar).unwrap();
     assert_eq!(DiffId(Digest::of(&tar)), image.layers[1].diff_id);
-    let options = EncoderOptions::Gzip {
-        level: 6,
-        threads: 1,
-    };
-    let packed = store
-        .pack_layer(&lease, &image.layers[0].diff_id, options)
-        .unwrap();
-    assert_eq!(
-        store
-            .pack_layer(&lease, &image.layers[0].diff_id, options)
-            .unwrap(),
-        packed
-    );
+    let options = EncoderOptions::Gzip { level: 6, threads: 1 };
+    let packed = store.pack_layer(&lease, &image.layers[0].diff_id, options).unwrap();
+    assert_eq!(store.pack_layer(&lease, &image.layers[0].diff_id, options).unwrap(), packed);
     assert_eq!(packed.media_type, media_type::OCI_LAYER_GZIP);
     // With the plain blob gone, the packed one serves.
     std::fs::remove_file(store.blob_path(image.layers[0].diff_id.digest())).unwrap();
     let mut tar = Vec::new();
-    store
-        .open_layer(&image.layers[0].diff_id)
-        .unwrap()
-        .read_to_end(&mut tar)
-        .unwrap();
+    store.open_layer(&image.layers[0].diff_id).unwrap().read_to_end(&mut tar).unwrap();
     assert_eq!(DiffId(Digest::of(&tar)), image.layers[0].diff_id);
 }
 
@@ -179,24 +130,11 @@ fn parts_that_do_not_fit_are_refused() {
     let lease = store.lease().unwrap();
     let (_, blob) = put_layer(&store, &lease, b"x");
     let config = br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#;
-    assert!(matches!(
-        store.put_image(&lease, config, None, &[blob]),
-        Err(StoreError::Inconsistent(_))
-    ));
-    assert!(matches!(
-        store.put_image(&lease, b"{}", None, &[]),
-        Err(StoreError::Config(_))
-    ));
+    assert!(matches!(store.put_image(&lease, config, None, &[blob]), Err(StoreError::Inconsistent(_))));
+    assert!(matches!(store.put_image(&lease, b"{}", None, &[]), Err(StoreError::Config(_))));
     let digest = Digest::of(b"y");
-    assert!(
-        store
-            .put_blob_from(&lease, &b"x"[..], &digest, Some(1))
-            .is_err()
-    );
-    assert!(matches!(
-        store.open_blob(&digest),
-        Err(StoreError::NoBlob(_))
-    ));
+    assert!(store.put_blob_from(&lease, &b"x"[..], &digest, Some(1)).is_err());
+    assert!(matches!(store.open_blob(&digest), Err(StoreError::NoBlob(_))));
 }
 
 #[test]
@@ -217,10 +155,7 @@ fn unpacked_layers() {
     let report = gc(&store, Prune::Unreferenced);
     assert_eq!(report.layers, 1);
     assert_eq!(store.unpacked(&diff_id), None);
-    assert_eq!(
-        std::fs::read_dir(store.root().join("tmp")).unwrap().count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
 }
 
 #[test]
@@ -241,14 +176,7 @@ fn cache_records_keep_what_they_name() {
     assert_eq!(store.cache_get("other").unwrap(), None);
     assert!(store.image(&id).is_ok());
     assert_eq!(store.cache_list().unwrap().len(), 1);
-    std::fs::write(
-        store
-            .root()
-            .join("cache")
-            .join(format!("{}.json", Digest::of(b"torn").hex())),
-        b"{",
-    )
-    .unwrap();
+    std::fs::write(store.root().join("cache").join(format!("{}.json", Digest::of(b"torn").hex())), b"{").unwrap();
     assert_eq!(store.cache_get("torn").unwrap(), None);
     let report = gc(&store, Prune::Cache);
     assert_eq!(report.cache_records, 2);
@@ -268,46 +196,25 @@ fn prune_all_leaves_an_empty_store() {
     let lease = store.lease().unwrap();
     let id = put(&store, &lease, &["a", "b"]);
     store.tag(&lease, &id, &name("x")).unwrap();
-    store
-        .cache_put(&CacheRecord {
-            key: "k".into(),
-            images: vec![id.clone()],
-            ..CacheRecord::default()
-        })
-        .unwrap();
+    store.cache_put(&CacheRecord { key: "k".into(), images: vec![id.clone()], ..CacheRecord::default() }).unwrap();
     let staged = lease.stage_dir().unwrap();
     std::fs::create_dir(staged.join("fs")).unwrap();
     std::fs::write(staged.join("fs/f"), "x").unwrap();
-    store
-        .publish_unpacked(
-            store.image(&id).unwrap().config.diff_ids().first().unwrap(),
-            &staged,
-        )
-        .unwrap();
+    store.publish_unpacked(store.image(&id).unwrap().config.diff_ids().first().unwrap(), &staged).unwrap();
     let left = lease.stage_dir().unwrap();
     std::fs::write(left.join("half"), "x").unwrap();
     std::fs::write(store.root().join("tmp/write-lost"), "x").unwrap();
     drop(lease);
     let report = gc(&store, Prune::All);
-    assert_eq!(
-        (report.layers, report.cache_records, report.images.len()),
-        (1, 1, 1)
-    );
+    assert_eq!((report.layers, report.cache_records, report.images.len()), (1, 1, 1));
     assert!(report.freed > 0);
-    let index = store
-        .root()
-        .join("index.json")
-        .to_string_lossy()
-        .into_owned();
+    let index = store.root().join("index.json").to_string_lossy().into_owned();
     let mut now = files(store.root());
     assert_eq!(now.remove(&index), true);
     let mut empty = empty;
     empty.remove(&index);
     assert_eq!(now, empty);
-    assert_eq!(
-        std::fs::read_dir(store.root().join("tmp")).unwrap().count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
     assert_eq!(store.list().unwrap(), []);
 }
 
@@ -350,41 +257,23 @@ fn many_writers_at_once() {
                 for round in 0..8 {
                     let lease = store.lease().unwrap();
                     let id = put(store, &lease, &["shared", &format!("{n}-{round}")]);
-                    store
-                        .tag(&lease, &id, &name(&format!("img{n}:{round}")))
-                        .unwrap();
+                    store.tag(&lease, &id, &name(&format!("img{n}:{round}"))).unwrap();
                     if n == 0 {
                         gc(store, Prune::Unreferenced);
                     }
                     let image = store.image(&id).unwrap();
                     for layer in image.layers {
-                        std::io::copy(
-                            &mut store.open_layer(&layer.diff_id).unwrap(),
-                            &mut std::io::sink(),
-                        )
-                        .unwrap();
+                        std::io::copy(&mut store.open_layer(&layer.diff_id).unwrap(), &mut std::io::sink()).unwrap();
                     }
                 }
             });
         }
     });
     assert_eq!(store.list().unwrap().len(), 48);
-    let blobs = std::fs::read_dir(store.root().join("blobs/sha256"))
-        .unwrap()
-        .count();
+    let blobs = std::fs::read_dir(store.root().join("blobs/sha256")).unwrap().count();
     gc(&store, Prune::Unreferenced);
-    assert_eq!(
-        std::fs::read_dir(store.root().join("blobs/sha256"))
-            .unwrap()
-            .count(),
-        blobs
-    );
-    assert_eq!(
-        std::fs::read_dir(store.root().join("leases"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(store.root().join("blobs/sha256")).unwrap().count(), blobs);
+    assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 0);
 }
 
 /// Another process that is killed at any moment. The test runs itself with a variable that makes it the victim.
@@ -396,9 +285,7 @@ fn killed_writers_leave_a_usable_store() {
         for round in 0.. {
             let lease = store.lease().unwrap();
             let id = put(&store, &lease, &["a", &format!("{round}")]);
-            store
-                .tag(&lease, &id, &name(&format!("victim:{}", round % 3)))
-                .unwrap();
+            store.tag(&lease, &id, &name(&format!("victim:{}", round % 3))).unwrap();
             let mut half = store.blob_writer(&lease).unwrap();
             half.write_all(&[1; 5000]).unwrap();
             std::mem::forget(half);
@@ -407,10 +294,7 @@ fn killed_writers_leave_a_usable_store() {
     let (_dir, store) = store();
     for round in 0..8_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "store::tests::killed_writers_leave_a_usable_store",
-            ])
+            .args(["--exact", "store::tests::killed_writers_leave_a_usable_store"])
             .env(VICTIM, store.root())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
@@ -421,67 +305,33 @@ fn killed_writers_leave_a_usable_store() {
         child.wait().unwrap();
         let lease = store.lease().unwrap();
         let id = put(&store, &lease, &["mine", &format!("{round}")]);
-        store
-            .tag(&lease, &id, &name(&format!("mine:{round}")))
-            .unwrap();
+        store.tag(&lease, &id, &name(&format!("mine:{round}"))).unwrap();
         for summary in store.list().unwrap() {
             for layer in store.image(&summary.id).unwrap().layers {
-                std::io::copy(
-                    &mut store.open_layer(&layer.diff_id).unwrap(),
-                    &mut std::io::sink(),
-                )
-                .unwrap();
+                std::io::copy(&mut store.open_layer(&layer.diff_id).unwrap(), &mut std::io::sink()).unwrap();
             }
         }
     }
     gc(&store, Prune::Unreferenced);
     assert_eq!(
-        store
-            .list()
-            .unwrap()
-            .iter()
-            .filter(|s| s.references.iter().any(|r| r.path() == "library/mine"))
-            .count(),
+        store.list().unwrap().iter().filter(|s| s.references.iter().any(|r| r.path() == "library/mine")).count(),
         8
     );
     gc(&store, Prune::All);
-    assert_eq!(
-        std::fs::read_dir(store.root().join("blobs/sha256"))
-            .unwrap()
-            .count(),
-        0
-    );
-    assert_eq!(
-        std::fs::read_dir(store.root().join("tmp")).unwrap().count(),
-        0
-    );
-    assert_eq!(
-        std::fs::read_dir(store.root().join("leases"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(store.root().join("blobs/sha256")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 0);
 }
 
 #[test]
 fn opening_refuses_other_layouts_and_names_what_fails() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(
-        dir.path().join("oci-layout"),
-        br#"{"imageLayoutVersion":"9"}"#,
-    )
-    .unwrap();
-    assert!(matches!(
-        Store::open(dir.path()),
-        Err(StoreError::Version { .. })
-    ));
+    std::fs::write(dir.path().join("oci-layout"), br#"{"imageLayoutVersion":"9"}"#).unwrap();
+    assert!(matches!(Store::open(dir.path()), Err(StoreError::Version { .. })));
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let error = Store::open(&file).unwrap_err().to_string();
-    assert!(
-        error.starts_with("cannot create directory `") && error.contains("/file/blobs/sha256`"),
-        "{error}"
-    );
+    assert!(error.starts_with("cannot create directory `") && error.contains("/file/blobs/sha256`"), "{error}");
 }
 
 /// A real disk without room, a small tmpfs in a user namespace: the error says so and names the file, nothing half-written

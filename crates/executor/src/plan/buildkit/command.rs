@@ -175,7 +175,8 @@ mod tests {
     fn run_strings() {
         let mut variables = Variables::default();
         variables.set("A", "2");
-        let declared = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new()), ("A".to_owned(), "1".to_owned())];
+        let declared =
+            [("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new()), ("A".to_owned(), "1".to_owned())];
         let args = ["/bin/sh".to_owned(), "-c".to_owned(), "x".to_owned()];
         assert_eq!(run_command_string(&args, &declared, &variables), "|2 A=2 B= /bin/sh -c x");
         assert_eq!(summary("\n one\r\ntwo\n"), "one...");

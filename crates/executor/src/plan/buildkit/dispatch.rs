@@ -182,7 +182,8 @@ impl Draft<'_> {
                     keep_git_dir: add.keep_git_dir.unwrap_or(false),
                     unpack_remote: add.unpack.unwrap_or(false),
                 };
-                let op = self.dispatch_copy(&add.paths, MountFrom::Context, flags, &variables, state, plan).map_err(fail)?;
+                let op =
+                    self.dispatch_copy(&add.paths, MountFrom::Context, flags, &variables, state, plan).map_err(fail)?;
                 return Ok(Some((title, op)));
             }
             other => return Err(fail(format!("unsupported command type: {}", other.name()))),
@@ -199,11 +200,7 @@ impl Draft<'_> {
         }
     }
 
-    fn dispatch_arg(
-        &self,
-        declared: &[ArgVariable],
-        state: &mut State,
-    ) -> Result<(), String> {
+    fn dispatch_arg(&self, declared: &[ArgVariable], state: &mut State) -> Result<(), String> {
         let mut shown = Vec::new();
         for variable in declared {
             let value = match (self.build_args.get(&variable.key), &variable.value) {
@@ -258,8 +255,9 @@ impl Draft<'_> {
         let mut mounts = Vec::new();
         let mut masked = variables.clone();
         for (written, from) in run.mounts.iter().zip(&sources.from) {
-            let mount = Mount::parse_with(written, self.version, |word| self.lexer.process_word(word, &Lookup(&variables)))
-                .map_err(|error| fail(error.message(self.version)))?;
+            let mount =
+                Mount::parse_with(written, self.version, |word| self.lexer.process_word(word, &Lookup(&variables)))
+                    .map_err(|error| fail(error.message(self.version)))?;
             if let (MountType::Secret, Some(name)) = (mount.kind, &mount.env) {
                 masked.set(name, "****");
             }
@@ -280,7 +278,11 @@ impl Draft<'_> {
             argv: args,
             env: state.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
             proxy,
-            cwd: if state.image.working_dir().is_empty() { "/".to_owned() } else { state.image.working_dir().to_owned() },
+            cwd: if state.image.working_dir().is_empty() {
+                "/".to_owned()
+            } else {
+                state.image.working_dir().to_owned()
+            },
             user: state.image.user().to_owned(),
             mounts,
             network: run.network,

@@ -149,9 +149,8 @@ impl<'a> Draft<'a> {
             if value.is_empty() {
                 return Err(PlanError::builder(format!("empty platform value from expression {written}"), lines));
             }
-            platform = Platform::parse(&value, docker_version(self.version)).map_err(|error| {
-                PlanError::builder(format!("failed to parse platform {written}: {error}"), lines)
-            })?;
+            platform = Platform::parse(&value, docker_version(self.version))
+                .map_err(|error| PlanError::builder(format!("failed to parse platform {written}: {error}"), lines))?;
         }
         let named = source.name.as_deref().and_then(self.contexts);
         let base = match named {
@@ -261,7 +260,9 @@ impl<'a> Draft<'a> {
             StageBase::Stage(index) => Some(index),
             _ => None,
         };
-        base.into_iter().chain(stage.sources.iter().flat_map(|sources| sources.from.iter().flatten().copied())).collect()
+        base.into_iter()
+            .chain(stage.sources.iter().flat_map(|sources| sources.from.iter().flatten().copied()))
+            .collect()
     }
 
     fn check_cycles(&self) -> Result<(), PlanError> {
@@ -322,12 +323,7 @@ impl<'a> Draft<'a> {
                     PlanError::builder(format!("failed to parse stage name {name}: {error}"), lines)
                 })?
                 .or_latest();
-            wanted.push(WantedImage {
-                stage: index,
-                reference,
-                platform: stage.platform.clone(),
-                lines,
-            });
+            wanted.push(WantedImage { stage: index, reference, platform: stage.platform.clone(), lines });
         }
         Ok(wanted)
     }
@@ -384,7 +380,8 @@ impl<'a> Draft<'a> {
         let mut states: Vec<Option<State>> = Vec::new();
         for index in 0..self.stages.len() {
             let needed = reachable.contains(&StageIndex(index));
-            let (stage, state) = if needed { self.resolve(index, &states, &mut plan)? } else { (self.skipped(index), None) };
+            let (stage, state) =
+                if needed { self.resolve(index, &states, &mut plan)? } else { (self.skipped(index), None) };
             plan.stages.push(stage);
             states.push(state);
         }
@@ -466,12 +463,16 @@ impl<'a> Draft<'a> {
         let counted = |kind: &InstructionKind| {
             matches!(
                 kind,
-                InstructionKind::Add(_) | InstructionKind::Copy(_) | InstructionKind::Run(_) | InstructionKind::Workdir(_)
+                InstructionKind::Add(_)
+                    | InstructionKind::Copy(_)
+                    | InstructionKind::Run(_)
+                    | InstructionKind::Workdir(_)
             )
         };
         let own = stage.source.instructions.iter().zip(&stage.sources);
         // Every trigger counts, whatever it is.
-        let total = own.filter(|(i, sources)| sources.is_trigger || counted(&i.kind)).count() + usize::from(has_own_base);
+        let total =
+            own.filter(|(i, sources)| sources.is_trigger || counted(&i.kind)).count() + usize::from(has_own_base);
         let total = u32::try_from(total).unwrap_or(u32::MAX);
         let triggers = stage.sources.iter().filter(|sources| sources.is_trigger).count();
         let triggers = u32::try_from(triggers).unwrap_or(u32::MAX);
@@ -490,7 +491,10 @@ impl<'a> Draft<'a> {
                 position += 1;
                 let title = if sources.is_trigger { format!("ONBUILD {title}") } else { title };
                 let instruction = instruction.kind.name().to_owned();
-                steps.push(PlannedStep { label: StepLabel { instruction, title, position, positions: total, lines }, op });
+                steps.push(PlannedStep {
+                    label: StepLabel { instruction, title, position, positions: total, lines },
+                    op,
+                });
             }
         }
         let stage = &self.stages[index];

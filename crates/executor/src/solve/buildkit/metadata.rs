@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use rbuild_logfmt::event::{StepId, StepKind};
 
+use super::fail_step;
 use crate::base::BaseImage;
-use crate::plan::buildkit::{
-    StageBase, WantedImage,
-};
+use crate::plan::buildkit::{StageBase, WantedImage};
 use crate::session::Session;
 use crate::stop::Stop;
-use super::fail_step;
 
 /// The sources that `--build-context` names.
 pub(super) fn named_contexts(session: &Session<'_>) -> Result<HashMap<String, StageBase>, Stop> {
@@ -39,10 +37,8 @@ pub(super) fn load_metadata(
         asked.push((name, want, Some(session.emitter().begin(kind, &[]))));
     }
     let results: Vec<Result<Arc<BaseImage>, Stop>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = asked
-            .iter()
-            .map(|(_, want, step)| scope.spawn(move || load_one(session, want, *step)))
-            .collect();
+        let threads: Vec<_> =
+            asked.iter().map(|(_, want, step)| scope.spawn(move || load_one(session, want, *step))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Stop::Cancelled))).collect()
     });
     let mut failed = None;

@@ -12,20 +12,18 @@ use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{Fact, Failure, Item, StepId, StepKind, Version};
 use rbuild_parser::ParseOptions;
 
-use crate::solve::{Built, created, write_config};
 use crate::base::BaseImage;
 use crate::context::{Context, ContextError, Sync, SyncSnapshot, Transfer};
 use crate::emit;
 use crate::export::Exports;
 use crate::key::KeyBuilder;
-use crate::plan::buildkit::{
-    Draft, Plan,
-};
+use crate::plan::buildkit::{Draft, Plan};
 use crate::session::{Session, Unwatched};
+use crate::solve::{Built, created, write_config};
 use crate::stop::Stop;
 
-pub(in crate::solve) use solver::owner_of;
 use metadata::{load_metadata, named_contexts};
+pub(in crate::solve) use solver::owner_of;
 use solver::{Snapshot, Solver};
 
 /// The parser's rules for this build.

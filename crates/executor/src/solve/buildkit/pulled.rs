@@ -1,6 +1,5 @@
 //! A pull as BuildKit's log tells it.
 
-
 use rbuild_image::manifest::Descriptor;
 use rbuild_logfmt::event::{Item, StepId};
 

@@ -8,8 +8,8 @@ use rbuild_logfmt::event::{Fact, InstructionStep, StepId, StepKind};
 use rbuild_parser::mount::MountType;
 use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
 
-use crate::solve::copy::{self, CopySourceTree};
-use crate::solve::mounts::{self, Prepared};
+use super::pulled::Pulled;
+use super::{fail_step, transferred};
 use crate::base::BaseImage;
 use crate::context::{Context, Transfer};
 use crate::exec::{self, Command};
@@ -20,9 +20,9 @@ use crate::plan::buildkit::{
 use crate::plan::users;
 use crate::session::{PullProgress, Session, Unwatched};
 use crate::snapshot::{Change, View};
+use crate::solve::copy::{self, CopySourceTree};
+use crate::solve::mounts::{self, Prepared};
 use crate::stop::Stop;
-use super::pulled::Pulled;
-use super::{fail_step, transferred};
 
 /// The result of a stage, or of some of its steps.
 #[derive(Clone, Debug)]
@@ -315,7 +315,12 @@ impl<'s> Solver<'s> {
         let waits = match &step.op {
             Op::Run(run) => run.mounts.iter().any(|mount| matches!(mount.from, MountFrom::Stage(_))),
             Op::Copy(copy) => copy.sources.iter().any(|source| {
-                matches!(source, CopySource::Files { from: MountFrom::Stage(_), .. } | CopySource::Http { .. } | CopySource::Git { .. })
+                matches!(
+                    source,
+                    CopySource::Files { from: MountFrom::Stage(_), .. }
+                        | CopySource::Http { .. }
+                        | CopySource::Git { .. }
+                )
             }),
             Op::Mkdir { .. } => false,
         };
@@ -468,7 +473,9 @@ impl<'s> Solver<'s> {
                         .field("parents", parents.as_deref().unwrap_or_default())
                         .field("unpack", unpack.to_string());
                     let content = match from {
-                        MountFrom::Stage(stage) => self.stage_content(*stage, pattern, parents.as_deref(), &op.exclude)?,
+                        MountFrom::Stage(stage) => {
+                            self.stage_content(*stage, pattern, parents.as_deref(), &op.exclude)?
+                        }
                         _ => {
                             self.load_context()?;
                             let source = CopySourceTree::Context(self.context);

@@ -96,16 +96,25 @@ pub(in crate::solve) fn selection_hash(
     parents: Option<&str>,
     exclude: &[String],
 ) -> Result<String, Stop> {
-    let source = tree.source();
+    if let CopySourceTree::Context(context) = tree {
+        let key = KeyBuilder::new("selection").field("pattern", pattern).list("parents", parents).list("exclude", exclude);
+        return context.selection_hash(&key.finish(), || read_selection(&tree.source(), pattern, parents, exclude));
+    }
+    read_selection(&tree.source(), pattern, parents, exclude)
+}
+
+fn read_selection(
+    source: &Source<'_>,
+    pattern: &str,
+    parents: Option<&str>,
+    exclude: &[String],
+) -> Result<String, Stop> {
     let selection = Selection::new(parents, exclude)?;
     let filter = |path: &Path| selection.shown(path);
-    let paths = find(&source, pattern)?;
-    let options = HashOptions {
-        follow: true,
-        contents: true,
-        filter: if selection.is_all() { None } else { Some(&filter) },
-    };
-    let digest = rootfs::content_hash(&source, &paths, options)?;
+    let paths = find(source, pattern)?;
+    let options =
+        HashOptions { follow: true, contents: true, filter: if selection.is_all() { None } else { Some(&filter) } };
+    let digest = rootfs::content_hash(source, &paths, options)?;
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -115,9 +124,8 @@ pub(in crate::solve) fn op_hash<'t>(
     op: &CopyOp,
     tree: &dyn Fn(&MountFrom) -> Result<CopySourceTree<'t>, Stop>,
 ) -> Result<String, Stop> {
-    let mut key = KeyBuilder::new("sources")
-        .field("chmod", op.chmod.as_deref().unwrap_or_default())
-        .list("exclude", &op.exclude);
+    let mut key =
+        KeyBuilder::new("sources").field("chmod", op.chmod.as_deref().unwrap_or_default()).list("exclude", &op.exclude);
     for source in &op.sources {
         key = match source {
             CopySource::Files { from, pattern, parents, .. } => {

@@ -6,12 +6,12 @@ use rbuild_logfmt::event::Failure;
 use rbuild_sandbox::root::Root;
 
 use super::{CopySourceTree, docker_text, try_unpack};
+use crate::download::NamedDownload;
 use crate::plan::buildkit::is_http;
 use crate::plan::go;
 use crate::plan::legacy::CopyAction;
 use crate::plan::users::{self, ChownError};
 use crate::rootfs::{self, RootfsError, Sums};
-use crate::download::NamedDownload;
 use crate::session::Session;
 use crate::snapshot::Change;
 use crate::solve::instruction_failed;
@@ -72,9 +72,8 @@ pub(in crate::solve) fn prepare(
             continue;
         }
         let is_context = copy.from.is_none();
-        let path = source_path(written).ok_or_else(|| {
-            failed(copy, format!("forbidden path outside the build context: {written} ()"), None)
-        })?;
+        let path = source_path(written)
+            .ok_or_else(|| failed(copy, format!("forbidden path outside the build context: {written} ()"), None))?;
         if rootfs::has_wildcards(&path) {
             for found in rootfs::legacy_matches(&source, &path)? {
                 hashes.push(hash_of(&source, sums, &found, is_context, copy)?);

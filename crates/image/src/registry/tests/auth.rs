@@ -8,18 +8,11 @@ use super::*;
 
 fn with_credential(credential: Credential) -> Registry {
     let source = move |_: &str| Ok::<_, CredentialError>(Some(credential.clone()));
-    Registry::new(RegistryOptions {
-        credentials: Some(Arc::new(source)),
-        ..options()
-    })
-    .unwrap()
+    Registry::new(RegistryOptions { credentials: Some(Arc::new(source)), ..options() }).unwrap()
 }
 
 fn password(password: &str) -> Credential {
-    Credential::Password {
-        username: "me".to_owned(),
-        password: Secret::new(password),
-    }
+    Credential::Password { username: "me".to_owned(), password: Secret::new(password) }
 }
 
 /// A registry that wants tokens of its own `/token`. `grant` makes the answer of the token server; a token is valid for
@@ -31,21 +24,13 @@ fn token_registry(grant: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Ar
         if asked.path() == "/token" {
             return Some(grant(asked));
         }
-        let token = asked
-            .header("authorization")
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .unwrap_or_default();
+        let token = asked.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         if token.starts_with("good") {
             return None;
         }
         let host = host.lock().unwrap();
-        let error = if token.is_empty() {
-            ""
-        } else {
-            r#",error="invalid_token""#
-        };
-        let challenge =
-            format!(r#"Bearer realm="http://{host}/token",service="the.registry"{error}"#);
+        let error = if token.is_empty() { "" } else { r#",error="invalid_token""# };
+        let challenge = format!(r#"Bearer realm="http://{host}/token",service="the.registry"{error}"#);
         let reply = Reply::error(401, "UNAUTHORIZED", "authentication required");
         Some(reply.header("WWW-Authenticate", challenge))
     });
@@ -65,17 +50,11 @@ fn a_token_is_fetched_once_and_used_for_all() {
         for _ in 0..4 {
             scope.spawn(|| {
                 let layer = &found.image().layers[0];
-                registry
-                    .fetch_blob(&reference, layer, &mut Vec::new(), &mut |_| {}, &GO_ON)
-                    .unwrap();
+                registry.fetch_blob(&reference, layer, &mut Vec::new(), &mut |_| {}, &GO_ON).unwrap();
             });
         }
     });
-    let tokens: Vec<_> = fake
-        .asked()
-        .into_iter()
-        .filter(|asked| asked.path() == "/token")
-        .collect();
+    let tokens: Vec<_> = fake.asked().into_iter().filter(|asked| asked.path() == "/token").collect();
     assert_eq!(tokens.len(), 1);
     assert_eq!(tokens[0].query("scope"), ["repository:team/a:pull"]);
     assert_eq!(tokens[0].query("service"), ["the.registry"]);
@@ -83,9 +62,7 @@ fn a_token_is_fetched_once_and_used_for_all() {
     // Another repository needs another token, but no more refusals.
     fake.put_image("b", "latest", ("linux", "amd64"), b"b");
     let before = fake.asked().len();
-    registry
-        .resolve(&name(&fake, "b"), &amd64(), &GO_ON)
-        .unwrap();
+    registry.resolve(&name(&fake, "b"), &amd64(), &GO_ON).unwrap();
     assert_eq!(fake.asked().len(), before + 3);
 }
 
@@ -96,30 +73,18 @@ fn a_token_that_ran_out_is_renewed() {
         // The first one is refused from the beginning, the second one does not live long.
         let n = count.fetch_add(1, Ordering::Relaxed);
         let (token, life) = [("bad", 300.0), ("good-1", 0.05), ("good-2", 300.0)][n.min(2)];
-        Reply::new(200).body(format!(
-            r#"{{"access_token":"{token}","expires_in":{life}}}"#
-        ))
+        Reply::new(200).body(format!(r#"{{"access_token":"{token}","expires_in":{life}}}"#))
     });
     fake.put_image("a", "latest", ("linux", "amd64"), b"x");
     let registry = client();
     let error = registry.manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
-    assert_eq!(
-        error.refusal().unwrap().challenge_error.as_deref(),
-        Some("invalid_token")
-    );
+    assert_eq!(error.refusal().unwrap().challenge_error.as_deref(), Some("invalid_token"));
     registry.manifest(&name(&fake, "a"), &GO_ON).unwrap();
     std::thread::sleep(Duration::from_millis(60));
     registry.manifest(&name(&fake, "a"), &GO_ON).unwrap();
-    let used: Vec<_> = fake
-        .asked()
-        .iter()
-        .filter_map(|a| a.header("authorization").map(str::to_owned))
-        .collect();
-    assert_eq!(
-        used,
-        ["Bearer bad", "Bearer bad", "Bearer good-1", "Bearer good-2"]
-    );
+    let used: Vec<_> = fake.asked().iter().filter_map(|a| a.header("authorization").map(str::to_owned)).collect();
+    assert_eq!(used, ["Bearer bad", "Bearer bad", "Bearer good-1", "Bearer good-2"]);
 }
 
 #[test]
@@ -130,34 +95,20 @@ fn a_password_goes_to_the_token_server_only() {
         _ => Reply::new(401).body(r#"{"details":"incorrect username or password"}"#),
     });
     fake.put_image("a", "latest", ("linux", "amd64"), b"x");
-    with_credential(password("secret"))
-        .resolve(&name(&fake, "a"), &amd64(), &GO_ON)
-        .unwrap();
+    with_credential(password("secret")).resolve(&name(&fake, "a"), &amd64(), &GO_ON).unwrap();
     let with_basic: Vec<_> = fake
         .all_asked()
         .iter()
-        .filter(|asked| {
-            asked
-                .header("authorization")
-                .is_some_and(|value| value.starts_with("Basic"))
-        })
+        .filter(|asked| asked.header("authorization").is_some_and(|value| value.starts_with("Basic")))
         .map(|asked| (asked.path().to_owned(), asked.query("account")))
         .collect();
     assert_eq!(with_basic, [("/token".to_owned(), vec!["me".to_owned()])]);
-    let error = with_credential(password("wrong"))
-        .manifest(&name(&fake, "a"), &GO_ON)
-        .unwrap_err();
+    let error = with_credential(password("wrong")).manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
     let refusal = error.refusal().unwrap();
-    assert_eq!(
-        (refusal.by, refusal.status, refusal.authenticated),
-        (Refuser::TokenServer, 401, true)
-    );
+    assert_eq!((refusal.by, refusal.status, refusal.authenticated), (Refuser::TokenServer, 401, true));
     assert_eq!(refusal.errors[0].message, "incorrect username or password");
     let shown = format!("{error} {error:?} {:?}", with_credential(password("wrong")));
-    assert!(
-        !shown.contains("wrong") && !shown.contains("bWU6"),
-        "{shown}"
-    );
+    assert!(!shown.contains("wrong") && !shown.contains("bWU6"), "{shown}");
 }
 
 #[test]
@@ -165,25 +116,14 @@ fn an_identity_token_is_exchanged() {
     let fake = token_registry(|asked| {
         let form = String::from_utf8(asked.body.clone()).unwrap();
         assert_eq!(asked.method, "POST");
-        assert_eq!(
-            asked.header("content-type"),
-            Some("application/x-www-form-urlencoded")
-        );
-        assert!(
-            form.contains("grant_type=refresh_token&service=the.registry&client_id=rbuild"),
-            "{form}"
-        );
-        assert!(
-            form.contains("refresh_token=i%2Bd%26t&scope=repository%3Aa%3Apull"),
-            "{form}"
-        );
+        assert_eq!(asked.header("content-type"), Some("application/x-www-form-urlencoded"));
+        assert!(form.contains("grant_type=refresh_token&service=the.registry&client_id=rbuild"), "{form}");
+        assert!(form.contains("refresh_token=i%2Bd%26t&scope=repository%3Aa%3Apull"), "{form}");
         Reply::new(200).body(r#"{"access_token":"good"}"#)
     });
     fake.put_image("a", "latest", ("linux", "amd64"), b"x");
     let registry = with_credential(Credential::IdentityToken(Secret::new("i+d&t")));
-    registry
-        .resolve(&name(&fake, "a"), &amd64(), &GO_ON)
-        .unwrap();
+    registry.resolve(&name(&fake, "a"), &amd64(), &GO_ON).unwrap();
     assert_eq!(fake.count("POST", "/token"), 1);
 }
 
@@ -200,23 +140,12 @@ fn basic_authentication() {
     let reference = name(&fake, "a");
     let registry = with_credential(password("secret"));
     registry.resolve(&reference, &amd64(), &GO_ON).unwrap();
-    assert_eq!(
-        fake.asked()
-            .iter()
-            .filter(|asked| asked.header("authorization").is_none())
-            .count(),
-        1
-    );
-    let error = with_credential(password("wrong"))
-        .manifest(&reference, &GO_ON)
-        .unwrap_err();
+    assert_eq!(fake.asked().iter().filter(|asked| asked.header("authorization").is_none()).count(), 1);
+    let error = with_credential(password("wrong")).manifest(&reference, &GO_ON).unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
     assert!(error.refusal().unwrap().authenticated);
     let error = client().manifest(&reference, &GO_ON).unwrap_err();
-    assert!(
-        matches!(error, RegistryError::NoCredentials { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, RegistryError::NoCredentials { .. }), "{error}");
     assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
 }
 
@@ -250,32 +179,15 @@ fn broken_token_servers_are_told() {
     ] {
         let fake = token_registry(move |_| answer.clone());
         let error = client().manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
-        assert!(
-            matches!(
-                error.kind(),
-                RegistryErrorKind::Protocol | RegistryErrorKind::Server(503)
-            ),
-            "{error}"
-        );
+        assert!(matches!(error.kind(), RegistryErrorKind::Protocol | RegistryErrorKind::Server(503)), "{error}");
         assert_eq!(fake.count("GET", "/token"), attempts, "{error}");
     }
-    for challenge in [
-        "Bearer",
-        "Bearer realm=\"\"",
-        "Bearer realm=\"ftp://x\"",
-        "Bearer realm=\"data:x\"",
-    ] {
+    for challenge in ["Bearer", "Bearer realm=\"\"", "Bearer realm=\"ftp://x\"", "Bearer realm=\"data:x\""] {
         let fake = Fake::start(move |asked| {
             (asked.path() != "/v2/").then(|| Reply::new(401).header("WWW-Authenticate", challenge))
         });
         let error = client().manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
-        assert!(
-            matches!(
-                error.kind(),
-                RegistryErrorKind::Protocol | RegistryErrorKind::Unauthorized
-            ),
-            "{error}"
-        );
+        assert!(matches!(error.kind(), RegistryErrorKind::Protocol | RegistryErrorKind::Unauthorized), "{error}");
         assert!(fake.asked().len() < 5);
     }
 }
@@ -286,13 +198,8 @@ fn secrets_do_not_go_out_in_clear_text() {
         let challenge = r#"Bearer realm="http://auth.example/token",service="s""#;
         (asked.path() != "/v2/").then(|| Reply::new(401).header("WWW-Authenticate", challenge))
     });
-    let error = with_credential(password("secret"))
-        .manifest(&name(&fake, "a"), &GO_ON)
-        .unwrap_err();
-    assert!(
-        matches!(error, RegistryError::PlainTextSecret { .. }),
-        "{error}"
-    );
+    let error = with_credential(password("secret")).manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
+    assert!(matches!(error, RegistryError::PlainTextSecret { .. }), "{error}");
 }
 
 #[test]
@@ -305,51 +212,25 @@ fn login_proves_a_password_and_brings_an_identity_token() {
         _ => Reply::error(401, "UNAUTHORIZED", "incorrect username or password"),
     });
     let registry = client();
-    let token = registry
-        .login(&fake.host(), &password("secret"), &GO_ON)
-        .unwrap();
+    let token = registry.login(&fake.host(), &password("secret"), &GO_ON).unwrap();
     assert_eq!(token, Some(Secret::new("idt")));
-    let error = registry
-        .login(&fake.host(), &password("wrong"), &GO_ON)
-        .unwrap_err();
+    let error = registry.login(&fake.host(), &password("wrong"), &GO_ON).unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
-    assert_eq!(
-        registry.server_of(&"busybox".parse().unwrap()).unwrap(),
-        DOCKER_HUB_SERVER
-    );
+    assert_eq!(registry.server_of(&"busybox".parse().unwrap()).unwrap(), DOCKER_HUB_SERVER);
 }
 
 #[test]
 fn a_failing_credential_source_is_an_error() {
     let fake = Fake::start(|_| Some(Reply::new(401).header("WWW-Authenticate", "Basic realm=x")));
     let missing = DockerConfig::new("/nonexistent/config.json");
-    let broken = |_: &str| {
-        Err(CredentialError::Helper {
-            program: "p".into(),
-            action: "get",
-            message: "locked".into(),
-        })
-    };
+    let broken =
+        |_: &str| Err(CredentialError::Helper { program: "p".into(), action: "get", message: "locked".into() });
     let reference = name(&fake, "a");
     let with = |source: Arc<dyn CredentialSource>| {
-        Registry::new(RegistryOptions {
-            credentials: Some(source),
-            ..options()
-        })
-        .unwrap()
+        Registry::new(RegistryOptions { credentials: Some(source), ..options() }).unwrap()
     };
-    let error = with(Arc::new(missing))
-        .manifest(&reference, &GO_ON)
-        .unwrap_err();
-    assert!(
-        matches!(error, RegistryError::NoCredentials { .. }),
-        "{error}"
-    );
-    let error = with(Arc::new(broken))
-        .manifest(&reference, &GO_ON)
-        .unwrap_err();
-    assert!(
-        matches!(error, RegistryError::Credentials { .. }),
-        "{error}"
-    );
+    let error = with(Arc::new(missing)).manifest(&reference, &GO_ON).unwrap_err();
+    assert!(matches!(error, RegistryError::NoCredentials { .. }), "{error}");
+    let error = with(Arc::new(broken)).manifest(&reference, &GO_ON).unwrap_err();
+    assert!(matches!(error, RegistryError::Credentials { .. }), "{error}");
 }

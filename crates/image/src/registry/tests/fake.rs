@@ -31,10 +31,7 @@ impl Asked {
 
     pub(super) fn query(&self, name: &str) -> Vec<String> {
         let url = reqwest::Url::parse(&format!("http://h{}", self.target)).unwrap();
-        url.query_pairs()
-            .filter(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
-            .collect()
+        url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
@@ -58,10 +55,7 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(status: u16) -> Reply {
-        Reply {
-            status,
-            ..Reply::default()
-        }
+        Reply { status, ..Reply::default() }
     }
 
     pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Reply {
@@ -76,9 +70,7 @@ impl Reply {
 
     pub(super) fn error(status: u16, code: &str, message: &str) -> Reply {
         let body = json!({"errors": [{"code": code, "message": message, "detail": {"x": 1}}]});
-        Reply::new(status)
-            .header("Content-Type", "application/json")
-            .body(body.to_string())
+        Reply::new(status).header("Content-Type", "application/json").body(body.to_string())
     }
 }
 
@@ -112,9 +104,7 @@ pub(super) struct Image {
 }
 
 impl Fake {
-    pub(super) fn start(
-        hook: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
-    ) -> Arc<Fake> {
+    pub(super) fn start(hook: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Arc<Fake> {
         Fake::start_with(None, hook)
     }
 
@@ -151,13 +141,7 @@ impl Fake {
 
     /// Every request but the first look at `/v2/`.
     pub(super) fn asked(&self) -> Vec<Asked> {
-        self.asked
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|asked| asked.path() != "/v2/")
-            .cloned()
-            .collect()
+        self.asked.lock().unwrap().iter().filter(|asked| asked.path() != "/v2/").cloned().collect()
     }
 
     pub(super) fn all_asked(&self) -> Vec<Asked> {
@@ -165,49 +149,28 @@ impl Fake {
     }
 
     pub(super) fn count(&self, method: &str, part: &str) -> usize {
-        self.asked()
-            .iter()
-            .filter(|asked| asked.method == method && asked.target.contains(part))
-            .count()
+        self.asked().iter().filter(|asked| asked.method == method && asked.target.contains(part)).count()
     }
 
     pub(super) fn put_blob(&self, repository: &str, bytes: &[u8]) -> Digest {
         let digest = Digest::of(bytes);
         let key = (repository.to_owned(), digest.to_string());
-        self.stored
-            .lock()
-            .unwrap()
-            .blobs
-            .insert(key, bytes.to_vec());
+        self.stored.lock().unwrap().blobs.insert(key, bytes.to_vec());
         digest
     }
 
-    pub(super) fn put_manifest(
-        &self,
-        repository: &str,
-        tag: &str,
-        media_type: &str,
-        bytes: &[u8],
-    ) -> Digest {
+    pub(super) fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) -> Digest {
         let digest = Digest::of(bytes);
         let mut stored = self.stored.lock().unwrap();
         for version in [tag.to_owned(), digest.to_string()] {
             let value = (media_type.to_owned(), bytes.to_vec());
-            stored
-                .manifests
-                .insert((repository.to_owned(), version), value);
+            stored.manifests.insert((repository.to_owned(), version), value);
         }
         digest
     }
 
     /// Puts an image of one layer into a repository.
-    pub(super) fn put_image(
-        &self,
-        repository: &str,
-        tag: &str,
-        platform: (&str, &str),
-        layer: &[u8],
-    ) -> Image {
+    pub(super) fn put_image(&self, repository: &str, tag: &str, platform: (&str, &str), layer: &[u8]) -> Image {
         let diff_id = Digest::of(layer);
         let config = json!({"architecture": platform.1, "os": platform.0, "config": {},
             "rootfs": {"type": "layers", "diff_ids": [diff_id]}, "history": []});
@@ -217,24 +180,14 @@ impl Fake {
         let manifest = json!({"schemaVersion": 2, "mediaType": media_type::DOCKER_MANIFEST,
             "config": {"mediaType": media_type::DOCKER_CONFIG, "size": config_bytes.len(), "digest": config},
             "layers": [{"mediaType": media_type::DOCKER_LAYER_GZIP, "size": layer.len(), "digest": layer_digest}]});
-        let manifest = self.put_manifest(
-            repository,
-            tag,
-            media_type::DOCKER_MANIFEST,
-            manifest.to_string().as_bytes(),
-        );
-        Image {
-            manifest,
-            config,
-            layer: layer_digest,
-        }
+        let manifest = self.put_manifest(repository, tag, media_type::DOCKER_MANIFEST, manifest.to_string().as_bytes());
+        Image { manifest, config, layer: layer_digest }
     }
 
     fn accept(&self, stream: TcpStream) -> io::Result<()> {
         match &self.tls {
             Some(config) => {
-                let connection =
-                    rustls::ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                let connection = rustls::ServerConnection::new(config.clone()).map_err(io::Error::other)?;
                 self.serve(rustls::StreamOwned::new(connection, stream))
             }
             None => {
@@ -242,9 +195,7 @@ impl Fake {
                 if stream.peek(&mut first)? == 1 && first[0] == 0x16 {
                     // As Go's server answers a TLS handshake on a plain port.
                     let mut stream = stream;
-                    return stream.write_all(
-                        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request.\n",
-                    );
+                    return stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request.\n");
                 }
                 self.serve(stream)
             }
@@ -277,13 +228,8 @@ impl Fake {
             let key = (repository.to_owned(), version.to_owned());
             if asked.method == "PUT" {
                 let digest = Digest::of(&asked.body);
-                let value = (
-                    asked.header("content-type").unwrap().to_owned(),
-                    asked.body.clone(),
-                );
-                stored
-                    .manifests
-                    .insert((repository.to_owned(), digest.to_string()), value.clone());
+                let value = (asked.header("content-type").unwrap().to_owned(), asked.body.clone());
+                stored.manifests.insert((repository.to_owned(), digest.to_string()), value.clone());
                 stored.manifests.insert(key, value);
                 return Reply::new(201).header("Docker-Content-Digest", digest);
             }
@@ -301,21 +247,13 @@ impl Fake {
         let Some((repository, digest)) = rest.split_once("/blobs/") else {
             return Reply::new(404);
         };
-        let Some(blob) = stored
-            .blobs
-            .get(&(repository.to_owned(), digest.to_owned()))
-        else {
+        let Some(blob) = stored.blobs.get(&(repository.to_owned(), digest.to_owned())) else {
             return Reply::error(404, "BLOB_UNKNOWN", "blob unknown to registry");
         };
-        let start = asked
-            .header("range")
-            .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let start = asked.header("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
         match start {
             Some(start) if start < blob.len() => Reply::new(206)
-                .header(
-                    "Content-Range",
-                    format!("bytes {start}-{}/{}", blob.len() - 1, blob.len()),
-                )
+                .header("Content-Range", format!("bytes {start}-{}/{}", blob.len() - 1, blob.len()))
                 .body(&blob[start..]),
             Some(_) => Reply::new(416),
             None => Reply::new(200).body(blob.clone()),
@@ -329,9 +267,7 @@ impl Fake {
                 if let ([digest], [from]) = (&asked.query("mount")[..], &asked.query("from")[..])
                     && let Some(blob) = stored.blobs.get(&(from.clone(), digest.clone())).cloned()
                 {
-                    stored
-                        .blobs
-                        .insert((repository.to_owned(), digest.clone()), blob);
+                    stored.blobs.insert((repository.to_owned(), digest.clone()), blob);
                     return Reply::new(201);
                 }
                 let id = format!("u{}", self.uploads.fetch_add(1, Ordering::Relaxed));
@@ -345,29 +281,17 @@ impl Fake {
                     return Reply::new(416);
                 }
                 content.extend_from_slice(&asked.body);
-                Reply::new(202)
-                    .header("Location", location(upload))
-                    .header("Range", format!("0-{}", content.len() - 1))
+                Reply::new(202).header("Location", location(upload)).header("Range", format!("0-{}", content.len() - 1))
             }
             "PUT" => {
-                assert_eq!(
-                    asked.query("_state"),
-                    ["opaque"],
-                    "the state of the upload was lost"
-                );
+                assert_eq!(asked.query("_state"), ["opaque"], "the state of the upload was lost");
                 let mut content = stored.uploads.remove(upload).unwrap();
                 content.extend_from_slice(&asked.body);
                 let digest = Digest::of(&content);
                 if asked.query("digest") != [digest.to_string()] {
-                    return Reply::error(
-                        400,
-                        "DIGEST_INVALID",
-                        "provided digest did not match uploaded content",
-                    );
+                    return Reply::error(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
                 }
-                stored
-                    .blobs
-                    .insert((repository.to_owned(), digest.to_string()), content);
+                stored.blobs.insert((repository.to_owned(), digest.to_string()), content);
                 Reply::new(201)
             }
             _ => Reply::new(405),
@@ -381,10 +305,7 @@ fn read_request(stream: &mut impl BufRead) -> io::Result<Option<Asked>> {
         return Ok(None);
     }
     let mut words = line.split_whitespace();
-    let (method, target) = (
-        words.next().unwrap_or_default().to_owned(),
-        words.next().unwrap_or_default().to_owned(),
-    );
+    let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
     let mut headers = HashMap::new();
     loop {
         let mut line = String::new();
@@ -395,18 +316,10 @@ fn read_request(stream: &mut impl BufRead) -> io::Result<Option<Asked>> {
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
     }
-    let length = headers
-        .get("content-length")
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0);
+    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
-    Ok(Some(Asked {
-        method,
-        target,
-        headers,
-        body,
-    }))
+    Ok(Some(Asked { method, target, headers, body }))
 }
 
 /// Returns whether the connection may go on.
@@ -415,10 +328,7 @@ fn write_reply(stream: &mut impl Write, asked: &Asked, reply: &Reply) -> io::Res
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    let declared = reply
-        .headers
-        .iter()
-        .any(|(name, _)| name == "Content-Length");
+    let declared = reply.headers.iter().any(|(name, _)| name == "Content-Length");
     match reply.chunked {
         true => head.push_str("Transfer-Encoding: chunked\r\n"),
         false if !declared => head.push_str(&format!("Content-Length: {}\r\n", reply.body.len())),
@@ -467,9 +377,7 @@ pub(super) fn start_proxy(target: SocketAddr) -> (String, Arc<Mutex<Vec<String>>
                 let Some(asked) = read_request(&mut client)? else {
                     return Ok(());
                 };
-                seen.lock()
-                    .unwrap()
-                    .push(format!("{} {}", asked.method, asked.target));
+                seen.lock().unwrap().push(format!("{} {}", asked.method, asked.target));
                 let mut server = TcpStream::connect(target)?;
                 let mut client = client.into_inner();
                 client.write_all(b"HTTP/1.1 200 ok\r\n\r\n")?;

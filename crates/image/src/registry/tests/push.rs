@@ -27,32 +27,17 @@ fn push(
             last = current;
         }
     };
-    let pushed = registry.push_blob(
-        &name(fake, "team/a"),
-        &descriptor,
-        &mut source,
-        from,
-        &mut on_event,
-        &GO_ON,
-    )?;
+    let pushed = registry.push_blob(&name(fake, "team/a"), &descriptor, &mut source, from, &mut on_event, &GO_ON)?;
     Ok((pushed, last, opened))
 }
 
 fn stored(fake: &Fake, repository: &str, blob: &[u8]) -> bool {
     let key = (repository.to_owned(), Digest::of(blob).to_string());
-    fake.stored
-        .lock()
-        .unwrap()
-        .blobs
-        .get(&key)
-        .is_some_and(|bytes| bytes == blob)
+    fake.stored.lock().unwrap().blobs.get(&key).is_some_and(|bytes| bytes == blob)
 }
 
 fn methods(fake: &Fake) -> Vec<String> {
-    fake.asked()
-        .iter()
-        .map(|asked| asked.method.clone())
-        .collect()
+    fake.asked().iter().map(|asked| asked.method.clone()).collect()
 }
 
 #[test]
@@ -60,31 +45,14 @@ fn a_blob_goes_up_once() {
     let fake = Fake::start(|_| None);
     let blob = noise(2_000_000);
     let registry = client();
-    assert_eq!(
-        push(&registry, &fake, &blob, None).unwrap(),
-        (Pushed::Uploaded, 2_000_000, 1)
-    );
+    assert_eq!(push(&registry, &fake, &blob, None).unwrap(), (Pushed::Uploaded, 2_000_000, 1));
     assert!(stored(&fake, "team/a", &blob));
     assert_eq!(methods(&fake), ["HEAD", "POST", "PUT"]);
     assert_eq!(fake.asked()[2].header("content-length"), Some("2000000"));
-    assert_eq!(
-        push(&registry, &fake, &blob, None).unwrap(),
-        (Pushed::Existed, 0, 0)
-    );
-    assert!(
-        registry
-            .has_blob(&name(&fake, "team/a"), &Digest::of(&blob), &GO_ON)
-            .unwrap()
-    );
-    assert!(
-        !registry
-            .has_blob(&name(&fake, "team/b"), &Digest::of(&blob), &GO_ON)
-            .unwrap()
-    );
-    assert_eq!(
-        push(&registry, &fake, b"", None).unwrap().0,
-        Pushed::Uploaded
-    );
+    assert_eq!(push(&registry, &fake, &blob, None).unwrap(), (Pushed::Existed, 0, 0));
+    assert!(registry.has_blob(&name(&fake, "team/a"), &Digest::of(&blob), &GO_ON).unwrap());
+    assert!(!registry.has_blob(&name(&fake, "team/b"), &Digest::of(&blob), &GO_ON).unwrap());
+    assert_eq!(push(&registry, &fake, b"", None).unwrap().0, Pushed::Uploaded);
 }
 
 #[test]
@@ -93,30 +61,14 @@ fn a_blob_is_mounted_from_another_repository_if_it_can_be() {
     let blob = noise(1000);
     fake.put_blob("library/base", &blob);
     let registry = client();
-    assert_eq!(
-        push(&registry, &fake, &blob, Some("library/base"))
-            .unwrap()
-            .0,
-        Pushed::Mounted
-    );
+    assert_eq!(push(&registry, &fake, &blob, Some("library/base")).unwrap().0, Pushed::Mounted);
     assert!(stored(&fake, "team/a", &blob));
     let other = noise(1001);
-    assert_eq!(
-        push(&registry, &fake, &other, Some("library/base"))
-            .unwrap()
-            .0,
-        Pushed::Uploaded
-    );
+    assert_eq!(push(&registry, &fake, &other, Some("library/base")).unwrap().0, Pushed::Uploaded);
     // A registry that does not let us read from there.
-    let fake = Fake::start(|asked| {
-        (!asked.query("mount").is_empty()).then(|| Reply::error(403, "DENIED", "not yours"))
-    });
-    assert_eq!(
-        push(&client(), &fake, &blob, Some("library/base"))
-            .unwrap()
-            .0,
-        Pushed::Uploaded
-    );
+    let fake =
+        Fake::start(|asked| (!asked.query("mount").is_empty()).then(|| Reply::error(403, "DENIED", "not yours")));
+    assert_eq!(push(&client(), &fake, &blob, Some("library/base")).unwrap().0, Pushed::Uploaded);
     assert!(stored(&fake, "team/a", &blob));
 }
 
@@ -130,24 +82,14 @@ fn an_upload_goes_where_the_registry_says() {
         }
         (asked.method == "POST").then(|| Reply::new(202).header("Location", &target))
     });
-    let credential = Credential::Password {
-        username: "me".into(),
-        password: Secret::new("pw"),
-    };
+    let credential = Credential::Password { username: "me".into(), password: Secret::new("pw") };
     let source = move |_: &str| Ok::<_, CredentialError>(Some(credential.clone()));
-    let registry = Registry::new(RegistryOptions {
-        credentials: Some(Arc::new(source)),
-        ..options()
-    })
-    .unwrap();
+    let registry = Registry::new(RegistryOptions { credentials: Some(Arc::new(source)), ..options() }).unwrap();
     let blob = noise(100);
     push(&registry, &fake, &blob, None).unwrap();
     let put = &storage.asked()[0];
     assert_eq!((put.header("authorization"), &put.body), (None, &blob));
-    assert_eq!(
-        (put.query("sig"), put.query("digest")),
-        (vec!["hush".into()], vec![Digest::of(&blob).to_string()])
-    );
+    assert_eq!((put.query("sig"), put.query("digest")), (vec!["hush".into()], vec![Digest::of(&blob).to_string()]));
     // Relative to the request, and missing.
     let fake = Fake::start(|asked| match (asked.method.as_str(), asked.path()) {
         ("POST", _) => Some(Reply::new(202).header("Location", "here")),
@@ -156,10 +98,7 @@ fn an_upload_goes_where_the_registry_says() {
     });
     push(&client(), &fake, &blob, None).unwrap();
     let fake = Fake::start(|asked| (asked.method == "POST").then(|| Reply::new(202)));
-    assert_eq!(
-        push(&client(), &fake, &blob, None).unwrap_err().kind(),
-        RegistryErrorKind::Protocol
-    );
+    assert_eq!(push(&client(), &fake, &blob, None).unwrap_err().kind(), RegistryErrorKind::Protocol);
 }
 
 #[test]
@@ -170,38 +109,24 @@ fn a_failed_upload_begins_anew() {
         failing.then(|| Reply::new(502))
     });
     let blob = noise(500_000);
-    assert_eq!(
-        push(&client(), &fake, &blob, None).unwrap(),
-        (Pushed::Uploaded, 500_000, 3)
-    );
+    assert_eq!(push(&client(), &fake, &blob, None).unwrap(), (Pushed::Uploaded, 500_000, 3));
     assert!(stored(&fake, "team/a", &blob));
-    let fake = Fake::start(|asked| {
-        (asked.method == "PUT").then(|| Reply::error(400, "DIGEST_INVALID", "no"))
-    });
+    let fake = Fake::start(|asked| (asked.method == "PUT").then(|| Reply::error(400, "DIGEST_INVALID", "no")));
     let error = push(&client(), &fake, &blob, None).unwrap_err();
-    assert_eq!(
-        (error.kind(), error.refusal().unwrap().about),
-        (RegistryErrorKind::Client(400), Subject::Upload)
-    );
+    assert_eq!((error.kind(), error.refusal().unwrap().about), (RegistryErrorKind::Client(400), Subject::Upload));
     assert_eq!(fake.count("PUT", ""), 1);
 }
 
 #[test]
 fn a_registry_that_wants_pieces_gets_them() {
     let fake = Fake::start(|asked| {
-        (asked.method == "PUT" && asked.body.len() > 20 << 20)
-            .then(|| Reply::new(413).body("too large"))
+        (asked.method == "PUT" && asked.body.len() > 20 << 20).then(|| Reply::new(413).body("too large"))
     });
     let blob = vec![7; 40 << 20];
     let (pushed, last, opened) = push(&client(), &fake, &blob, None).unwrap();
     assert_eq!((pushed, last, opened), (Pushed::Uploaded, 40 << 20, 2));
     assert!(stored(&fake, "team/a", &blob));
-    let sizes: Vec<_> = fake
-        .asked()
-        .iter()
-        .filter(|a| a.method == "PATCH")
-        .map(|a| a.body.len() >> 20)
-        .collect();
+    let sizes: Vec<_> = fake.asked().iter().filter(|a| a.method == "PATCH").map(|a| a.body.len() >> 20).collect();
     assert_eq!(sizes, [16, 16, 8]);
 }
 
@@ -227,10 +152,7 @@ fn a_refusal_that_comes_before_the_end_of_the_upload_is_heard() {
                         b"POST" => "202 go\r\nLocation: /up\r\n",
                         _ => "403 no\r\nConnection: close\r\n",
                     };
-                    write!(
-                        stream.get_mut(),
-                        "HTTP/1.1 {reply}Content-Length: 0\r\n\r\n"
-                    )?;
+                    write!(stream.get_mut(), "HTTP/1.1 {reply}Content-Length: 0\r\n\r\n")?;
                     if head.starts_with(b"PUT") {
                         // Read on for a while, as servers do, so that the answer is not lost.
                         stream.take(1 << 20).read_to_end(&mut Vec::new())?;
@@ -244,16 +166,7 @@ fn a_refusal_that_comes_before_the_end_of_the_upload_is_heard() {
     let descriptor = Descriptor::of(media_type::OCI_LAYER, &blob);
     let reference = format!("{host}/a").parse().unwrap();
     let mut source = || Ok(Box::new(&blob[..]) as Box<dyn Read>);
-    let error = client()
-        .push_blob(
-            &reference,
-            &descriptor,
-            &mut source,
-            None,
-            &mut |_| {},
-            &GO_ON,
-        )
-        .unwrap_err();
+    let error = client().push_blob(&reference, &descriptor, &mut source, None, &mut |_| {}, &GO_ON).unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::Denied, "{error}");
 }
 
@@ -270,18 +183,11 @@ fn a_token_that_runs_out_during_uploads_is_renewed() {
             None => true,
             Some(value) => asked.method == "PUT" && value == "Bearer t0",
         };
-        let challenge = format!(
-            r#"Bearer realm="http://{}/token""#,
-            asked.header("host").unwrap()
-        );
-        (bad && asked.path() != "/v2/")
-            .then(|| Reply::new(401).header("WWW-Authenticate", challenge))
+        let challenge = format!(r#"Bearer realm="http://{}/token""#, asked.header("host").unwrap());
+        (bad && asked.path() != "/v2/").then(|| Reply::new(401).header("WWW-Authenticate", challenge))
     });
     let blob = noise(70_000);
-    assert_eq!(
-        push(&client(), &fake, &blob, None).unwrap().0,
-        Pushed::Uploaded
-    );
+    assert_eq!(push(&client(), &fake, &blob, None).unwrap().0, Pushed::Uploaded);
     assert!(stored(&fake, "team/a", &blob));
 }
 
@@ -291,28 +197,10 @@ fn a_source_that_fails_or_is_short_ends_the_upload() {
     let descriptor = Descriptor::of(media_type::OCI_LAYER, &noise(500_000));
     let reference = name(&fake, "team/a");
     let mut short = || Ok(Box::new(io::repeat(1).take(499_999)) as Box<dyn Read>);
-    let error = client()
-        .push_blob(
-            &reference,
-            &descriptor,
-            &mut short,
-            None,
-            &mut |_| {},
-            &GO_ON,
-        )
-        .unwrap_err();
+    let error = client().push_blob(&reference, &descriptor, &mut short, None, &mut |_| {}, &GO_ON).unwrap_err();
     assert!(matches!(error, RegistryError::Source { .. }), "{error}");
     let mut absent = || Err(io::Error::from(io::ErrorKind::NotFound));
-    let error = client()
-        .push_blob(
-            &reference,
-            &descriptor,
-            &mut absent,
-            None,
-            &mut |_| {},
-            &GO_ON,
-        )
-        .unwrap_err();
+    let error = client().push_blob(&reference, &descriptor, &mut absent, None, &mut |_| {}, &GO_ON).unwrap_err();
     assert!(matches!(error, RegistryError::Source { .. }), "{error}");
 }
 
@@ -324,67 +212,31 @@ fn manifests_by_tag_and_by_digest() {
     let digest = Digest::of(bytes);
     for rest in ["team/a:v1".to_owned(), format!("team/a@{digest}")] {
         let reference = name(&fake, &rest);
-        assert_eq!(
-            registry
-                .push_manifest(&reference, media_type::OCI_INDEX, bytes, &GO_ON)
-                .unwrap(),
-            digest
-        );
-        assert_eq!(
-            registry.manifest(&reference, &GO_ON).unwrap().bytes(),
-            bytes
-        );
+        assert_eq!(registry.push_manifest(&reference, media_type::OCI_INDEX, bytes, &GO_ON).unwrap(), digest);
+        assert_eq!(registry.manifest(&reference, &GO_ON).unwrap().bytes(), bytes);
     }
-    let paths: Vec<_> = fake
-        .asked()
-        .iter()
-        .filter(|a| a.method == "PUT")
-        .map(|a| a.path().to_owned())
-        .collect();
-    assert_eq!(
-        paths,
-        [
-            "/v2/team/a/manifests/v1".to_owned(),
-            format!("/v2/team/a/manifests/{digest}")
-        ]
-    );
+    let paths: Vec<_> = fake.asked().iter().filter(|a| a.method == "PUT").map(|a| a.path().to_owned()).collect();
+    assert_eq!(paths, ["/v2/team/a/manifests/v1".to_owned(), format!("/v2/team/a/manifests/{digest}")]);
     let wrong = name(&fake, &format!("team/a@{}", Digest::of(b"other")));
-    let error = registry
-        .push_manifest(&wrong, media_type::OCI_INDEX, bytes, &GO_ON)
-        .unwrap_err();
+    let error = registry.push_manifest(&wrong, media_type::OCI_INDEX, bytes, &GO_ON).unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::Content);
     let count = AtomicUsize::new(0);
     let flaky = Fake::start(move |a| {
         (a.method == "PUT" && count.fetch_add(1, Ordering::Relaxed) == 0).then(|| Reply::new(500))
     });
-    registry
-        .push_manifest(&name(&flaky, "a:x"), media_type::OCI_INDEX, bytes, &GO_ON)
-        .unwrap();
+    registry.push_manifest(&name(&flaky, "a:x"), media_type::OCI_INDEX, bytes, &GO_ON).unwrap();
     let refusing = Fake::start(|asked| {
-        (asked.method == "PUT")
-            .then(|| Reply::error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry"))
+        (asked.method == "PUT").then(|| Reply::error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry"))
     });
-    let error = registry
-        .push_manifest(
-            &name(&refusing, "a:x"),
-            media_type::OCI_INDEX,
-            bytes,
-            &GO_ON,
-        )
-        .unwrap_err();
-    assert_eq!(
-        error.refusal().unwrap().errors[0].code,
-        "MANIFEST_BLOB_UNKNOWN"
-    );
+    let error = registry.push_manifest(&name(&refusing, "a:x"), media_type::OCI_INDEX, bytes, &GO_ON).unwrap_err();
+    assert_eq!(error.refusal().unwrap().errors[0].code, "MANIFEST_BLOB_UNKNOWN");
 }
 
 #[test]
 fn blobs_go_up_in_parallel() {
     let fake = Fake::start(|_| None);
     let registry = client();
-    let blobs: Vec<Vec<u8>> = (0..5u8)
-        .map(|i| [noise(400_000), vec![i]].concat())
-        .collect();
+    let blobs: Vec<Vec<u8>> = (0..5u8).map(|i| [noise(400_000), vec![i]].concat()).collect();
     std::thread::scope(|scope| {
         for blob in &blobs {
             scope.spawn(|| push(&registry, &fake, blob, None).unwrap());

@@ -17,10 +17,7 @@ fn authority(directory: &std::path::Path, host: &str) -> (Arc<rustls::ServerConf
     let file = directory.join(format!("{host}.pem"));
     std::fs::write(&file, issuer.pem()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new([host.to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
+    let certificate = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -37,10 +34,8 @@ fn authority(directory: &std::path::Path, host: &str) -> (Arc<rustls::ServerConf
 fn through(proxy: &str, certificates: &[(&str, &PathBuf)]) -> RegistryOptions {
     let mut through = options();
     through.proxy.https = Some(proxy.to_owned());
-    through.certificates = certificates
-        .iter()
-        .map(|(host, file)| ((*host).to_owned(), (*file).clone()))
-        .collect::<BTreeMap<_, _>>();
+    through.certificates =
+        certificates.iter().map(|(host, file)| ((*host).to_owned(), (*file).clone())).collect::<BTreeMap<_, _>>();
     through
 }
 
@@ -52,74 +47,25 @@ fn a_certificate_file_counts_for_its_host_only() {
     fake.put_image("a", "latest", ("linux", "amd64"), &noise(100_000));
     let (proxy, hosts) = start_proxy(fake.address);
     let get = |options: RegistryOptions, reference: &str| {
-        Registry::new(options)
-            .unwrap()
-            .resolve(&reference.parse().unwrap(), &amd64(), &GO_ON)
+        Registry::new(options).unwrap().resolve(&reference.parse().unwrap(), &amd64(), &GO_ON)
     };
-    get(
-        through(&proxy, &[("reg.example:5000", &file)]),
-        "reg.example:5000/a",
-    )
-    .unwrap();
-    get(
-        through(&proxy, &[("reg.example", &file)]),
-        "reg.example:5000/a",
-    )
-    .unwrap();
+    get(through(&proxy, &[("reg.example:5000", &file)]), "reg.example:5000/a").unwrap();
+    get(through(&proxy, &[("reg.example", &file)]), "reg.example:5000/a").unwrap();
     assert_eq!(hosts.lock().unwrap()[0], "CONNECT reg.example:5000");
-    for certificates in [
-        &[][..],
-        &[("other.example", &file)],
-        &[("reg.example:5001", &file)],
-    ] {
+    for certificates in [&[][..], &[("other.example", &file)], &[("reg.example:5001", &file)]] {
         let error = get(through(&proxy, certificates), "reg.example:5000/a").unwrap_err();
-        assert!(
-            matches!(
-                error,
-                RegistryError::Tls {
-                    problem: TlsProblem::UnknownAuthority,
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
+        assert!(matches!(error, RegistryError::Tls { problem: TlsProblem::UnknownAuthority, .. }), "{error:?}");
     }
-    let error = get(
-        through(&proxy, &[("other.example", &file)]),
-        "other.example/a",
-    )
-    .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            RegistryError::Tls {
-                problem: TlsProblem::WrongName(_),
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    let error = get(through(&proxy, &[("other.example", &file)]), "other.example/a").unwrap_err();
+    assert!(matches!(error, RegistryError::Tls { problem: TlsProblem::WrongName(_), .. }), "{error:?}");
     // A bundle in place of the system's, and a host whose certificate is not looked at.
-    let bundle = RegistryOptions {
-        ca_bundle: Some(file.clone()),
-        ..through(&proxy, &[])
-    };
+    let bundle = RegistryOptions { ca_bundle: Some(file.clone()), ..through(&proxy, &[]) };
     get(bundle, "reg.example/a").unwrap();
-    let insecure = RegistryOptions {
-        insecure: vec!["other.example".to_owned()],
-        ..through(&proxy, &[])
-    };
+    let insecure = RegistryOptions { insecure: vec!["other.example".to_owned()], ..through(&proxy, &[]) };
     get(insecure, "other.example/a").unwrap();
     let missing = directory.path().join("missing.pem");
-    let error = get(
-        through(&proxy, &[("reg.example", &missing)]),
-        "reg.example/a",
-    )
-    .unwrap_err();
-    assert!(
-        matches!(&error, RegistryError::File { path, .. } if *path == missing),
-        "{error:?}"
-    );
+    let error = get(through(&proxy, &[("reg.example", &missing)]), "reg.example/a").unwrap_err();
+    assert!(matches!(&error, RegistryError::File { path, .. } if *path == missing), "{error:?}");
     let empty = directory.path().join("empty.pem");
     std::fs::write(&empty, "nothing").unwrap();
     let error = get(through(&proxy, &[("reg.example", &empty)]), "reg.example/a").unwrap_err();
@@ -131,19 +77,8 @@ fn a_plain_server_where_https_is_due_is_named() {
     let fake = Fake::start(|_| None);
     let (proxy, _) = start_proxy(fake.address);
     let registry = Registry::new(through(&proxy, &[])).unwrap();
-    let error = registry
-        .manifest(&"reg.example/a".parse().unwrap(), &GO_ON)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            RegistryError::Tls {
-                problem: TlsProblem::PlainHttp,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    let error = registry.manifest(&"reg.example/a".parse().unwrap(), &GO_ON).unwrap_err();
+    assert!(matches!(error, RegistryError::Tls { problem: TlsProblem::PlainHttp, .. }), "{error:?}");
 }
 
 #[test]
@@ -167,37 +102,13 @@ fn docker_io_is_asked_for_what_the_mirror_lacks() {
     let found = registry.resolve(&reference, &amd64(), &GO_ON).unwrap();
     assert_eq!(found.manifest.digest(), &image.manifest);
     let mut layer = Vec::new();
-    registry
-        .fetch_blob(
-            &reference,
-            &found.image().layers[0],
-            &mut layer,
-            &mut |_| {},
-            &GO_ON,
-        )
-        .unwrap();
+    registry.fetch_blob(&reference, &found.image().layers[0], &mut layer, &mut |_| {}, &GO_ON).unwrap();
     assert_eq!(layer, b"from the hub");
     assert_eq!(mirror.asked().len(), 3);
-    assert!(
-        hosts
-            .lock()
-            .unwrap()
-            .iter()
-            .all(|line| line == "CONNECT registry-1.docker.io:443")
-    );
-    assert!(
-        asked_for.lock().unwrap().is_empty(),
-        "nobody asked for credentials"
-    );
-    let error = registry
-        .resolve(&"b".parse().unwrap(), &amd64(), &GO_ON)
-        .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("registry-1.docker.io/v2/library/b/manifests/latest: 404"),
-        "{error}"
-    );
+    assert!(hosts.lock().unwrap().iter().all(|line| line == "CONNECT registry-1.docker.io:443"));
+    assert!(asked_for.lock().unwrap().is_empty(), "nobody asked for credentials");
+    let error = registry.resolve(&"b".parse().unwrap(), &amd64(), &GO_ON).unwrap_err();
+    assert!(error.to_string().contains("registry-1.docker.io/v2/library/b/manifests/latest: 404"), "{error}");
 }
 
 #[test]
@@ -205,23 +116,14 @@ fn a_refusing_proxy_is_told_and_its_password_is_not() {
     let refusing = Fake::start(|_| Some(fake::Reply::new(403)));
     let address = format!("http://me:hunter2@{}", refusing.host());
     let registry = Registry::new(through(&address, &[])).unwrap();
-    let error = registry
-        .manifest(&"reg.example/a".parse().unwrap(), &GO_ON)
-        .unwrap_err();
+    let error = registry.manifest(&"reg.example/a".parse().unwrap(), &GO_ON).unwrap_err();
     assert!(matches!(error, RegistryError::Proxy { .. }), "{error:?}");
     let shown = format!("{error} {error:?} {registry:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
-    assert!(
-        refusing.all_asked()[0]
-            .header("proxy-authorization")
-            .is_some()
-    );
+    assert!(refusing.all_asked()[0].header("proxy-authorization").is_some());
     let mut direct = through(&address, &[]);
     direct.proxy.no_proxy = Some("nowhere.invalid".to_owned());
-    let error = Registry::new(direct)
-        .unwrap()
-        .manifest(&"nowhere.invalid/a".parse().unwrap(), &GO_ON)
-        .unwrap_err();
+    let error = Registry::new(direct).unwrap().manifest(&"nowhere.invalid/a".parse().unwrap(), &GO_ON).unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::Resolve);
     let mut broken = options();
     broken.proxy.http = Some("http://me:hunter2@[".to_owned());
