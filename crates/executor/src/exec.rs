@@ -12,6 +12,7 @@ use rbuild_sandbox::{Access, ExecError, Mount, Network, Resource, RootAccess, Ro
 
 use crate::options;
 use crate::plan::{go, users};
+use crate::rootfs::{self, CopyOptions, Source};
 use crate::session::Session;
 use crate::snapshot::{Change, NewLayer};
 use crate::stop::Stop;
@@ -28,6 +29,8 @@ pub(crate) struct Command<'a> {
     pub(crate) network: RunNetwork,
     /// Legacy: the id of the container, 64 digits.
     pub(crate) container: Option<&'a str>,
+    /// Legacy: the image's volumes. What a command writes there is lost.
+    pub(crate) volumes: Vec<String>,
 }
 
 /// Runs a command on a stack of layers and makes its changes a layer.
@@ -70,6 +73,19 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
             error.errno().map_or_else(|| error.to_string(), go::errno_text)
         )));
     }
+    let mut volumes = Vec::new();
+    if command.container.is_some() {
+        for volume in &command.volumes {
+            volumes.push(volume_mount(session, &root, volume)?);
+        }
+    } else {
+        // Docker's runtime makes these in the snapshot, and BuildKit leaves them there.
+        for dir in ["dev", "proc", "sys"] {
+            if root.try_lstat(dir)?.is_none() {
+                root.create_dir(dir)?.chmod(0o755)?;
+            }
+        }
+    }
     drop(root);
     drop(mount);
 
@@ -91,6 +107,7 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     (spec.uid, spec.gid) = (who.uid, who.gid);
     spec.groups = std::iter::once(who.gid).chain(who.groups.iter().copied().filter(|gid| *gid != who.gid)).collect();
     spec.mounts = network_files(session, &hostname, command.container.is_some());
+    spec.mounts.extend(volumes);
     spec.mounts.extend(command.mounts);
     spec.network = if host_network { Network::Host } else { Network::None };
     spec.hostname = hostname.into_bytes();
@@ -123,6 +140,26 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
         }
         Err(error) => Err(Stop::own(&error)),
     }
+}
+
+/// An anonymous volume as a container gets it: with what the image has at its place, in a directory that goes with the
+/// step. The place itself becomes part of the layer.
+fn volume_mount(session: &Session<'_>, root: &Root, volume: &str) -> Result<Mount, Stop> {
+    let path = go::join_path("/", volume);
+    let new = NewDirs { mode: 0o755, owner: (0, 0), time: None };
+    if root.create_dir_all(&path, new).is_err_and(|error| error.kind() == std::io::ErrorKind::NotADirectory) {
+        return Err(Stop::failed(Failure::Instruction {
+            message: format!("cannot mount volume over existing file, file exists {path}"),
+        }));
+    }
+    let seen = root.stat(&path)?;
+    let dir = session.scratch_dir()?;
+    let copy = Root::open(&dir, session.ownership())?;
+    rootfs::copy(&Source::new(root), Path::new(&path), &copy, Path::new("/"), CopyOptions::default())?;
+    let node = copy.node("/")?;
+    node.chown(seen.uid, seen.gid)?;
+    node.chmod(seen.mode)?;
+    Ok(Mount::Bind { source: dir, within: None, target: PathBuf::from(path), access: Access::ReadWrite })
 }
 
 fn path_text(path: &Path) -> String {

@@ -143,6 +143,11 @@ impl StageImage {
         Ok(())
     }
 
+    pub(crate) fn volumes(&self) -> Vec<String> {
+        let volumes = self.config.config.get().and_then(|run| run.volumes.get());
+        volumes.map(|volumes| volumes.keys().cloned().collect()).unwrap_or_default()
+    }
+
     pub(crate) fn triggers(&self) -> Vec<String> {
         self.config.config.get().and_then(|run| run.on_build.get()).cloned().unwrap_or_default()
     }
@@ -174,6 +179,23 @@ impl StageImage {
 /// Name and value of `NAME=value`; the value is empty where there is no `=`.
 pub(crate) fn split_env(pair: &str) -> Option<(&str, &str)> {
     Some(pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// Fills what a health check leaves open from the one before it, as Docker does when it makes a container of an image.
+pub(crate) fn inherit_healthcheck(check: &mut Healthcheck, before: &Healthcheck) {
+    let fill = |field: &mut Field<i64>, before: &Field<i64>| {
+        if field.get().is_none_or(|value| *value == 0) && before.get().is_some_and(|value| *value != 0) {
+            *field = *before;
+        }
+    };
+    fill(&mut check.interval, &before.interval);
+    fill(&mut check.timeout, &before.timeout);
+    fill(&mut check.start_period, &before.start_period);
+    fill(&mut check.start_interval, &before.start_interval);
+    fill(&mut check.retries, &before.retries);
+    if check.test.get().is_none_or(Vec::is_empty) {
+        check.test = before.test.clone();
+    }
 }
 
 /// A health check from its parts, as both builders store it. Times in nanoseconds; parts that are 0 are left out.

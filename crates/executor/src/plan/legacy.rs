@@ -16,7 +16,7 @@ use rbuild_parser::{ArgVariable, CommandLine, Instruction, InstructionKind, Sour
 use super::buildkit::{
     CopyOp, CopySource, InlineCommand, Lookup, MountFrom, copy_dest, files_source, inline_command, is_http,
 };
-use super::image::{HealthTimes, StageImage, Variables, healthcheck, split_env};
+use super::image::{HealthTimes, StageImage, Variables, healthcheck, inherit_healthcheck, split_env};
 use super::{expand, go, ports};
 
 /// Arguments that need no ARG and leave no trace in the image.
@@ -400,7 +400,11 @@ impl Stage {
                         check.retries,
                     ),
                 };
-                self.image.run_mut().healthcheck.set(healthcheck(check.test, times, i64::from(check.retries)));
+                let mut made = healthcheck(check.test, times, i64::from(check.retries));
+                if let Some(before) = self.image.run().healthcheck.get() {
+                    inherit_healthcheck(&mut made, before);
+                }
+                self.image.run_mut().healthcheck.set(made);
                 text
             }
             InstructionKind::Expose(written) => {

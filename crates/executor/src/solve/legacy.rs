@@ -454,6 +454,7 @@ impl Builder<'_> {
             mounts: prepared.mounts(),
             network: run.network,
             container: Some(&container),
+            volumes: current.stage.image.volumes(),
         };
         let layer = exec::run(self.session, &current.state.layers, command, current.step)?;
         let state = self.commit(&mut current, &key, recorded, Some(layer))?;

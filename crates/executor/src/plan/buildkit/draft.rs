@@ -405,7 +405,6 @@ impl<'a> Draft<'a> {
             base: self.stages[index].base.clone(),
             reachable: false,
             steps: Vec::new(),
-            positions: 0,
             from: None,
             image: StageImage::default(),
             no_cache: false,
@@ -436,7 +435,9 @@ impl<'a> Draft<'a> {
                 State::new(start)
             }
             StageBase::Scratch | StageBase::Directory(_) | StageBase::Unresolved => {
-                State::new(StageImage::scratch(&stage.platform))
+                let mut start = StageImage::scratch(&stage.platform);
+                start.run_mut().working_dir.set("/".to_owned());
+                State::new(start)
             }
         };
         state.image.clear_triggers();
@@ -447,7 +448,6 @@ impl<'a> Draft<'a> {
                 base: stage.base.clone(),
                 reachable: true,
                 steps: Vec::new(),
-                positions: 0,
                 from,
                 image: state.image.clone(),
                 no_cache: false,
@@ -504,7 +504,6 @@ impl<'a> Draft<'a> {
             base: stage.base.clone(),
             reachable: true,
             steps,
-            positions: total,
             from: has_own_base.then(|| self.base_label(index, 1, total - triggers)),
             image: state.image.clone(),
             no_cache: self.options.no_cache

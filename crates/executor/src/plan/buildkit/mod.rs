@@ -54,8 +54,6 @@ pub(crate) struct StagePlan {
     pub(crate) reachable: bool,
     /// What is done, in order.
     pub(crate) steps: Vec<PlannedStep>,
-    /// How many positions the log counts, the base included.
-    pub(crate) positions: u32,
     /// What `FROM` is shown with, if the stage has a base image of its own.
     pub(crate) from: Option<StepLabel>,
     /// The image it makes.

@@ -292,7 +292,11 @@ impl<'s> Solver<'s> {
         self.session.emitter().emit(Fact::StepStarted { step });
         let is_hit = match stage.steps.first() {
             Some(first) => self.peek(snapshot, first, stage.no_cache),
-            None => Ok(stage.positions > 0),
+            // Nothing is done on it here, but another stage may need its files.
+            None => match &snapshot.base {
+                Some(image) if index != self.plan.target.0 => self.session.is_unpacked(image),
+                _ => Ok(true),
+            },
         };
         let fetched = is_hit.and_then(|is_hit| match &snapshot.base {
             Some(image) if !is_hit && self.session.is_named(image)? && self.session.is_unpacked(image)? => {
@@ -601,6 +605,7 @@ impl<'s> Solver<'s> {
             mounts: prepared.mounts(),
             network: run.network,
             container: None,
+            volumes: Vec::new(),
         };
         let layer = exec::run(self.session, &snapshot.layers, command, step)?;
         Ok(layer.diff_id)
