@@ -8,9 +8,7 @@ fn encode(bytes: &[u8]) -> String {
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {
-    text.chars()
-        .map(|c| u8::try_from(u32::from(c)).ok())
-        .collect()
+    text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }
 
 fn decode_or_fail<E: Error>(text: &str) -> Result<Vec<u8>, E> {
@@ -29,20 +27,12 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 pub(crate) mod list {
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(
-        list: &[Vec<u8>],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(list: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(list.iter().map(|bytes| super::encode(bytes)))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<Vec<u8>>, D::Error> {
-        Vec::<String>::deserialize(deserializer)?
-            .iter()
-            .map(|text| super::decode_or_fail(text))
-            .collect()
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<u8>>, D::Error> {
+        Vec::<String>::deserialize(deserializer)?.iter().map(|text| super::decode_or_fail(text)).collect()
     }
 }
 
@@ -59,9 +49,7 @@ pub(crate) mod path {
         super::serialize(path.as_os_str().as_bytes(), serializer)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<PathBuf, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         let text = String::deserialize(deserializer)?;
         super::decode_or_fail(&text).map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
     }
@@ -76,23 +64,16 @@ pub(crate) mod optional_path {
         path::PathBuf,
     };
 
-    pub(crate) fn serialize<S: Serializer>(
-        path: &Option<PathBuf>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
         match path {
             Some(path) => serializer.serialize_some(&super::encode(path.as_os_str().as_bytes())),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<PathBuf>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
         Option::<String>::deserialize(deserializer)?
-            .map(|text| {
-                super::decode_or_fail(&text).map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
-            })
+            .map(|text| super::decode_or_fail(&text).map(|bytes| PathBuf::from(OsString::from_vec(bytes))))
             .transpose()
     }
 }
@@ -106,24 +87,14 @@ pub(crate) mod path_list {
         path::PathBuf,
     };
 
-    pub(crate) fn serialize<S: Serializer>(
-        list: &[PathBuf],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(
-            list.iter()
-                .map(|path| super::encode(path.as_os_str().as_bytes())),
-        )
+    pub(crate) fn serialize<S: Serializer>(list: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(list.iter().map(|path| super::encode(path.as_os_str().as_bytes())))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<PathBuf>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
         Vec::<String>::deserialize(deserializer)?
             .iter()
-            .map(|text| {
-                super::decode_or_fail(text).map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
-            })
+            .map(|text| super::decode_or_fail(text).map(|bytes| PathBuf::from(OsString::from_vec(bytes))))
             .collect()
     }
 }

@@ -50,11 +50,7 @@ pub struct Channel {
 impl Channel {
     /// Makes a channel of a connected socket.
     pub fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            sending: Mutex::new(()),
-            receiving: Mutex::new(()),
-        }
+        Self { stream, sending: Mutex::new(()), receiving: Mutex::new(()) }
     }
 
     /// Makes two connected channels.
@@ -78,16 +74,8 @@ impl Channel {
             return Err(ChannelError::TooLong { length });
         }
         frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
-        let _guard = self
-            .sending
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        (&self.stream)
-            .write_all(&frame)
-            .map_err(|source| ChannelError::Io {
-                action: "write",
-                source,
-            })
+        let _guard = self.sending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        (&self.stream).write_all(&frame).map_err(|source| ChannelError::Io { action: "write", source })
     }
 
     /// Waits for one message; `None` where the other end closed the channel.
@@ -95,10 +83,7 @@ impl Channel {
     /// # Errors
     /// Where the socket fails, or what arrives is no message of type `T`.
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<T>, ChannelError> {
-        let _guard = self
-            .receiving
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _guard = self.receiving.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut header = [0; 4];
         match self.read_full(&mut header)? {
             0 => return Ok(None),
@@ -113,10 +98,7 @@ impl Channel {
         let read = (&self.stream)
             .take(length as u64)
             .read_to_end(&mut body)
-            .map_err(|source| ChannelError::Io {
-                action: "read",
-                source,
-            })?;
+            .map_err(|source| ChannelError::Io { action: "read", source })?;
         if read < length {
             return Err(ChannelError::Truncated);
         }
@@ -149,10 +131,7 @@ impl Channel {
                 // A peer that dies with unread data of ours resets the connection: for the reader that is its end.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
                 Err(source) => {
-                    return Err(ChannelError::Io {
-                        action: "read",
-                        source,
-                    });
+                    return Err(ChannelError::Io { action: "read", source });
                 }
             }
         }

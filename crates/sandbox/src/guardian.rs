@@ -8,6 +8,7 @@
 
 use crate::{
     channel::{Channel, ChannelError},
+    chroot::become_namespace_root,
     idmap::{IdKind, deny_setgroups, write_own_map},
     init::Entry,
     isolation::{Facts, IdRange},
@@ -65,20 +66,17 @@ pub(crate) enum Report {
     Ended(ExitStatus),
     /// A step failed.
     Failed { action: String, errno: i32 },
-}
-
-struct Failure {
-    action: String,
-    errno: i32,
+    /// The kernel gave no user namespace, or one without any right.
+    NoUserNamespace { errno: i32 },
 }
 
 trait OrFail<T> {
-    fn or_fail(self, action: &str) -> Result<T, Failure>;
+    fn or_fail(self, action: &str) -> Result<T, Report>;
 }
 
 impl<T, E: Into<io::Error>> OrFail<T> for Result<T, E> {
-    fn or_fail(self, action: &str) -> Result<T, Failure> {
-        self.map_err(|error| Failure {
+    fn or_fail(self, action: &str) -> Result<T, Report> {
+        self.map_err(|error| Report::Failed {
             action: action.to_owned(),
             errno: error.into().raw_os_error().unwrap_or(0),
         })
@@ -102,32 +100,37 @@ pub(crate) fn guard(entry: Entry) -> Option<i32> {
             Err(()) => 1,
         }),
         Err(failure) => {
-            let _ = control.send(&Report::Failed {
-                action: failure.action,
-                errno: failure.errno,
-            });
+            let _ = control.send(&failure);
             Some(1)
         }
     }
 }
 
 /// Enters the namespaces and becomes uid 0; `None` where the parent gave up meanwhile.
-fn start(plan: &Plan, control: &Channel) -> Result<Option<Facts>, Failure> {
+fn start(plan: &Plan, control: &Channel) -> Result<Option<Facts>, Report> {
     // No terminal: its signals are the parent's business, and a command must not push input into it.
     let _ = rustix::process::setsid();
     let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     match plan {
-        Plan::Root => nix::sched::unshare(spaces).or_fail("create mount and pid namespaces")?,
+        Plan::Root => {
+            nix::sched::unshare(spaces).or_fail("create mount and pid namespaces")?;
+            become_namespace_root().or_else(|(action, errno)| Err(errno).or_fail(action))?;
+        }
         Plan::MappedOutside | Plan::OwnIds { .. } => {
-            nix::sched::unshare(CloneFlags::CLONE_NEWUSER).or_fail("create a user namespace")?;
-            nix::sched::unshare(spaces)
-                .or_fail("create mount and pid namespaces in the user namespace")?;
+            // Ubuntu's AppArmor gives one in which nothing is allowed.
+            let refused = |errno: nix::errno::Errno| Report::NoUserNamespace { errno: errno as i32 };
+            nix::sched::unshare(CloneFlags::CLONE_NEWUSER).map_err(refused)?;
+            nix::sched::unshare(spaces).map_err(|errno| match errno {
+                nix::errno::Errno::EPERM | nix::errno::Errno::EACCES => refused(errno),
+                _ => Report::Failed {
+                    action: "create mount and pid namespaces in the user namespace".into(),
+                    errno: errno as i32,
+                },
+            })?;
         }
     }
-    let lost = |_: ChannelError| Failure {
-        action: "talk to the parent".into(),
-        errno: Errno::PIPE.raw_os_error(),
-    };
+    let lost =
+        |_: ChannelError| Report::Failed { action: "talk to the parent".into(), errno: Errno::PIPE.raw_os_error() };
     control.send(&Report::Unshared).map_err(lost)?;
     let Some(Proceed { facts }) = control.recv().map_err(lost)? else {
         return Ok(None);
@@ -137,20 +140,14 @@ fn start(plan: &Plan, control: &Channel) -> Result<Option<Facts>, Failure> {
         deny_setgroups()
             .and_then(|()| map(IdKind::User, uid))
             .and_then(|()| map(IdKind::Group, gid))
-            .map_err(|error| Failure {
-                action: error.to_string(),
-                errno: error.errno(),
-            })?;
+            .map_err(|error| Report::Failed { action: error.to_string(), errno: error.errno() })?;
     }
     if *plan != Plan::Root {
         nix::unistd::setresgid(0.into(), 0.into(), 0.into()).or_fail("become group 0")?;
         nix::unistd::setresuid(0.into(), 0.into(), 0.into()).or_fail("become user 0")?;
     }
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .or_fail("make the mounts private")?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .or_fail("make the mounts private")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     Ok(Some(facts))
 }
@@ -163,18 +160,14 @@ enum Side {
 fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) -> Result<Side, ()> {
     let fail = |action: &str, error: io::Error| {
         let errno = error.raw_os_error().unwrap_or(0);
-        let _ = control.send(&Report::Failed {
-            action: action.to_owned(),
-            errno,
-        });
+        let _ = control.send(&Report::Failed { action: action.to_owned(), errno });
     };
     let (above, below) = Channel::pair().map_err(|error| fail("create a socket", error))?;
     match fork().map_err(|error| fail("start PID 1 of the pid namespace", error))? {
         Fork::Child => {
             drop((control, above));
             // The guardian answers after the signal is armed, so that its death before that is seen as well.
-            let armed = set_parent_process_death_signal(Some(Signal::KILL)).is_ok()
-                && below.send(&()).is_ok();
+            let armed = set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && below.send(&()).is_ok();
             match below.recv::<()>() {
                 Ok(Some(())) if armed => Ok(Side::Worker(WorkerChannel::new(channel, facts, fds))),
                 _ => Err(()),
@@ -182,8 +175,7 @@ fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) ->
         }
         Fork::Parent(pid) => {
             drop((channel, below, fds));
-            let pidfd = pidfd_open(pid, PidfdFlags::empty())
-                .map_err(|error| fail("watch the worker", error.into()))?;
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| fail("watch the worker", error.into()))?;
             let started = matches!(above.recv::<()>(), Ok(Some(()))) && above.send(&()).is_ok();
             if !started {
                 fail("start the worker", Errno::PIPE.into());
@@ -202,10 +194,7 @@ fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) ->
 /// Waits until the worker has ended, or the parent has, and kills the worker then.
 fn watch(control: &Channel, worker: &OwnedFd) {
     loop {
-        let mut fds = [
-            PollFd::new(control, PollFlags::RDHUP),
-            PollFd::new(worker, PollFlags::IN),
-        ];
+        let mut fds = [PollFd::new(control, PollFlags::RDHUP), PollFd::new(worker, PollFlags::IN)];
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
             Ok(_) if fds[0].revents().is_empty() && fds[1].revents().is_empty() => continue,

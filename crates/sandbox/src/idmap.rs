@@ -53,6 +53,15 @@ impl IdKind {
     }
 }
 
+impl std::fmt::Display for IdKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::Group => "group",
+        })
+    }
+}
+
 impl IdMapError {
     /// The kernel's error number, 0 where there is none.
     pub(crate) fn errno(&self) -> i32 {
@@ -152,20 +161,13 @@ pub fn parse_names(passwd: &[u8], uid: u32) -> Vec<Vec<u8>> {
 
 /// The whole map: `own` as 0, then the subordinate ranges without overlap, from 1 up.
 pub fn plan_map(own: u32, grants: &[SubordinateRange]) -> Vec<IdRange> {
-    let mut map = vec![IdRange {
-        inside: 0,
-        outside: own,
-        count: 1,
-    }];
+    let mut map = vec![IdRange { inside: 0, outside: own, count: 1 }];
     let mut next = 1u32;
     for &(start, count) in grants {
         // The kernel takes no outer id twice, so cut out what is mapped already.
         let mut pieces = vec![(u64::from(start), u64::from(start) + u64::from(count))];
         for taken in &map {
-            let (from, to) = (
-                u64::from(taken.outside),
-                u64::from(taken.outside) + u64::from(taken.count),
-            );
+            let (from, to) = (u64::from(taken.outside), u64::from(taken.outside) + u64::from(taken.count));
             pieces = pieces
                 .into_iter()
                 .flat_map(|(start, end)| [(start, end.min(from)), (start.max(to), end)])
@@ -179,11 +181,7 @@ pub fn plan_map(own: u32, grants: &[SubordinateRange]) -> Vec<IdRange> {
             if count == 0 || map.len() == 340 {
                 continue;
             }
-            map.push(IdRange {
-                inside: next,
-                outside: start as u32,
-                count,
-            });
+            map.push(IdRange { inside: next, outside: start as u32, count });
             next += count;
         }
     }
@@ -193,9 +191,7 @@ pub fn plan_map(own: u32, grants: &[SubordinateRange]) -> Vec<IdRange> {
 /// The names of this user. `/etc/passwd` is read directly, since a static program has no name service; a user of a
 /// directory service is asked of `getent`, where there is one.
 pub fn user_names(uid: u32) -> Vec<Vec<u8>> {
-    let names = fs::read("/etc/passwd")
-        .map(|text| parse_names(&text, uid))
-        .unwrap_or_default();
+    let names = fs::read("/etc/passwd").map(|text| parse_names(&text, uid)).unwrap_or_default();
     if !names.is_empty() {
         return names;
     }
@@ -218,11 +214,7 @@ pub fn load_grants(kind: IdKind, uid: u32) -> Result<Vec<SubordinateRange>, IdMa
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => {
-            return Err(IdMapError::Io {
-                action: "read",
-                path: path.to_owned(),
-                source,
-            });
+            return Err(IdMapError::Io { action: "read", path: path.to_owned(), source });
         }
     };
     let by_number = parse_grants(&text, &[], uid);
@@ -236,20 +228,9 @@ pub fn find_helper(kind: IdKind) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .filter(|dir| dir.is_absolute())
-        .chain(
-            [
-                "/usr/bin",
-                "/bin",
-                "/usr/sbin",
-                "/usr/local/bin",
-                "/run/wrappers/bin",
-            ]
-            .map(PathBuf::from),
-        )
+        .chain(["/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin", "/run/wrappers/bin"].map(PathBuf::from))
         .map(|dir| dir.join(kind.helper()))
-        .find(|file| {
-            rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
-        })
+        .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
 }
 
 /// A map that can be asked of the helper.
@@ -271,59 +252,38 @@ impl HelperMap {
         let uid = geteuid().as_raw();
         let grants = load_grants(kind, uid)?;
         if grants.is_empty() {
-            let user = user_names(uid)
-                .first()
-                .map(|name| String::from_utf8_lossy(name).into_owned());
+            let user = user_names(uid).first().map(|name| String::from_utf8_lossy(name).into_owned());
             return Err(IdMapError::NoGrant {
                 file: kind.grants().to_owned(),
                 user: user.unwrap_or_else(|| uid.to_string()),
             });
         }
-        Ok(Self {
-            kind,
-            program,
-            ranges: plan_map(kind.own(), &grants),
-        })
+        Ok(Self { kind, program, ranges: plan_map(kind.own(), &grants) })
     }
 
     /// Has the helper write the map of process `pid`.
     pub(crate) fn apply(&self, pid: Pid) -> Result<(), IdMapError> {
         let helper = self.kind.helper();
         let mut command = Command::new(&self.program);
-        command
-            .arg(pid.as_raw_nonzero().to_string())
-            .stdin(std::process::Stdio::null());
+        command.arg(pid.as_raw_nonzero().to_string()).stdin(std::process::Stdio::null());
         for range in &self.ranges {
             command.args([range.inside, range.outside, range.count].map(|id| id.to_string()));
         }
         let failed = |message: String| IdMapError::HelperFailed { helper, message };
-        let output = command
-            .output()
-            .map_err(|error| failed(error.to_string()))?;
+        let output = command.output().map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = said
-            .trim()
-            .strip_prefix(helper)
-            .map_or(said.trim(), |rest| rest.trim_start_matches([':', ' ']));
-        Err(failed(if said.is_empty() {
-            output.status.to_string()
-        } else {
-            said.to_owned()
-        }))
+        let said = said.trim().strip_prefix(helper).map_or(said.trim(), |rest| rest.trim_start_matches([':', ' ']));
+        Err(failed(if said.is_empty() { output.status.to_string() } else { said.to_owned() }))
     }
 }
 
 /// The ids that exist in the namespace of this process.
 pub(crate) fn current_map(kind: IdKind) -> Result<Vec<IdRange>, IdMapError> {
     let path = Path::new("/proc/self").join(kind.map_file());
-    let text = fs::read_to_string(&path).map_err(|source| IdMapError::Io {
-        action: "read",
-        path,
-        source,
-    })?;
+    let text = fs::read_to_string(&path).map_err(|source| IdMapError::Io { action: "read", path, source })?;
     Ok(parse_map(&text))
 }
 
@@ -333,11 +293,7 @@ pub(crate) fn parse_map(text: &str) -> Vec<IdRange> {
         .filter_map(|line| {
             let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
             match (numbers.next()?, numbers.next()?, numbers.next()?) {
-                (Ok(inside), Ok(outside), Ok(count)) => Some(IdRange {
-                    inside,
-                    outside,
-                    count,
-                }),
+                (Ok(inside), Ok(outside), Ok(count)) => Some(IdRange { inside, outside, count }),
                 _ => None,
             }
         })
@@ -351,19 +307,12 @@ pub(crate) fn write_own_map(kind: IdKind, ranges: &[IdRange]) -> Result<(), IdMa
 
 /// Writes the map of the process `pid`, for a caller with CAP_SETUID and CAP_SETGID.
 pub(crate) fn write_map_of(pid: Pid, kind: IdKind, ranges: &[IdRange]) -> Result<(), IdMapError> {
-    write_map(
-        &Path::new("/proc").join(pid.as_raw_nonzero().to_string()),
-        kind,
-        ranges,
-    )
+    write_map(&Path::new("/proc").join(pid.as_raw_nonzero().to_string()), kind, ranges)
 }
 
 /// In one write, as the kernel demands.
 fn write_map(process: &Path, kind: IdKind, ranges: &[IdRange]) -> Result<(), IdMapError> {
-    let text: String = ranges
-        .iter()
-        .map(|r| format!("{} {} {}\n", r.inside, r.outside, r.count))
-        .collect();
+    let text: String = ranges.iter().map(|r| format!("{} {} {}\n", r.inside, r.outside, r.count)).collect();
     write_proc(process.join(kind.map_file()), text.as_bytes())
 }
 
@@ -375,21 +324,15 @@ pub(crate) fn deny_setgroups() -> Result<(), IdMapError> {
 fn write_proc(path: PathBuf, text: &[u8]) -> Result<(), IdMapError> {
     let file = fs::OpenOptions::new().write(true).open(&path);
     let written = file.and_then(|mut file| io::Write::write_all(&mut file, text));
-    written.map_err(|source| IdMapError::Io {
-        action: "write",
-        path,
-        source,
-    })
+    written.map_err(|source| IdMapError::Io { action: "write", path, source })
 }
 
 /// Whether the helper can gain the privilege that it needs: set-user-id root, or a file capability.
 pub(crate) fn is_setuid_or_capable(program: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let setuid =
-        fs::metadata(program).is_ok_and(|meta| meta.uid() == 0 && meta.mode() & 0o4000 != 0);
+    let setuid = fs::metadata(program).is_ok_and(|meta| meta.uid() == 0 && meta.mode() & 0o4000 != 0);
     let mut value = [0u8; 64];
-    setuid
-        || rustix::fs::getxattr(program, OsStr::new("security.capability"), &mut value[..]).is_ok()
+    setuid || rustix::fs::getxattr(program, OsStr::new("security.capability"), &mut value[..]).is_ok()
 }
 
 #[cfg(test)]
@@ -398,16 +341,11 @@ mod tests {
 
     #[test]
     fn grants_by_name_and_number() {
-        let text = b"alice:100000:65536\n1000:300000:1000\n# no\nbob:1:2:3\nbob:7:0\nalice:4294967295:2\nalice:200000:10\n";
+        let text =
+            b"alice:100000:65536\n1000:300000:1000\n# no\nbob:1:2:3\nbob:7:0\nalice:4294967295:2\nalice:200000:10\n";
         let alice = [b"alice".to_vec()];
-        assert_eq!(
-            parse_grants(text, &alice, 1001),
-            [(100000, 65536), (200000, 10)]
-        );
-        assert_eq!(
-            parse_grants(text, &alice, 1000),
-            [(100000, 65536), (300000, 1000), (200000, 10)]
-        );
+        assert_eq!(parse_grants(text, &alice, 1001), [(100000, 65536), (200000, 10)]);
+        assert_eq!(parse_grants(text, &alice, 1000), [(100000, 65536), (300000, 1000), (200000, 10)]);
         assert_eq!(parse_grants(text, &[b"bob".to_vec()], 5), []);
         assert_eq!(parse_grants(b"", &alice, 1000), []);
     }
@@ -421,31 +359,15 @@ mod tests {
 
     #[test]
     fn a_map_has_no_outer_id_twice() {
-        let own = IdRange {
-            inside: 0,
-            outside: 1000,
-            count: 1,
-        };
+        let own = IdRange { inside: 0, outside: 1000, count: 1 };
         assert_eq!(plan_map(1000, &[]), [own]);
         assert_eq!(
             plan_map(1000, &[(990, 20), (1005, 10)]),
             [
                 own,
-                IdRange {
-                    inside: 1,
-                    outside: 990,
-                    count: 10
-                },
-                IdRange {
-                    inside: 11,
-                    outside: 1001,
-                    count: 9
-                },
-                IdRange {
-                    inside: 20,
-                    outside: 1010,
-                    count: 5
-                },
+                IdRange { inside: 1, outside: 990, count: 10 },
+                IdRange { inside: 11, outside: 1001, count: 9 },
+                IdRange { inside: 20, outside: 1010, count: 5 },
             ]
         );
         let many: Vec<_> = (0..1000).map(|i| (2000 + 2 * i, 1)).collect();
@@ -458,18 +380,7 @@ mod tests {
         let text = "         0       1000          1\n         1     100000      65536\n";
         assert_eq!(
             parse_map(text),
-            [
-                IdRange {
-                    inside: 0,
-                    outside: 1000,
-                    count: 1
-                },
-                IdRange {
-                    inside: 1,
-                    outside: 100000,
-                    count: 65536
-                }
-            ]
+            [IdRange { inside: 0, outside: 1000, count: 1 }, IdRange { inside: 1, outside: 100000, count: 65536 }]
         );
     }
 }

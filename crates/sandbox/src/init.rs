@@ -32,10 +32,7 @@ static ENTRIES: Mutex<Option<Vec<String>>> = Mutex::new(None);
 /// rbuild_sandbox::init(&[("build", build)]);
 /// // … and the program's own work follows.
 /// ```
-#[allow(
-    clippy::exit,
-    reason = "a worker or step must never go on into the program's own main"
-)]
+#[allow(clippy::exit, reason = "a worker or step must never go on into the program's own main")]
 pub fn init(entries: &[(&str, Entry)]) {
     let mut all: Vec<(&str, Entry)> = vec![(probe::ENTRY, probe::serve)];
     all.extend_from_slice(entries);

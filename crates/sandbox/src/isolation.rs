@@ -63,6 +63,13 @@ pub struct IdRange {
     pub count: u32,
 }
 
+impl IdRange {
+    /// Whether this id exists inside.
+    pub fn contains(&self, id: u32) -> bool {
+        id >= self.inside && id - self.inside < self.count
+    }
+}
+
 /// What makes the worker uid 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,7 +78,7 @@ pub enum Privilege {
     Root,
     /// A user namespace with a subordinate range, or with all ids of a caller that may map them.
     ManyIds,
-    /// A user namespace with the caller's own id alone.
+    /// A user namespace with one id alone: the caller's own, or that of a root whose namespace has no other.
     OneId,
 }
 
@@ -93,11 +100,7 @@ pub struct Facts {
 impl Facts {
     /// Whether files can be owned by `uid` and `gid` inside.
     pub fn has_ids(&self, uid: u32, gid: u32) -> bool {
-        let within = |ranges: &[IdRange], id: u32| {
-            ranges
-                .iter()
-                .any(|r| id >= r.inside && id - r.inside < r.count)
-        };
+        let within = |ranges: &[IdRange], id: u32| ranges.iter().any(|range| range.contains(id));
         within(&self.uids, uid) && within(&self.gids, gid)
     }
 }

@@ -11,6 +11,7 @@
 
 mod bytes;
 pub mod channel;
+mod chroot;
 mod guardian;
 pub mod idmap;
 pub mod init;
@@ -22,6 +23,7 @@ pub mod root;
 pub mod run;
 mod seccomp;
 mod sys;
+pub mod userns;
 pub mod worker;
 
 pub use channel::{Channel, ChannelError};
@@ -31,7 +33,8 @@ pub use overlay::{Durability, Overlay, OverlayError, OverlayMount, mount_overlay
 pub use probe::{Probe, probe};
 pub use remove::{RemoveError, remove_tree};
 pub use run::{
-    Access, Cancel, ExecError, ExitStatus, Mount, Network, Output, Resource, RootAccess, RootFs,
-    RunError, RunReport, RunSpec, Security, Stream, Stub, Ulimit, run,
+    Access, Cancel, ExecError, ExitStatus, Mount, Network, Output, Resource, RootAccess, RootFs, RunError, RunReport,
+    RunSpec, Security, Stream, Stub, Ulimit, run,
 };
+pub use userns::Refusal;
 pub use worker::{Killer, SpawnError, Worker, WorkerChannel, WorkerOptions};

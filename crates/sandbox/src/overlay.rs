@@ -9,9 +9,8 @@ use rustix::{
     fs::{CWD, Mode, OFlags},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
-        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
-        move_mount, unmount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -115,13 +114,11 @@ impl OverlayMount {
     /// Where it is in use.
     pub fn unmount(mut self) -> Result<(), OverlayError> {
         match self.target.take() {
-            Some(target) => {
-                unmount(&target, UnmountFlags::NOFOLLOW).map_err(|error| OverlayError::Io {
-                    action: "unmount",
-                    path: target,
-                    source: error.into(),
-                })
-            }
+            Some(target) => unmount(&target, UnmountFlags::NOFOLLOW).map_err(|error| OverlayError::Io {
+                action: "unmount",
+                path: target,
+                source: error.into(),
+            }),
             None => Ok(()),
         }
     }
@@ -142,9 +139,7 @@ impl Drop for OverlayMount {
 pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<OverlayMount, OverlayError> {
     let directory = open_directory(target)?;
     attach(overlay, None, directory.as_fd())?;
-    Ok(OverlayMount {
-        target: Some(target.to_owned()),
-    })
+    Ok(OverlayMount { target: Some(target.to_owned()) })
 }
 
 /// Mounts an overlay in a new directory inside `dir`, writes to it and takes it away: whether one works there.
@@ -153,13 +148,8 @@ pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<OverlayMount, O
 /// What failed.
 pub fn probe_overlay(dir: &Path) -> Result<(), OverlayError> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let nanos = std::time::UNIX_EPOCH
-        .elapsed()
-        .map_or(0, |elapsed| elapsed.as_nanos());
-    let name = format!(
-        ".rbuild-probe-{nanos:x}-{}",
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    );
+    let nanos = std::time::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos());
+    let name = format!(".rbuild-probe-{nanos:x}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let base = dir.join(name);
     let result = try_overlay(&base);
     let _ = remove_tree(&base);
@@ -167,11 +157,7 @@ pub fn probe_overlay(dir: &Path) -> Result<(), OverlayError> {
 }
 
 fn try_overlay(base: &Path) -> Result<(), OverlayError> {
-    fs::create_dir(base).map_err(|source| OverlayError::Io {
-        action: "create",
-        path: base.to_owned(),
-        source,
-    })?;
+    fs::create_dir(base).map_err(|source| OverlayError::Io { action: "create", path: base.to_owned(), source })?;
     let sub = |name: &str| make_directory(&base.join(name));
     let overlay = Overlay {
         lower: vec![sub("lower")?],
@@ -182,24 +168,15 @@ fn try_overlay(base: &Path) -> Result<(), OverlayError> {
     let target = sub("merged")?;
     let io = |action, path: &Path| {
         let path = path.to_owned();
-        move |source| OverlayError::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| OverlayError::Io { action, path, source }
     };
     let (in_lower, in_upper) = (overlay.lower[0].join("file"), overlay.upper.join("file"));
     fs::write(&in_lower, "lower").map_err(io("write", &in_lower))?;
     let mounted = mount_overlay(&overlay, &target)?;
     let seen = target.join("file");
     fs::write(&seen, "upper").map_err(io("write", &seen))?;
-    let broken = |problem| OverlayError::Broken {
-        path: target.clone(),
-        problem,
-    };
-    if fs::read(&in_upper).ok().as_deref() != Some(b"upper")
-        || fs::read(&in_lower).ok().as_deref() != Some(b"lower")
-    {
+    let broken = |problem| OverlayError::Broken { path: target.clone(), problem };
+    if fs::read(&in_upper).ok().as_deref() != Some(b"upper") || fs::read(&in_lower).ok().as_deref() != Some(b"lower") {
         return Err(broken("a change did not go to the upper directory"));
     }
     fs::remove_file(&seen).map_err(io("remove", &seen))?;
@@ -210,11 +187,7 @@ fn try_overlay(base: &Path) -> Result<(), OverlayError> {
 }
 
 /// Mounts an overlay on the directory `target`; `bottom` is one more layer under all others.
-pub(crate) fn attach(
-    overlay: &Overlay,
-    bottom: Option<&Path>,
-    target: BorrowedFd<'_>,
-) -> Result<(), OverlayError> {
+pub(crate) fn attach(overlay: &Overlay, bottom: Option<&Path>, target: BorrowedFd<'_>) -> Result<(), OverlayError> {
     let work = make_directory(&overlay.work.join("work"))?;
     // The kernel's mark that an upper directory may be damaged, since it was mounted without syncs; where the machine
     // died meanwhile, the caller does not come here.
@@ -232,23 +205,12 @@ pub(crate) fn attach(
         lower.push(make_directory(&overlay.work.join("empty"))?);
     }
     // Named by descriptor: such a name is short, whatever the path, and has no character that is special in options.
-    let lower = lower
-        .iter()
-        .map(|path| open_directory(path))
-        .collect::<Result<Vec<_>, _>>()?;
+    let lower = lower.iter().map(|path| open_directory(path)).collect::<Result<Vec<_>, _>>()?;
     let (upper, work) = (open_directory(&overlay.upper)?, open_directory(&work)?);
-    let stack = Stack {
-        lower: &lower,
-        upper: &upper,
-        work: &work,
-        durability: overlay.durability,
-    };
+    let stack = Stack { lower: &lower, upper: &upper, work: &work, durability: overlay.durability };
     match stack.attach_one_by_one(target) {
         // `lowerdir+` is from kernel 6.7; some seccomp profiles refuse the new calls altogether.
-        Err(OverlayError::Mount {
-            action: ADD_LAYER | OPEN,
-            ..
-        }) => stack.attach_at_once(target),
+        Err(OverlayError::Mount { action: ADD_LAYER | OPEN, .. }) => stack.attach_at_once(target),
         other => other,
     }
 }
@@ -276,27 +238,18 @@ impl Stack<'_> {
             .and_then(|context| rustix::io::read(context, &mut message).ok())
             .and_then(|length| message.get(..length))
             .map(|text| String::from_utf8_lossy(text).trim().to_owned());
-        OverlayError::Mount {
-            layers: self.lower.len(),
-            action,
-            detail,
-            source: error.into(),
-        }
+        OverlayError::Mount { layers: self.lower.len(), action, detail, source: error.into() }
     }
 
     fn attach_one_by_one(&self, target: BorrowedFd<'_>) -> Result<(), OverlayError> {
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-            .map_err(|error| self.error(OPEN, error, None))?;
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| self.error(OPEN, error, None))?;
         let log = &context;
         let failed = |action: &'static str| move |error| self.error(action, error, Some(log));
         for layer in self.lower {
-            fsconfig_set_string(&context, "lowerdir+", name_of(layer))
-                .map_err(|e| self.error(ADD_LAYER, e, None))?;
+            fsconfig_set_string(&context, "lowerdir+", name_of(layer)).map_err(|e| self.error(ADD_LAYER, e, None))?;
         }
-        fsconfig_set_string(&context, "upperdir", name_of(self.upper))
-            .map_err(failed("set the upper directory"))?;
-        fsconfig_set_string(&context, "workdir", name_of(self.work))
-            .map_err(failed("set the work directory"))?;
+        fsconfig_set_string(&context, "upperdir", name_of(self.upper)).map_err(failed("set the upper directory"))?;
+        fsconfig_set_string(&context, "workdir", name_of(self.work)).map_err(failed("set the work directory"))?;
         fsconfig_set_flag(&context, "userxattr").map_err(failed("use user attributes"))?;
         fsconfig_set_string(&context, "index", "off").map_err(failed("do without an index"))?;
         fsconfig_set_string(&context, "source", "overlay").map_err(failed("set the source"))?;
@@ -304,14 +257,9 @@ impl Stack<'_> {
             fsconfig_set_flag(&context, "volatile").map_err(failed("do without syncs"))?;
         }
         fsconfig_create(&context).map_err(failed("create it"))?;
-        let mounted = fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::empty(),
-        )
-        .map_err(failed("make a mount of it"))?;
-        let flags =
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+            .map_err(failed("make a mount of it"))?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&mounted, "", target, "", flags).map_err(failed("attach it"))
     }
 
@@ -328,47 +276,25 @@ impl Stack<'_> {
             options.push_str(",volatile");
         }
         if options.len() >= PAGE {
-            return Err(self.error(
-                "name so many layers to this kernel (6.7 can)",
-                Errno::TOOBIG,
-                None,
-            ));
+            return Err(self.error("name so many layers to this kernel (6.7 can)", Errno::TOOBIG, None));
         }
-        let options =
-            CString::new(options).map_err(|_| self.error("name the layers", Errno::INVAL, None))?;
+        let options = CString::new(options).map_err(|_| self.error("name the layers", Errno::INVAL, None))?;
         let target = format!("/proc/self/fd/{}", target.as_raw_fd());
-        mount(
-            "overlay",
-            target,
-            "overlay",
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )
-        .map_err(|error| self.error("mount it", error, None))
+        mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()))
+            .map_err(|error| self.error("mount it", error, None))
     }
 }
 
 pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, OverlayError> {
-    rustix::fs::openat(
-        CWD,
-        path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|error| OverlayError::Io {
-        action: "open the directory",
-        path: path.to_owned(),
-        source: error.into(),
-    })
+    rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| OverlayError::Io { action: "open the directory", path: path.to_owned(), source: error.into() })
 }
 
 pub(crate) fn make_directory(path: &Path) -> Result<PathBuf, OverlayError> {
     match fs::create_dir(path) {
-        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(OverlayError::Io {
-            action: "create the directory",
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(OverlayError::Io { action: "create the directory", path: path.to_owned(), source })
+        }
         _ => Ok(path.to_owned()),
     }
 }

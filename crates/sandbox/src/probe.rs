@@ -1,16 +1,17 @@
 //! What this machine allows, for `rbuild doctor`.
 
 use crate::{
+    chroot,
     idmap::{IdKind, SubordinateRange, find_helper, is_setuid_or_capable, load_grants, user_names},
     isolation::{Facts, Privilege},
     overlay::probe_overlay,
-    worker::{Worker, WorkerChannel, WorkerOptions},
+    userns::{self, Refusal},
+    worker::{SpawnError, Worker, WorkerChannel, WorkerOptions},
 };
 use rustix::process::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use std::{
     error::Error,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -41,12 +42,16 @@ pub struct Probe {
     pub unprivileged_userns_clone: Option<bool>,
     /// Ubuntu's `/proc/sys/kernel/apparmor_restrict_unprivileged_userns`.
     pub apparmor_restricts_userns: Option<bool>,
+    /// Whether this is surely a chroot, since nothing is mounted on `/`; one to a mount point is not recognised.
+    pub chroot: bool,
     /// Whether programs cannot gain privileges.
     pub no_new_privs: bool,
     /// The line `Seccomp` of `/proc/self/status`: 0 is none, 2 a filter.
     pub seccomp: Option<u32>,
     /// What a worker found, or why there is none.
     pub worker: Result<Facts, String>,
+    /// Why it got no user namespace, where that is the reason.
+    pub refusal: Option<Refusal>,
     /// Whether an overlay works in the directory that was asked about, or why not.
     pub overlay: Result<(), String>,
     /// That directory.
@@ -75,73 +80,55 @@ struct Question {
 /// Looks at this machine, starts a worker and mounts an overlay in `directory`.
 pub fn probe(directory: &Path) -> Probe {
     let uid = geteuid().as_raw();
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let helpers = [IdKind::User, IdKind::Group].map(|kind| {
         let path = find_helper(kind);
         let privileged = path.as_deref().is_some_and(is_setuid_or_capable);
-        Helper {
-            name: kind.helper().to_owned(),
-            path,
-            privileged,
-        }
+        Helper { name: kind.helper().to_owned(), path, privileged }
     });
-    let (worker, overlay) = ask_worker(directory);
+    let (worker, refusal, overlay) = ask_worker(directory);
     Probe {
         uid,
         gid: getegid().as_raw(),
-        user: user_names(uid)
-            .first()
-            .map(|name| String::from_utf8_lossy(name).into_owned()),
-        kernel: rustix::system::uname()
-            .release()
-            .to_string_lossy()
-            .into_owned(),
+        user: user_names(uid).first().map(|name| String::from_utf8_lossy(name).into_owned()),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         subordinate_uids: load_grants(IdKind::User, uid).unwrap_or_default(),
         subordinate_gids: load_grants(IdKind::Group, uid).unwrap_or_default(),
         helpers: helpers.into(),
-        max_user_namespaces: number("/proc/sys/user/max_user_namespaces"),
-        unprivileged_userns_clone: number("/proc/sys/kernel/unprivileged_userns_clone")
-            .map(|value| value != 0),
-        apparmor_restricts_userns: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-            .map(|value| value != 0),
+        max_user_namespaces: userns::max_user_namespaces(),
+        unprivileged_userns_clone: userns::unprivileged_userns_clone(),
+        apparmor_restricts_userns: userns::apparmor_restricts_userns(),
+        chroot: chroot::is_certain(),
         no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
-        seccomp: seccomp_mode(),
+        seccomp: userns::seccomp_mode(),
         worker,
+        refusal,
         overlay,
         directory: directory.to_owned(),
     }
 }
 
-fn seccomp_mode() -> Option<u32> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Seccomp:"))?
-        .trim()
-        .parse()
-        .ok()
-}
+type Answer = (Result<Facts, String>, Option<Refusal>, Result<(), String>);
 
-fn ask_worker(directory: &Path) -> (Result<Facts, String>, Result<(), String>) {
+fn ask_worker(directory: &Path) -> Answer {
     let mut worker = match Worker::spawn(WorkerOptions::new(ENTRY)) {
         Ok(worker) => worker,
         Err(error) => {
-            return (
-                Err(chain(&error)),
-                Err("there is no worker to mount one".into()),
-            );
+            let text = chain(&error);
+            let refusal = match error {
+                SpawnError::UserNamespace { refusal, .. } => Some(refusal),
+                _ => None,
+            };
+            return (Err(text), refusal, Err("there is no worker to mount one".into()));
         }
     };
-    let asked = worker.send(&Question {
-        directory: directory.to_owned(),
-    });
+    let asked = worker.send(&Question { directory: directory.to_owned() });
     let answer = match asked.and_then(|()| worker.recv::<Result<(), String>>()) {
         Ok(Some(answer)) => answer,
         Ok(None) => Err("the worker ended".into()),
         Err(error) => Err(chain(&error)),
     };
     let _ = worker.kill();
-    (Ok(worker.facts().clone()), answer)
+    (Ok(worker.facts().clone()), None, answer)
 }
 
 /// The worker of a probe.
@@ -172,35 +159,21 @@ impl Probe {
     pub fn remedies(&self) -> Vec<String> {
         let mut remedies = Vec::new();
         if self.worker.is_err() {
-            if self.unprivileged_userns_clone == Some(false) {
-                remedies.push(
-                    "allow user namespaces: `sysctl kernel.unprivileged_userns_clone=1`".to_owned(),
-                );
-            }
-            if self.max_user_namespaces == Some(0) {
-                remedies.push(
-                    "allow user namespaces: `sysctl user.max_user_namespaces=15000`".to_owned(),
-                );
-            }
-            if self.apparmor_restricts_userns == Some(true) {
-                remedies.push(
-                    "allow this program user namespaces: an AppArmor profile with `userns,`, or \
-                     `sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
-                        .to_owned(),
-                );
-            }
-            if self.seccomp.unwrap_or(0) != 0 {
-                remedies.push(
-                    "a seccomp filter is in force, as in a container: start it with `--security-opt seccomp=unconfined` \
-                     (and `--security-opt apparmor=unconfined`)"
-                        .to_owned(),
-                );
-            }
-            if remedies.is_empty() {
-                remedies.push(
-                    "the kernel refuses user namespaces: it may be built without CONFIG_USER_NS"
-                        .to_owned(),
-                );
+            // The reason first, then what would be in the way after that.
+            let sure = self.refusal.iter().cloned();
+            let seen = [
+                (self.chroot, Refusal::Chroot),
+                (self.max_user_namespaces == Some(0), Refusal::Limit { max: Some(0) }),
+                (self.unprivileged_userns_clone == Some(false), Refusal::Sysctl),
+                (self.apparmor_restricts_userns == Some(true), Refusal::AppArmor),
+                (self.seccomp.unwrap_or(0) != 0, Refusal::Seccomp),
+            ];
+            let seen = seen.into_iter().filter_map(|(is, refusal)| is.then_some(refusal));
+            for refusal in sure.chain(seen) {
+                let remedy = refusal.remedy().to_owned();
+                if !remedies.contains(&remedy) {
+                    remedies.push(remedy);
+                }
             }
         }
         let one_id = !matches!(&self.worker, Ok(facts) if facts.privilege != Privilege::OneId);
@@ -214,35 +187,21 @@ impl Probe {
             }
             for helper in &self.helpers {
                 match &helper.path {
-                    None => remedies.push(format!(
-                        "install `{}` (package uidmap or shadow-utils)",
-                        helper.name
-                    )),
+                    None => remedies.push(format!("install `{}` (package uidmap or shadow-utils)", helper.name)),
                     Some(path) if !helper.privileged => {
-                        remedies.push(format!(
-                            "make `{}` set-user-id: `chmod u+s {0}` as root",
-                            path.display()
-                        ));
+                        remedies.push(format!("make `{}` set-user-id: `chmod u+s {0}` as root", path.display()));
                     }
                     Some(_) => {}
                 }
             }
             let who = self.user.clone().unwrap_or_else(|| self.uid.to_string());
-            for (file, ranges) in [
-                ("/etc/subuid", &self.subordinate_uids),
-                ("/etc/subgid", &self.subordinate_gids),
-            ] {
+            for (file, ranges) in [("/etc/subuid", &self.subordinate_uids), ("/etc/subgid", &self.subordinate_gids)] {
                 if ranges.is_empty() {
-                    remedies.push(format!(
-                        "grant subordinate ids: add `{who}:100000:65536` to {file}"
-                    ));
+                    remedies.push(format!("grant subordinate ids: add `{who}:100000:65536` to {file}"));
                 }
             }
             if self.user.is_none() {
-                remedies.push(format!(
-                    "give uid {} a line in /etc/passwd: `newuidmap` wants a user name",
-                    self.uid
-                ));
+                remedies.push(format!("give uid {} a line in /etc/passwd: `newuidmap` wants a user name", self.uid));
             }
         }
         if let (Ok(_), Err(reason)) = (&self.worker, &self.overlay) {
@@ -276,9 +235,11 @@ mod tests {
             max_user_namespaces: Some(100),
             unprivileged_userns_clone: None,
             apparmor_restricts_userns: None,
+            chroot: false,
             no_new_privs: false,
             seccomp: Some(0),
             worker: Err("cannot create a user namespace: EPERM".into()),
+            refusal: None,
             overlay: Err("none".into()),
             directory: "/x".into(),
         }
@@ -286,63 +247,34 @@ mod tests {
 
     #[test]
     fn remedies_name_the_cause() {
-        let has =
-            |probe: &Probe, word: &str| probe.remedies().iter().any(|remedy| remedy.contains(word));
-        assert!(has(&blank(), "CONFIG_USER_NS"));
-        assert!(has(
-            &Probe {
-                max_user_namespaces: Some(0),
-                ..blank()
-            },
-            "user.max_user_namespaces"
-        ));
-        assert!(has(
-            &Probe {
-                apparmor_restricts_userns: Some(true),
-                ..blank()
-            },
-            "AppArmor"
-        ));
-        assert!(has(
-            &Probe {
-                seccomp: Some(2),
-                ..blank()
-            },
-            "seccomp=unconfined"
-        ));
-        assert!(has(
-            &Probe {
-                no_new_privs: true,
-                ..blank()
-            },
-            "NoNewPrivileges"
-        ));
-        assert!(has(
-            &Probe {
-                subordinate_gids: vec![],
-                ..blank()
-            },
-            "`alice:100000:65536` to /etc/subgid"
-        ));
-        assert!(has(
-            &Probe {
-                user: None,
-                ..blank()
-            },
-            "newuidmap"
-        ));
-        let helper = Helper {
-            name: "newuidmap".into(),
-            path: None,
-            privileged: false,
-        };
-        assert!(has(
-            &Probe {
-                helpers: vec![helper],
-                ..blank()
-            },
-            "package uidmap"
-        ));
+        let has = |probe: &Probe, word: &str| probe.remedies().iter().any(|remedy| remedy.contains(word));
+        for (refusal, word) in [
+            (Refusal::NotBuilt, "CONFIG_USER_NS"),
+            (Refusal::Chroot, "pivot_root"),
+            (Refusal::Unknown, "if this is a chroot"),
+            (Refusal::UnmappedId, "--map-root-user"),
+            (Refusal::Limit { max: Some(5) }, "raise `sysctl user.max_user_namespaces`"),
+        ] {
+            let probe = Probe { refusal: Some(refusal), ..blank() };
+            assert!(has(&probe, word), "{word}");
+            assert!(!has(&blank(), word), "{word}");
+        }
+        for (probe, word) in [
+            (Probe { max_user_namespaces: Some(0), ..blank() }, "sysctl user.max_user_namespaces="),
+            (Probe { apparmor_restricts_userns: Some(true), ..blank() }, "AppArmor"),
+            (Probe { seccomp: Some(2), ..blank() }, "seccomp=unconfined"),
+        ] {
+            assert!(has(&probe, word), "{word}");
+            // Told once, though seen twice, and after what is in the way before it.
+            let twice = Probe { refusal: Some(Refusal::Chroot), chroot: true, ..probe };
+            let remedies = twice.remedies();
+            assert!(remedies[0].contains("pivot_root") && remedies[1].contains(word));
+        }
+        assert!(has(&Probe { no_new_privs: true, ..blank() }, "NoNewPrivileges"));
+        assert!(has(&Probe { subordinate_gids: vec![], ..blank() }, "`alice:100000:65536` to /etc/subgid"));
+        assert!(has(&Probe { user: None, ..blank() }, "newuidmap"));
+        let helper = Helper { name: "newuidmap".into(), path: None, privileged: false };
+        assert!(has(&Probe { helpers: vec![helper], ..blank() }, "package uidmap"));
         let facts = Facts {
             isolation: crate::Isolation::Userns,
             privilege: Privilege::ManyIds,
@@ -350,18 +282,8 @@ mod tests {
             gids: vec![],
             why_one_id: None,
         };
-        let good = Probe {
-            worker: Ok(facts),
-            overlay: Ok(()),
-            ..blank()
-        };
+        let good = Probe { worker: Ok(facts), overlay: Ok(()), ..blank() };
         assert_eq!(good.remedies(), Vec::<String>::new());
-        assert!(has(
-            &Probe {
-                overlay: Err("EINVAL".into()),
-                ..good
-            },
-            "overlayfs does not work in `/x` (EINVAL)"
-        ));
+        assert!(has(&Probe { overlay: Err("EINVAL".into()), ..good }, "overlayfs does not work in `/x` (EINVAL)"));
     }
 }

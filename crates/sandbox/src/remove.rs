@@ -39,28 +39,20 @@ pub enum RemoveError {
 /// # Errors
 /// The first that hindered it.
 pub fn remove_tree(path: &Path) -> Result<(), RemoveError> {
-    let failed = |action, path: PathBuf, error: Errno| RemoveError::Io {
-        action,
-        path,
-        source: error.into(),
-    };
+    let failed = |action, path: PathBuf, error: Errno| RemoveError::Io { action, path, source: error.into() };
     match unlinkat(CWD, path, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(failed("remove", path.to_owned(), error)),
     }
-    let mut stack =
-        vec![Level::open(CWD, path).map_err(|error| failed("open", path.to_owned(), error))?];
+    let mut stack = vec![Level::open(CWD, path).map_err(|error| failed("open", path.to_owned(), error))?];
     let mut folded = 0u64;
     loop {
         let depth = stack.len();
         let Some(level) = stack.last_mut() else { break };
         let Some(name) = level.names.pop() else {
             // There may be more than one batch, and folding puts more into the first level.
-            if level
-                .reread()
-                .map_err(|error| failed("read", path.to_owned(), error))?
-            {
+            if level.reread().map_err(|error| failed("read", path.to_owned(), error))? {
                 continue;
             }
             let done = stack.pop();
@@ -79,25 +71,18 @@ pub fn remove_tree(path: &Path) -> Result<(), RemoveError> {
             folded += 1;
             let to = CString::new(format!(".rbuild-removed-{folded}")).unwrap_or_default();
             let (from, base) = (stack[depth - 1].fd.as_fd(), stack[0].fd.as_fd());
-            renameat(from, &name, base, &to)
-                .map_err(|error| failed("move", describe(path, &stack, &name), error))?;
+            renameat(from, &name, base, &to).map_err(|error| failed("move", describe(path, &stack, &name), error))?;
             continue;
         }
         let next = Level::open(level.fd.as_fd(), &name);
         stack.push(next.map_err(|error| failed("open", describe(path, &stack, &name), error))?);
     }
-    unlinkat(CWD, path, AtFlags::REMOVEDIR)
-        .map_err(|error| failed("remove", path.to_owned(), error))
+    unlinkat(CWD, path, AtFlags::REMOVEDIR).map_err(|error| failed("remove", path.to_owned(), error))
 }
 
 fn describe(path: &Path, stack: &[Level], name: &CString) -> PathBuf {
     let mut path = path.to_owned();
-    path.extend(
-        stack
-            .iter()
-            .skip(1)
-            .map(|level| OsStr::from_bytes(level.name.as_bytes())),
-    );
+    path.extend(stack.iter().skip(1).map(|level| OsStr::from_bytes(level.name.as_bytes())));
     path.join(OsStr::from_bytes(name.as_bytes()))
 }
 
@@ -114,9 +99,8 @@ impl Level {
         let fd = match openat(&parent, &name, flags, Mode::empty()) {
             Err(Errno::ACCESS) => {
                 // A directory of our own without permissions; never through a symbolic link.
-                if FileType::from_raw_mode(
-                    statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode,
-                ) != FileType::Directory
+                if FileType::from_raw_mode(statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode)
+                    != FileType::Directory
                 {
                     return Err(Errno::NOTDIR);
                 }
@@ -125,11 +109,7 @@ impl Level {
             }
             other => other?,
         };
-        let mut level = Self {
-            fd,
-            name,
-            names: Vec::new(),
-        };
+        let mut level = Self { fd, name, names: Vec::new() };
         level.reread()?;
         Ok(level)
     }
@@ -169,25 +149,10 @@ mod tests {
         std::os::unix::fs::symlink("..", base.join("tree/up")).unwrap();
         let mut deep = rustix::fs::open(base.join("tree"), OFlags::PATH, Mode::empty()).unwrap();
         for _ in 0..500 {
-            rustix::fs::mkdirat(
-                &deep,
-                "some-longer-name-so-that-the-path-is-too-long",
-                Mode::RWXU,
-            )
-            .unwrap();
-            deep = openat(
-                &deep,
-                "some-longer-name-so-that-the-path-is-too-long",
-                OFlags::PATH,
-                Mode::empty(),
-            )
-            .unwrap();
+            rustix::fs::mkdirat(&deep, "some-longer-name-so-that-the-path-is-too-long", Mode::RWXU).unwrap();
+            deep = openat(&deep, "some-longer-name-so-that-the-path-is-too-long", OFlags::PATH, Mode::empty()).unwrap();
         }
-        fs::set_permissions(
-            base.join("tree/closed/inner"),
-            fs::Permissions::from_mode(0o0),
-        )
-        .unwrap();
+        fs::set_permissions(base.join("tree/closed/inner"), fs::Permissions::from_mode(0o0)).unwrap();
         fs::set_permissions(base.join("tree/closed"), fs::Permissions::from_mode(0o0)).unwrap();
         remove_tree(&base.join("tree")).unwrap();
         assert!(!base.join("tree").exists());

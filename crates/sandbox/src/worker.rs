@@ -8,6 +8,7 @@ use crate::{
     isolation::{Facts, IdRange, Isolation, Privilege},
     run::ExitStatus,
     sys::{process, spawn::spawn_self},
+    userns::Refusal,
 };
 use rustix::{
     fs::{Mode, OFlags},
@@ -90,6 +91,14 @@ pub enum SpawnError {
         /// The cause.
         source: io::Error,
     },
+    /// The kernel gave no user namespace.
+    #[error("cannot create a user namespace: {refusal}")]
+    UserNamespace {
+        /// Why, as far as can be found out.
+        refusal: Refusal,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The ids could not be mapped.
     #[error(transparent)]
     IdMap(#[from] IdMapError),
@@ -153,43 +162,32 @@ impl Worker {
     fn spawn_userns(options: &WorkerOptions) -> Result<Self, SpawnError> {
         let mut refused = None;
         if !options.one_id {
-            let may = rustix::thread::capabilities(None)
-                .map(|sets| sets.effective)
-                .unwrap_or(CapabilitySet::empty());
+            let may = rustix::thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
             if geteuid().is_root() && may.contains(CapabilitySet::SYS_ADMIN) {
                 match Self::attempt(options, Ids::Root) {
-                    Err(error @ SpawnError::Namespace { .. }) => {
-                        refused = Some(error.to_string_with_source())
-                    }
+                    Err(error @ SpawnError::Namespace { .. }) => refused = Some(error.to_string_with_source()),
                     other => return other,
                 }
             }
             if may.contains(CapabilitySet::SETUID | CapabilitySet::SETGID) {
-                match identity_maps()
-                    .map_err(|e| e.to_string())
-                    .and_then(|(uids, gids)| {
-                        Self::attempt(options, Ids::Direct { uids, gids })
-                            .map_err(|e| e.to_string_with_source())
-                    }) {
-                    Ok(worker) => return Ok(worker),
-                    Err(reason) => refused = Some(reason),
+                let attempt = identity_maps()
+                    .map_err(SpawnError::from)
+                    .and_then(|(uids, gids)| Self::attempt(options, Ids::Direct { uids, gids }));
+                match attempt {
+                    // Then no other map helps.
+                    Ok(_) | Err(SpawnError::UserNamespace { .. }) => return attempt,
+                    Err(error) => refused = Some(error.to_string_with_source()),
                 }
             }
-            let maps = HelperMap::find(IdKind::User)
-                .and_then(|users| Ok((users, HelperMap::find(IdKind::Group)?)));
+            let maps = HelperMap::find(IdKind::User).and_then(|users| Ok((users, HelperMap::find(IdKind::Group)?)));
             match maps {
-                Ok((users, groups)) => {
-                    match Self::attempt(options, Ids::Helper { users, groups }) {
-                        Err(error @ (SpawnError::Namespace { .. } | SpawnError::IdMap(_))) => {
-                            refused = Some(error.to_string_with_source());
-                        }
-                        other => return other,
+                Ok((users, groups)) => match Self::attempt(options, Ids::Helper { users, groups }) {
+                    Err(error @ (SpawnError::Namespace { .. } | SpawnError::IdMap(_))) => {
+                        refused = Some(error.to_string_with_source());
                     }
-                }
-                Err(error) => {
-                    refused =
-                        Some(refused.map_or_else(|| error.to_string(), |r| format!("{r}; {error}")))
-                }
+                    other => return other,
+                },
+                Err(error) => refused = Some(refused.map_or_else(|| error.to_string(), |r| format!("{r}; {error}"))),
             }
         }
         let why = refused.unwrap_or_else(|| "one id was asked for".into());
@@ -202,13 +200,7 @@ impl Worker {
         let (channel, inner_channel) = Channel::pair().map_err(io("create a socket"))?;
         let null = open_null().map_err(io("open `/dev/null`"))?;
         let stderr = options.stderr.as_ref().unwrap_or(&null);
-        let mut fds = vec![
-            null.as_fd(),
-            null.as_fd(),
-            stderr.as_fd(),
-            inner_control.as_fd(),
-            inner_channel.as_fd(),
-        ];
+        let mut fds = vec![null.as_fd(), null.as_fd(), stderr.as_fd(), inner_control.as_fd(), inner_channel.as_fd()];
         fds.extend(options.fds.iter().map(AsFd::as_fd));
         let argv = c_string([init::WORKER.as_bytes(), options.entry.as_bytes()].concat())?;
         let env = options
@@ -216,37 +208,27 @@ impl Worker {
             .iter()
             .map(|(name, value)| c_string([name.as_bytes(), b"=", value.as_bytes()].concat()))
             .collect::<Result<Vec<_>, _>>()?;
-        let guardian = spawn_self(&[argv], &env, &fds, 0).map_err(|source| SpawnError::Exec {
-            path: "/proc/self/exe",
-            source,
-        })?;
+        let guardian =
+            spawn_self(&[argv], &env, &fds, 0).map_err(|source| SpawnError::Exec { path: "/proc/self/exe", source })?;
         drop((inner_control, inner_channel));
 
         // From here on dropping the worker ends the process.
-        let mut worker = Self {
-            facts: ids.facts(),
-            channel,
-            control: Arc::new(control),
-            guardian,
-            ended: None,
-        };
-        worker.control.send(&Setup {
-            plan: ids.plan(),
-            extra_fds: options.fds.len(),
-        })?;
+        let mut worker = Self { facts: ids.facts(), channel, control: Arc::new(control), guardian, ended: None };
+        worker.control.send(&Setup { plan: ids.plan(), extra_fds: options.fds.len() })?;
         worker.expect_report(|report| matches!(report, Report::Unshared))?;
         ids.write(guardian)?;
-        worker.control.send(&Proceed {
-            facts: worker.facts.clone(),
-        })?;
+        worker.control.send(&Proceed { facts: worker.facts.clone() })?;
         worker.expect_report(|report| matches!(report, Report::Ready))?;
         Ok(worker)
     }
 
     fn expect_report(&mut self, expected: fn(&Report) -> bool) -> Result<(), SpawnError> {
         match self.control.recv::<Report>()? {
-            Some(Report::Failed { action, errno }) => Err(SpawnError::Namespace {
-                action,
+            Some(Report::Failed { action, errno }) => {
+                Err(SpawnError::Namespace { action, source: io::Error::from_raw_os_error(errno) })
+            }
+            Some(Report::NoUserNamespace { errno }) => Err(SpawnError::UserNamespace {
+                refusal: Refusal::of(errno),
                 source: io::Error::from_raw_os_error(errno),
             }),
             Some(report) if expected(&report) => Ok(()),
@@ -287,9 +269,7 @@ impl Worker {
 
     /// A handle that kills it from another thread.
     pub fn killer(&self) -> Killer {
-        Killer {
-            control: Arc::clone(&self.control),
-        }
+        Killer { control: Arc::clone(&self.control) }
     }
 
     /// Kills it and all that it started, and waits until nothing of it is left.
@@ -331,33 +311,18 @@ impl Drop for Worker {
 /// Where the ids of a worker come from.
 enum Ids {
     Root,
-    Direct {
-        uids: Vec<IdRange>,
-        gids: Vec<IdRange>,
-    },
-    Helper {
-        users: HelperMap,
-        groups: HelperMap,
-    },
-    One {
-        why: String,
-    },
+    Direct { uids: Vec<IdRange>, gids: Vec<IdRange> },
+    Helper { users: HelperMap, groups: HelperMap },
+    One { why: String },
 }
 
 impl Ids {
     fn plan(&self) -> Plan {
-        let own = |kind: IdKind| IdRange {
-            inside: 0,
-            outside: kind.own(),
-            count: 1,
-        };
+        let own = |kind: IdKind| IdRange { inside: 0, outside: kind.own(), count: 1 };
         match self {
             Self::Root => Plan::Root,
             Self::Direct { .. } | Self::Helper { .. } => Plan::MappedOutside,
-            Self::One { .. } => Plan::OwnIds {
-                uid: own(IdKind::User),
-                gid: own(IdKind::Group),
-            },
+            Self::One { .. } => Plan::OwnIds { uid: own(IdKind::User), gid: own(IdKind::Group) },
         }
     }
 
@@ -365,45 +330,32 @@ impl Ids {
         let (privilege, uids, gids, why_one_id) = match self {
             Self::Root => {
                 let all = |kind| current_map(kind).map(as_identity).unwrap_or_default();
-                (Privilege::Root, all(IdKind::User), all(IdKind::Group), None)
+                let (uids, gids) = (all(IdKind::User), all(IdKind::Group));
+                // Root of a user namespace that somebody else made, and of nothing else in it.
+                let lone = |ranges: &[IdRange]| matches!(ranges, [only] if only.count == 1);
+                if lone(&uids) || lone(&gids) {
+                    let why = "the user namespace around this process has one id".to_owned();
+                    (Privilege::OneId, uids, gids, Some(why))
+                } else {
+                    (Privilege::Root, uids, gids, None)
+                }
             }
             Self::Direct { uids, gids } => (Privilege::ManyIds, uids.clone(), gids.clone(), None),
-            Self::Helper { users, groups } => (
-                Privilege::ManyIds,
-                users.ranges.clone(),
-                groups.ranges.clone(),
-                None,
-            ),
+            Self::Helper { users, groups } => (Privilege::ManyIds, users.ranges.clone(), groups.ranges.clone(), None),
             Self::One { why } => {
-                let own = |kind: IdKind| {
-                    vec![IdRange {
-                        inside: 0,
-                        outside: kind.own(),
-                        count: 1,
-                    }]
-                };
-                (
-                    Privilege::OneId,
-                    own(IdKind::User),
-                    own(IdKind::Group),
-                    Some(why.clone()),
-                )
+                let own = |kind: IdKind| vec![IdRange { inside: 0, outside: kind.own(), count: 1 }];
+                (Privilege::OneId, own(IdKind::User), own(IdKind::Group), Some(why.clone()))
             }
         };
-        Facts {
-            isolation: Isolation::Userns,
-            privilege,
-            uids,
-            gids,
-            why_one_id,
-        }
+        Facts { isolation: Isolation::Userns, privilege, uids, gids, why_one_id }
     }
 
     fn write(&self, pid: Pid) -> Result<(), IdMapError> {
         match self {
             Self::Root | Self::One { .. } => Ok(()),
-            Self::Direct { uids, gids } => write_map_of(pid, IdKind::User, uids)
-                .and_then(|()| write_map_of(pid, IdKind::Group, gids)),
+            Self::Direct { uids, gids } => {
+                write_map_of(pid, IdKind::User, uids).and_then(|()| write_map_of(pid, IdKind::Group, gids))
+            }
             Self::Helper { users, groups } => users.apply(pid).and_then(|()| groups.apply(pid)),
         }
     }
@@ -411,34 +363,20 @@ impl Ids {
 
 /// Every id of this namespace as itself.
 fn as_identity(map: Vec<IdRange>) -> Vec<IdRange> {
-    map.into_iter()
-        .map(|range| IdRange {
-            outside: range.inside,
-            ..range
-        })
-        .collect()
+    map.into_iter().map(|range| IdRange { outside: range.inside, ..range }).collect()
 }
 
 fn identity_maps() -> Result<(Vec<IdRange>, Vec<IdRange>), IdMapError> {
-    Ok((
-        as_identity(current_map(IdKind::User)?),
-        as_identity(current_map(IdKind::Group)?),
-    ))
+    Ok((as_identity(current_map(IdKind::User)?), as_identity(current_map(IdKind::Group)?)))
 }
 
 pub(crate) fn open_null() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(
-        "/dev/null",
-        OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn c_string(bytes: Vec<u8>) -> Result<CString, SpawnError> {
-    CString::new(bytes).map_err(|error| SpawnError::Io {
-        action: "pass a name or variable with a NUL",
-        source: error.into(),
-    })
+    CString::new(bytes)
+        .map_err(|error| SpawnError::Io { action: "pass a name or variable with a NUL", source: error.into() })
 }
 
 /// Kills a worker from any thread.
@@ -464,11 +402,7 @@ pub struct WorkerChannel {
 
 impl WorkerChannel {
     pub(crate) fn new(channel: Channel, facts: Facts, fds: Vec<OwnedFd>) -> Self {
-        Self {
-            channel,
-            facts,
-            fds: fds.into_iter().map(Some).collect(),
-        }
+        Self { channel, facts, fds: fds.into_iter().map(Some).collect() }
     }
 
     /// Sends a message to the process that spawned this one.

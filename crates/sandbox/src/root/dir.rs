@@ -43,18 +43,11 @@ struct Inner {
 #[derive(Debug, Clone)]
 pub struct Dir(Arc<Inner>);
 
-pub(super) const READ_DIR: OFlags = OFlags::DIRECTORY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+pub(super) const READ_DIR: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Dir {
     pub(super) fn new(fd: OwnedFd, path: PathBuf, shared: Arc<Shared>) -> Self {
-        Dir(Arc::new(Inner {
-            fd,
-            path,
-            shared,
-            inherits_ids: OnceLock::new(),
-        }))
+        Dir(Arc::new(Inner { fd, path, shared, inherits_ids: OnceLock::new() }))
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -89,9 +82,7 @@ impl Dir {
     /// Fails if the file does not exist, cannot be looked at, or its ownership record is malformed.
     pub fn lstat(&self, name: impl AsRef<OsStr>) -> Result<Metadata> {
         let name = name.as_ref();
-        let mut metadata = self
-            .stored(name)
-            .map_err(|errno| self.error("look at", name, errno))?;
+        let mut metadata = self.stored(name).map_err(|errno| self.error("look at", name, errno))?;
         self.show(name, &mut metadata)?;
         Ok(metadata)
     }
@@ -119,14 +110,10 @@ impl Dir {
             return Ok(());
         }
         let place = self.record_place(name, metadata.kind);
-        record::show(shared.ownership, place, metadata, shared.use_proc).map_err(
-            |error| match error {
-                ShowError::Errno(errno) => self.error("read the ownership record of", name, errno),
-                ShowError::Malformed => RootError::BadRecord {
-                    path: self.0.path.join(name),
-                },
-            },
-        )
+        record::show(shared.ownership, place, metadata, shared.use_proc).map_err(|error| match error {
+            ShowError::Errno(errno) => self.error("read the ownership record of", name, errno),
+            ShowError::Malformed => RootError::BadRecord { path: self.0.path.join(name) },
+        })
     }
 
     /// The target of a symbolic link, as it is stored.
@@ -153,16 +140,8 @@ impl Dir {
     }
 
     /// Calls `found` with each name and whether the file system says it is a directory.
-    pub(super) fn each_name(
-        &self,
-        mut found: impl FnMut(&OsStr, bool),
-    ) -> std::result::Result<(), Errno> {
-        let fd = rustix::fs::openat(
-            &self.0.fd,
-            ".",
-            READ_DIR.union(OFlags::RDONLY),
-            Mode::empty(),
-        )?;
+    pub(super) fn each_name(&self, mut found: impl FnMut(&OsStr, bool)) -> std::result::Result<(), Errno> {
+        let fd = rustix::fs::openat(&self.0.fd, ".", READ_DIR.union(OFlags::RDONLY), Mode::empty())?;
         let mut buffer = Vec::with_capacity(32 * 1024);
         let mut entries = RawDir::new(&fd, buffer.spare_capacity_mut());
         while let Some(entry) = entries.next() {
@@ -182,18 +161,13 @@ impl Dir {
     /// Fails if there is no such directory; a symbolic link is not followed.
     pub fn open_dir(&self, name: impl AsRef<OsStr>) -> Result<Dir> {
         let name = name.as_ref();
-        self.open_dir_raw(name)
-            .map_err(|errno| self.error("open the directory", name, errno))
+        self.open_dir_raw(name).map_err(|errno| self.error("open the directory", name, errno))
     }
 
     pub(super) fn open_dir_raw(&self, name: &OsStr) -> std::result::Result<Dir, Errno> {
         let flags = READ_DIR | OFlags::PATH;
         let fd = rustix::fs::openat(&self.0.fd, name, flags, Mode::empty())?;
-        Ok(Dir::new(
-            fd,
-            self.0.path.join(name),
-            Arc::clone(&self.0.shared),
-        ))
+        Ok(Dir::new(fd, self.0.path.join(name), Arc::clone(&self.0.shared)))
     }
 
     /// Opens a file for reading, without following a symbolic link and without waiting for a pipe's writer.
@@ -202,8 +176,7 @@ impl Dir {
     /// Fails if the file does not exist, is a symbolic link, or may not be read.
     pub fn open_file(&self, name: impl AsRef<OsStr>) -> Result<File> {
         let name = name.as_ref();
-        let flags =
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         rustix::fs::openat(&self.0.fd, name, flags, Mode::empty())
             .map(File::from)
             .map_err(|errno| self.error("open", name, errno))
@@ -215,17 +188,10 @@ impl Dir {
     /// Fails if the name exists or the file cannot be created.
     pub fn create_file(&self, name: impl AsRef<OsStr>) -> Result<Node> {
         let name = name.as_ref();
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.0.fd, name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.error("create", name, errno))?;
-        let node = Node::new(
-            self.clone(),
-            name,
-            FileKind::File,
-            FileKind::File,
-            Some(File::from(fd)),
-        );
+        let node = Node::new(self.clone(), name, FileKind::File, FileKind::File, Some(File::from(fd)));
         Ok(node.created())
     }
 
@@ -248,11 +214,7 @@ impl Dir {
     ///
     /// # Errors
     /// Fails if the name exists or the link cannot be created.
-    pub fn create_symlink(
-        &self,
-        name: impl AsRef<OsStr>,
-        target: impl AsRef<Path>,
-    ) -> Result<Node> {
+    pub fn create_symlink(&self, name: impl AsRef<OsStr>, target: impl AsRef<Path>) -> Result<Node> {
         let name = name.as_ref();
         rustix::fs::symlinkat(target.as_ref(), &self.0.fd, name)
             .map_err(|errno| self.error("create the symbolic link", name, errno))?;
@@ -264,19 +226,12 @@ impl Dir {
     ///
     /// # Errors
     /// Fails if the file does not exist, is a directory, lies on another file system, or the name exists.
-    pub fn hard_link(
-        &self,
-        name: impl AsRef<OsStr>,
-        from: &Dir,
-        from_name: impl AsRef<OsStr>,
-    ) -> Result<()> {
+    pub fn hard_link(&self, name: impl AsRef<OsStr>, from: &Dir, from_name: impl AsRef<OsStr>) -> Result<()> {
         let (name, from_name) = (name.as_ref(), from_name.as_ref());
         rustix::fs::linkat(&from.0.fd, from_name, &self.0.fd, name, AtFlags::empty())
             .map_err(|errno| self.error("create the hard link", name, errno))?;
         if self.0.shared.ownership == Ownership::Recorded {
-            let stored = from
-                .stored(from_name)
-                .map_err(|errno| from.error("look at", from_name, errno))?;
+            let stored = from.stored(from_name).map_err(|errno| from.error("look at", from_name, errno))?;
             if !matches!(stored.kind, FileKind::File | FileKind::Directory) {
                 let mut shown = stored.clone();
                 from.show(from_name, &mut shown)?;
@@ -297,12 +252,7 @@ impl Dir {
     ///
     /// # Errors
     /// Fails if the name exists, the node cannot be created, or `kind` is none of these.
-    pub fn create_special(
-        &self,
-        name: impl AsRef<OsStr>,
-        kind: FileKind,
-        device: (u32, u32),
-    ) -> Result<Node> {
+    pub fn create_special(&self, name: impl AsRef<OsStr>, kind: FileKind, device: (u32, u32)) -> Result<Node> {
         let name = name.as_ref();
         let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
         if !is_device && !matches!(kind, FileKind::Fifo | FileKind::Socket) {
@@ -341,9 +291,7 @@ impl Dir {
     /// Fails if the file does not exist.
     pub fn node(&self, name: impl AsRef<OsStr>) -> Result<Node> {
         let name = name.as_ref();
-        let stored = self
-            .stored(name)
-            .map_err(|errno| self.error("look at", name, errno))?;
+        let stored = self.stored(name).map_err(|errno| self.error("look at", name, errno))?;
         let mut shown = stored.clone();
         self.show(name, &mut shown)?;
         Ok(Node::new(self.clone(), name, shown.kind, stored.kind, None))
@@ -355,8 +303,7 @@ impl Dir {
     /// Fails if the file does not exist, is a directory, or may not be removed.
     pub fn remove_file(&self, name: impl AsRef<OsStr>) -> Result<()> {
         let name = name.as_ref();
-        rustix::fs::unlinkat(&self.0.fd, name, AtFlags::empty())
-            .map_err(|errno| self.error("remove", name, errno))?;
+        rustix::fs::unlinkat(&self.0.fd, name, AtFlags::empty()).map_err(|errno| self.error("remove", name, errno))?;
         self.forget(name)
     }
 
@@ -405,25 +352,17 @@ impl Dir {
     ///
     /// # Errors
     /// Fails as rename(2) does.
-    pub fn rename(
-        &self,
-        name: impl AsRef<OsStr>,
-        to: &Dir,
-        to_name: impl AsRef<OsStr>,
-    ) -> Result<()> {
+    pub fn rename(&self, name: impl AsRef<OsStr>, to: &Dir, to_name: impl AsRef<OsStr>) -> Result<()> {
         let (name, to_name) = (name.as_ref(), to_name.as_ref());
         let shared = &self.0.shared;
         let mut moved = None;
         if shared.ownership == Ownership::Recorded {
-            let stored = self
-                .stored(name)
-                .map_err(|errno| self.error("look at", name, errno))?;
+            let stored = self.stored(name).map_err(|errno| self.error("look at", name, errno))?;
             let mut shown = stored.clone();
             self.show(name, &mut shown)?;
             moved = Some((stored, shown));
         }
-        rustix::fs::renameat(&self.0.fd, name, &to.0.fd, to_name)
-            .map_err(|errno| self.error("rename", name, errno))?;
+        rustix::fs::renameat(&self.0.fd, name, &to.0.fd, to_name).map_err(|errno| self.error("rename", name, errno))?;
         self.forget(name)?;
         if let Some((stored, shown)) = moved {
             to.forget(to_name)?;
@@ -442,18 +381,10 @@ impl Dir {
     ///
     /// # Errors
     /// Fails if the file does not exist or the attribute cannot be read.
-    pub fn xattr(
-        &self,
-        name: impl AsRef<OsStr>,
-        attribute: impl AsRef<OsStr>,
-    ) -> Result<Option<Vec<u8>>> {
+    pub fn xattr(&self, name: impl AsRef<OsStr>, attribute: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>> {
         let name = name.as_ref();
-        get_xattr(
-            &self.0.shared,
-            Target::Name(self.as_fd(), name),
-            attribute.as_ref(),
-        )
-        .map_err(|errno| self.error("read an extended attribute of", name, errno))
+        get_xattr(&self.0.shared, Target::Name(self.as_fd(), name), attribute.as_ref())
+            .map_err(|errno| self.error("read an extended attribute of", name, errno))
     }
 
     /// All extended attributes of a file that are not reserved, sorted by name; the file is not followed.
@@ -497,10 +428,7 @@ impl Dir {
 
     /// Whether a file just made here has the ids of the process, so that giving it these again can be left out.
     pub(super) fn new_files_have_own_ids(&self, node: &Node) -> bool {
-        *self
-            .0
-            .inherits_ids
-            .get_or_init(|| node.raw_ids().is_some_and(|ids| ids == self.0.shared.ids))
+        *self.0.inherits_ids.get_or_init(|| node.raw_ids().is_some_and(|ids| ids == self.0.shared.ids))
     }
 }
 
@@ -527,17 +455,12 @@ pub(super) fn get_xattr(
     }
     match value {
         Some(value) => Ok(Some(xattr::portable_capability(value))),
-        None if shared.ownership == Ownership::Recorded => {
-            record::read_capability(target, shared.use_proc)
-        }
+        None if shared.ownership == Ownership::Recorded => record::read_capability(target, shared.use_proc),
         None => Ok(None),
     }
 }
 
-pub(super) fn list_xattrs(
-    shared: &Shared,
-    target: Target<'_>,
-) -> std::result::Result<Vec<(OsString, Vec<u8>)>, Errno> {
+pub(super) fn list_xattrs(shared: &Shared, target: Target<'_>) -> std::result::Result<Vec<(OsString, Vec<u8>)>, Errno> {
     let names = xattr::list(target, shared.use_proc)?;
     let mut attributes = Vec::new();
     for name in &names {
@@ -569,9 +492,7 @@ pub(super) fn set_xattr(
     let is_capability = attribute == xattr::CAPABILITY;
     match xattr::set(target, attribute, value, shared.use_proc) {
         Ok(()) => Ok(XattrOutcome::Set),
-        Err(Errno::PERM | Errno::OPNOTSUPP)
-            if is_capability && shared.ownership == Ownership::Recorded =>
-        {
+        Err(Errno::PERM | Errno::OPNOTSUPP) if is_capability && shared.ownership == Ownership::Recorded => {
             record::write_capability(target, value, shared.use_proc)?;
             Ok(XattrOutcome::Set)
         }

@@ -47,9 +47,7 @@ impl RootError {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            RootError::Io { path, .. }
-            | RootError::NoName { path, .. }
-            | RootError::BadRecord { path } => path,
+            RootError::Io { path, .. } | RootError::NoName { path, .. } | RootError::BadRecord { path } => path,
         }
     }
 

@@ -59,17 +59,11 @@ impl Timestamp {
     /// A time of whole seconds.
     #[must_use]
     pub const fn from_seconds(seconds: i64) -> Self {
-        Timestamp {
-            seconds,
-            nanoseconds: 0,
-        }
+        Timestamp { seconds, nanoseconds: 0 }
     }
 
     pub(super) fn timespec(self) -> Timespec {
-        Timespec {
-            tv_sec: self.seconds,
-            tv_nsec: Nsecs::from(self.nanoseconds.min(999_999_999)),
-        }
+        Timespec { tv_sec: self.seconds, tv_nsec: Nsecs::from(self.nanoseconds.min(999_999_999)) }
     }
 }
 
@@ -104,18 +98,13 @@ pub struct Metadata {
 
 impl Metadata {
     // The field types of `struct stat` differ between architectures.
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        clippy::cast_possible_truncation
-    )]
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, clippy::cast_possible_truncation)]
     pub(super) fn from_stat(stat: &Stat) -> Self {
         let kind = FileKind::from_raw(stat.st_mode as u32);
         let device = match kind {
-            FileKind::CharDevice | FileKind::BlockDevice => (
-                rustix::fs::major(stat.st_rdev as u64),
-                rustix::fs::minor(stat.st_rdev as u64),
-            ),
+            FileKind::CharDevice | FileKind::BlockDevice => {
+                (rustix::fs::major(stat.st_rdev as u64), rustix::fs::minor(stat.st_rdev as u64))
+            }
             _ => (0, 0),
         };
         Metadata {
@@ -125,18 +114,9 @@ impl Metadata {
             gid: stat.st_gid as u32,
             size: stat.st_size as u64,
             device,
-            mtime: Timestamp {
-                seconds: stat.st_mtime as i64,
-                nanoseconds: stat.st_mtime_nsec as u32,
-            },
-            atime: Timestamp {
-                seconds: stat.st_atime as i64,
-                nanoseconds: stat.st_atime_nsec as u32,
-            },
-            ctime: Timestamp {
-                seconds: stat.st_ctime as i64,
-                nanoseconds: stat.st_ctime_nsec as u32,
-            },
+            mtime: Timestamp { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
+            atime: Timestamp { seconds: stat.st_atime as i64, nanoseconds: stat.st_atime_nsec as u32 },
+            ctime: Timestamp { seconds: stat.st_ctime as i64, nanoseconds: stat.st_ctime_nsec as u32 },
             links: stat.st_nlink as u64,
             id: (stat.st_dev as u64, stat.st_ino as u64),
             blocks: stat.st_blocks as u64,

@@ -96,10 +96,7 @@ impl Root {
     fn with_resolver(fd: OwnedFd, ownership: Ownership, openat2: bool) -> Self {
         let shared = Shared {
             ownership,
-            ids: (
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            ),
+            ids: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             use_proc: rustix::fs::access("/proc/self/fd", rustix::fs::Access::EXEC_OK).is_ok(),
             generation: AtomicU64::new(0),
         };
@@ -173,11 +170,7 @@ impl Root {
         if let Some(dir) = self.lock().dirs.get(&path) {
             return Ok(dir.clone());
         }
-        let fd = self.open_raw(
-            "open the directory",
-            &path,
-            OFlags::PATH | OFlags::DIRECTORY,
-        )?;
+        let fd = self.open_raw("open the directory", &path, OFlags::PATH | OFlags::DIRECTORY)?;
         let dir = Dir::new(fd, path.clone(), Arc::clone(self.dir.shared()));
         self.keep(path, dir.clone());
         Ok(dir)
@@ -216,10 +209,7 @@ impl Root {
     pub fn parent(&self, path: impl AsRef<Path>) -> Result<(Dir, OsString)> {
         let path = relative(path.as_ref());
         let Some(name) = path.file_name() else {
-            return Err(RootError::NoName {
-                operation: "find the directory of",
-                path,
-            });
+            return Err(RootError::NoName { operation: "find the directory of", path });
         };
         let dir = self.open_dir(path.parent().unwrap_or(Path::new("")))?;
         Ok((dir, name.to_os_string()))
@@ -231,8 +221,7 @@ impl Root {
     /// Fails if the file does not exist or may not be read.
     pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        self.open_raw("open", &relative(path.as_ref()), flags)
-            .map(File::from)
+        self.open_raw("open", &relative(path.as_ref()), flags).map(File::from)
     }
 
     /// Reads a whole file of at most `limit` bytes, following symbolic links inside the root.
@@ -243,18 +232,12 @@ impl Root {
         use std::io::Read as _;
         let path = relative(path.as_ref());
         let file = self.open_file(&path)?;
-        let fail = |source: std::io::Error| RootError::Io {
-            operation: "read",
-            path: path.clone(),
-            source,
-        };
+        let fail = |source: std::io::Error| RootError::Io { operation: "read", path: path.clone(), source };
         if !file.metadata().map_err(fail)?.is_file() {
             return Err(RootError::io("read", &path, Errno::INVAL));
         }
         let mut content = Vec::new();
-        file.take(limit.saturating_add(1))
-            .read_to_end(&mut content)
-            .map_err(fail)?;
+        file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(fail)?;
         if content.len() as u64 > limit {
             return Err(RootError::io("read", &path, Errno::FBIG));
         }
@@ -267,8 +250,7 @@ impl Root {
     /// # Errors
     /// Fails if a component on the way is no directory, or there are too many links.
     pub fn resolve(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
-        self.resolve_steps(path.as_ref(), true)
-            .map(|resolved| resolved.path())
+        self.resolve_steps(path.as_ref(), true).map(|resolved| resolved.path())
     }
 
     /// As [`Root::resolve`], but the last component is not followed.
@@ -276,8 +258,7 @@ impl Root {
     /// # Errors
     /// Fails as [`Root::resolve`] does.
     pub fn resolve_parent(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
-        self.resolve_steps(path.as_ref(), false)
-            .map(|resolved| resolved.path())
+        self.resolve_steps(path.as_ref(), false).map(|resolved| resolved.path())
     }
 
     fn resolve_steps(&self, path: &Path, follow_last: bool) -> Result<resolve::Resolved> {
@@ -432,12 +413,7 @@ impl Root {
     ///
     /// # Errors
     /// Fails if the name exists or its directory does not.
-    pub fn create_special(
-        &self,
-        path: impl AsRef<Path>,
-        kind: FileKind,
-        device: (u32, u32),
-    ) -> Result<Node> {
+    pub fn create_special(&self, path: impl AsRef<Path>, kind: FileKind, device: (u32, u32)) -> Result<Node> {
         let (dir, name) = self.parent(path)?;
         dir.create_special(name, kind, device)
     }
@@ -516,12 +492,7 @@ impl Root {
     ///
     /// # Errors
     /// Fails if the file does not exist or its times may not be changed.
-    pub fn set_times(
-        &self,
-        path: impl AsRef<Path>,
-        atime: Timestamp,
-        mtime: Timestamp,
-    ) -> Result<()> {
+    pub fn set_times(&self, path: impl AsRef<Path>, atime: Timestamp, mtime: Timestamp) -> Result<()> {
         self.node(path)?.set_times(atime, mtime)
     }
 
@@ -529,11 +500,7 @@ impl Root {
     ///
     /// # Errors
     /// Fails if the file does not exist or the attribute cannot be read.
-    pub fn xattr(
-        &self,
-        path: impl AsRef<Path>,
-        attribute: impl AsRef<OsStr>,
-    ) -> Result<Option<Vec<u8>>> {
+    pub fn xattr(&self, path: impl AsRef<Path>, attribute: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>> {
         let (dir, name) = self.parent_or_self(path.as_ref())?;
         dir.xattr(name, attribute)
     }
@@ -586,7 +553,5 @@ impl AsFd for Root {
 /// The path without a leading slash, without `.` and doubled slashes; `..` is kept, since what it means depends on the
 /// links before it.
 fn relative(path: &Path) -> PathBuf {
-    path.components()
-        .filter(|component| matches!(component, Component::Normal(_) | Component::ParentDir))
-        .collect()
+    path.components().filter(|component| matches!(component, Component::Normal(_) | Component::ParentDir)).collect()
 }

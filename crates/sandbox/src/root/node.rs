@@ -28,21 +28,8 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn new(
-        dir: Dir,
-        name: &OsStr,
-        kind: FileKind,
-        stored: FileKind,
-        file: Option<File>,
-    ) -> Self {
-        Node {
-            dir,
-            name: name.to_os_string(),
-            kind,
-            stored,
-            file,
-            fresh: false,
-        }
+    pub(super) fn new(dir: Dir, name: &OsStr, kind: FileKind, stored: FileKind, file: Option<File>) -> Self {
+        Node { dir, name: name.to_os_string(), kind, stored, file, fresh: false }
     }
 
     /// Marks the node as just created: it has no records, and the ids of a new file.
@@ -79,11 +66,9 @@ impl Node {
     pub fn into_dir(self) -> Option<Dir> {
         let path = self.path();
         match (self.kind, self.file) {
-            (FileKind::Directory, Some(file)) => Some(Dir::new(
-                OwnedFd::from(file),
-                path,
-                Arc::clone(self.dir.shared()),
-            )),
+            (FileKind::Directory, Some(file)) => {
+                Some(Dir::new(OwnedFd::from(file), path, Arc::clone(self.dir.shared())))
+            }
             _ => None,
         }
     }
@@ -143,9 +128,7 @@ impl Node {
         let recorded = shared.ownership == Ownership::Recorded;
         let result = match result {
             Ok(()) if recorded && !self.fresh => record::clear_owner(self.place(), shared.use_proc),
-            Err(Errno::PERM | Errno::INVAL) if recorded => {
-                record::write_owner(self.place(), uid, gid, shared.use_proc)
-            }
+            Err(Errno::PERM | Errno::INVAL) if recorded => record::write_owner(self.place(), uid, gid, shared.use_proc),
             result => result,
         };
         result.map_err(|errno| self.dir.error("change the owner of", &self.name, errno))
@@ -159,8 +142,7 @@ impl Node {
         if self.stored == FileKind::Symlink {
             return Ok(());
         }
-        self.chmod_raw(mode & 0o7777)
-            .map_err(|errno| self.dir.error("change the mode of", &self.name, errno))
+        self.chmod_raw(mode & 0o7777).map_err(|errno| self.dir.error("change the mode of", &self.name, errno))
     }
 
     fn chmod_raw(&self, mode: u32) -> std::result::Result<(), Errno> {
@@ -170,9 +152,7 @@ impl Node {
             Some(file) => rustix::fs::fchmod(file, bits)?,
             None => chmod_unopened(&self.dir, &self.name, bits, shared.use_proc)?,
         }
-        if shared.ownership == Ownership::Recorded
-            && matches!(self.stored, FileKind::File | FileKind::Directory)
-        {
+        if shared.ownership == Ownership::Recorded && matches!(self.stored, FileKind::File | FileKind::Directory) {
             // The kernel drops setgid silently if the group is not one of the process (chmod(2)).
             let kept = mode & 0o2000 == 0 || self.dir.stored(&self.name)?.mode == mode;
             if !kept {
@@ -190,10 +170,7 @@ impl Node {
     /// # Errors
     /// Fails if the times may not be changed.
     pub fn set_times(&self, atime: Timestamp, mtime: Timestamp) -> Result<()> {
-        let times = Timestamps {
-            last_access: atime.timespec(),
-            last_modification: mtime.timespec(),
-        };
+        let times = Timestamps { last_access: atime.timespec(), last_modification: mtime.timespec() };
         let result = match &self.file {
             Some(file) => rustix::fs::futimens(file, &times),
             None => {
@@ -210,12 +187,8 @@ impl Node {
     /// # Errors
     /// Fails if file capabilities can neither be set nor recorded, or there is no space.
     pub fn set_xattr(&self, attribute: impl AsRef<OsStr>, value: &[u8]) -> Result<XattrOutcome> {
-        dir::set_xattr(self.dir.shared(), self.target(), attribute.as_ref(), value).map_err(
-            |errno| {
-                self.dir
-                    .error("set an extended attribute of", &self.name, errno)
-            },
-        )
+        dir::set_xattr(self.dir.shared(), self.target(), attribute.as_ref(), value)
+            .map_err(|errno| self.dir.error("set an extended attribute of", &self.name, errno))
     }
 
     /// Removes an extended attribute; reserved ones stay, a missing one is no error.
@@ -231,21 +204,13 @@ impl Node {
         if shared.ownership == Ownership::Recorded && attribute == super::xattr::CAPABILITY {
             result = result.and(record::clear_capability(self.target(), shared.use_proc));
         }
-        result.map_err(|errno| {
-            self.dir
-                .error("remove an extended attribute of", &self.name, errno)
-        })
+        result.map_err(|errno| self.dir.error("remove an extended attribute of", &self.name, errno))
     }
 }
 
 /// Changes the mode of a file that is not open. chmod(2) follows symbolic links and fchmodat2 is young (Linux 6.6), so
 /// the file is pinned by a path handle first.
-pub(super) fn chmod_unopened(
-    dir: &Dir,
-    name: &OsStr,
-    mode: Mode,
-    use_proc: bool,
-) -> std::result::Result<(), Errno> {
+pub(super) fn chmod_unopened(dir: &Dir, name: &OsStr, mode: Mode, use_proc: bool) -> std::result::Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let pinned = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     if FileKind::from_raw(rustix::fs::fstat(&pinned)?.st_mode) == FileKind::Symlink {

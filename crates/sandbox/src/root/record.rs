@@ -38,9 +38,7 @@ impl Ownership {
         fn many(map: &str) -> bool {
             std::fs::read_to_string(map).map_or(true, |text| {
                 let lengths = text.lines().filter_map(|line| {
-                    line.split_ascii_whitespace()
-                        .nth(2)
-                        .and_then(|length| length.parse::<u64>().ok())
+                    line.split_ascii_whitespace().nth(2).and_then(|length| length.parse::<u64>().ok())
                 });
                 lengths.fold(0, u64::saturating_add) > 1
             })
@@ -97,17 +95,11 @@ fn parse_entry(entry: &[u8]) -> Option<(&[u8], u32, u32)> {
 }
 
 fn entries(map: &[u8]) -> impl Iterator<Item = &[u8]> {
-    map.split(|byte| *byte == 0)
-        .filter(|entry| !entry.is_empty())
+    map.split(|byte| *byte == 0).filter(|entry| !entry.is_empty())
 }
 
 /// Rewrites the map of a directory without `name`, and with `owner` for it if there is one.
-fn update_map(
-    dir: Target<'_>,
-    name: &OsStr,
-    owner: Option<(u32, u32)>,
-    use_proc: bool,
-) -> Result<(), Errno> {
+fn update_map(dir: Target<'_>, name: &OsStr, owner: Option<(u32, u32)>, use_proc: bool) -> Result<(), Errno> {
     let old = xattr::get(dir, OsStr::new(OWNERS), use_proc)?.unwrap_or_default();
     let mut new = Vec::with_capacity(old.len() + name.len() + 24);
     for entry in entries(&old) {
@@ -131,12 +123,7 @@ fn update_map(
 }
 
 /// Records the owner that a file should have.
-pub(super) fn write_owner(
-    place: Place<'_>,
-    uid: u32,
-    gid: u32,
-    use_proc: bool,
-) -> Result<(), Errno> {
+pub(super) fn write_owner(place: Place<'_>, uid: u32, gid: u32, use_proc: bool) -> Result<(), Errno> {
     match place {
         Place::Own(target) => {
             let mode = xattr::get(target, OsStr::new(OWNER), use_proc)?
@@ -150,17 +137,8 @@ pub(super) fn write_owner(
 }
 
 /// Records mode bits that the file could not be given; `shown` is what the file shows now.
-pub(super) fn write_mode(
-    target: Target<'_>,
-    shown: &Metadata,
-    mode: u32,
-    use_proc: bool,
-) -> Result<(), Errno> {
-    let value = format_owner(Owner {
-        uid: shown.uid,
-        gid: shown.gid,
-        mode: Some(mode),
-    });
+pub(super) fn write_mode(target: Target<'_>, shown: &Metadata, mode: u32, use_proc: bool) -> Result<(), Errno> {
+    let value = format_owner(Owner { uid: shown.uid, gid: shown.gid, mode: Some(mode) });
     xattr::set(target, OsStr::new(OWNER), value.as_bytes(), use_proc)
 }
 
@@ -180,10 +158,7 @@ pub(super) fn clear_mode(target: Target<'_>, use_proc: bool) -> Result<(), Errno
     else {
         return Ok(());
     };
-    let value = format_owner(Owner {
-        mode: None,
-        ..owner
-    });
+    let value = format_owner(Owner { mode: None, ..owner });
     xattr::set(target, OsStr::new(OWNER), value.as_bytes(), use_proc)
 }
 
@@ -194,29 +169,18 @@ pub(super) fn write_device(
     device: (u32, u32),
     use_proc: bool,
 ) -> Result<(), Errno> {
-    let letter = if kind == FileKind::BlockDevice {
-        'b'
-    } else {
-        'c'
-    };
+    let letter = if kind == FileKind::BlockDevice { 'b' } else { 'c' };
     let value = format!("{letter} {} {}", device.0, device.1);
     xattr::set(target, OsStr::new(NODE), value.as_bytes(), use_proc)
 }
 
 /// Records file capabilities that the kernel refused.
-pub(super) fn write_capability(
-    target: Target<'_>,
-    value: &[u8],
-    use_proc: bool,
-) -> Result<(), Errno> {
+pub(super) fn write_capability(target: Target<'_>, value: &[u8], use_proc: bool) -> Result<(), Errno> {
     xattr::set(target, OsStr::new(CAPABILITY), value, use_proc)
 }
 
 /// The recorded file capabilities.
-pub(super) fn read_capability(
-    target: Target<'_>,
-    use_proc: bool,
-) -> Result<Option<Vec<u8>>, Errno> {
+pub(super) fn read_capability(target: Target<'_>, use_proc: bool) -> Result<Option<Vec<u8>>, Errno> {
     xattr::get(target, OsStr::new(CAPABILITY), use_proc)
 }
 
@@ -304,18 +268,7 @@ mod tests {
 
     #[test]
     fn owners_round_trip() {
-        for owner in [
-            Owner {
-                uid: 0,
-                gid: 7,
-                mode: None,
-            },
-            Owner {
-                uid: u32::MAX,
-                gid: 1,
-                mode: Some(0o6755),
-            },
-        ] {
+        for owner in [Owner { uid: 0, gid: 7, mode: None }, Owner { uid: u32::MAX, gid: 1, mode: Some(0o6755) }] {
             assert_eq!(parse_owner(format_owner(owner).as_bytes()), Some(owner));
         }
         for bad in ["", "1", "1 x", "1 2 9", "1 2 7 4", "-1 2"] {
@@ -325,19 +278,13 @@ mod tests {
 
     #[test]
     fn map_entries_keep_names_with_spaces() {
-        assert_eq!(
-            parse_entry(b"1 2 a b c"),
-            Some((b"a b c".as_slice(), 1_u32, 2_u32))
-        );
+        assert_eq!(parse_entry(b"1 2 a b c"), Some((b"a b c".as_slice(), 1_u32, 2_u32)));
         assert_eq!(parse_entry(b"1 2"), None);
     }
 
     #[test]
     fn devices_parse() {
-        assert_eq!(
-            parse_device(b"b 8 1"),
-            Some((FileKind::BlockDevice, (8, 1)))
-        );
+        assert_eq!(parse_device(b"b 8 1"), Some((FileKind::BlockDevice, (8, 1))));
         assert_eq!(parse_device(b"x 8 1"), None);
         assert_eq!(parse_device(b"c 8"), None);
     }

@@ -23,8 +23,8 @@ pub(super) fn remove_dir_tree(parent: &Dir, name: &OsStr) -> Result<()> {
     loop {
         if let Some(name) = next.take() {
             let dir = stack.top()?;
-            let child = open_writable(&dir, &name, use_proc)
-                .map_err(|errno| dir.error("open the directory", &name, errno))?;
+            let child =
+                open_writable(&dir, &name, use_proc).map_err(|errno| dir.error("open the directory", &name, errno))?;
             let mut level = Level { dirs: Vec::new() };
             empty(&child, &mut level)?;
             stack.push(name, child);

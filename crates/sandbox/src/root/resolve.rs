@@ -57,17 +57,8 @@ fn push_front(pending: &mut VecDeque<OsString>, path: &Path) {
 }
 
 /// Resolves `path` step by step without letting the kernel follow anything.
-pub(super) fn resolve_steps(
-    root: BorrowedFd<'_>,
-    path: &Path,
-    follow_last: bool,
-) -> Result<Resolved, Errno> {
-    let mut resolved = Resolved {
-        dirs: Vec::new(),
-        last: None,
-        missing: Vec::new(),
-        escaped: false,
-    };
+pub(super) fn resolve_steps(root: BorrowedFd<'_>, path: &Path, follow_last: bool) -> Result<Resolved, Errno> {
+    let mut resolved = Resolved { dirs: Vec::new(), last: None, missing: Vec::new(), escaped: false };
     let mut absolute = false;
     let mut pending = VecDeque::new();
     push_front(&mut pending, path);
@@ -127,25 +118,13 @@ pub(super) struct Resolver {
 
 impl Resolver {
     pub(super) fn new(openat2: bool) -> Self {
-        Resolver {
-            openat2: AtomicBool::new(openat2),
-        }
+        Resolver { openat2: AtomicBool::new(openat2) }
     }
 
     /// Opens `path` with `flags`; the last component is followed unless `flags` has `NOFOLLOW`.
-    pub(super) fn open(
-        &self,
-        root: BorrowedFd<'_>,
-        path: &Path,
-        flags: OFlags,
-        mode: Mode,
-    ) -> Result<OwnedFd, Errno> {
+    pub(super) fn open(&self, root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::CLOEXEC;
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let mut attempts = 0;
         while self.openat2.load(Ordering::Relaxed) {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -162,22 +141,14 @@ impl Resolver {
         self.open_steps(root, path, flags, mode)
     }
 
-    fn open_steps(
-        &self,
-        root: BorrowedFd<'_>,
-        path: &Path,
-        flags: OFlags,
-        mode: Mode,
-    ) -> Result<OwnedFd, Errno> {
+    fn open_steps(&self, root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
         let resolved = resolve_steps(root, path, !flags.contains(OFlags::NOFOLLOW))?;
         let parent = resolved.dirs.last().map_or(root, |(_, fd)| fd.as_fd());
         let flags = flags | OFlags::NOFOLLOW;
         match (&resolved.last, resolved.missing.as_slice()) {
             (Some(name), []) => rustix::fs::openat(parent, name, flags, mode),
             (None, []) => rustix::fs::openat(parent, ".", flags, mode),
-            (_, [name]) if flags.contains(OFlags::CREATE) => {
-                rustix::fs::openat(parent, name, flags, mode)
-            }
+            (_, [name]) if flags.contains(OFlags::CREATE) => rustix::fs::openat(parent, name, flags, mode),
             _ => Err(Errno::NOENT),
         }
     }

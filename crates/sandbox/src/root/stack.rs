@@ -17,10 +17,7 @@ pub(super) struct DirStack {
 
 impl DirStack {
     pub(super) fn new(start: Dir) -> Self {
-        DirStack {
-            start,
-            levels: Vec::new(),
-        }
+        DirStack { start, levels: Vec::new() }
     }
 
     pub(super) fn push(&mut self, name: OsString, dir: Dir) {

@@ -52,14 +52,7 @@ fn nothing_leads_out() {
         symlink("../secret", top.join("up")).unwrap();
         symlink(tree.outer.path().join("secret"), top.join("absolute")).unwrap();
         symlink("..", top.join("dir")).unwrap();
-        for path in [
-            "up",
-            "absolute",
-            "dir/secret",
-            "../secret",
-            "dir/../../secret",
-            "/../secret",
-        ] {
+        for path in ["up", "absolute", "dir/secret", "../secret", "dir/../../secret", "/../secret"] {
             let error = tree.root.open_file(path).unwrap_err();
             assert!(error.is_not_found(), "{path}: {error:?}");
             assert!(tree.root.stat(path).unwrap_err().is_not_found(), "{path}");
@@ -70,14 +63,7 @@ fn nothing_leads_out() {
         assert!(!tree.outer.path().join("new").exists());
         symlink("/elsewhere", top.join("away")).unwrap();
         tree.root
-            .create_dir_all(
-                "away/deep",
-                NewDirs {
-                    mode: 0o755,
-                    owner: tree.root.dir().shared().ids,
-                    time: None,
-                },
-            )
+            .create_dir_all("away/deep", NewDirs { mode: 0o755, owner: tree.root.dir().shared().ids, time: None })
             .unwrap();
         assert!(top.join("elsewhere/deep").is_dir());
     }
@@ -118,18 +104,9 @@ fn paths_resolve_inside_the_root() {
         for (path, want) in cases {
             assert_eq!(tree.root.resolve(path).unwrap(), Path::new(want), "{path}");
         }
-        assert_eq!(
-            tree.root.resolve_parent("to-a/back").unwrap(),
-            Path::new("a/back")
-        );
-        assert_eq!(
-            tree.root.resolve("loop").unwrap_err().errno(),
-            Some(Errno::LOOP.raw_os_error())
-        );
-        assert_eq!(
-            tree.root.resolve("a/b/file/x").unwrap_err().kind(),
-            std::io::ErrorKind::NotADirectory
-        );
+        assert_eq!(tree.root.resolve_parent("to-a/back").unwrap(), Path::new("a/back"));
+        assert_eq!(tree.root.resolve("loop").unwrap_err().errno(), Some(Errno::LOOP.raw_os_error()));
+        assert_eq!(tree.root.resolve("a/b/file/x").unwrap_err().kind(), std::io::ErrorKind::NotADirectory);
         let mut text = String::new();
         let mut file = tree.root.open_file("to-a/back/file").unwrap();
         file.read_to_string(&mut text).unwrap();
@@ -151,10 +128,7 @@ fn errors_name_operation_and_path() {
     let error = tree.root.create_dir("d").unwrap_err();
     assert_eq!(error.to_string(), "cannot create the directory `d`");
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
-    assert!(matches!(
-        tree.root.create_file("d/.."),
-        Err(RootError::NoName { .. })
-    ));
+    assert!(matches!(tree.root.create_file("d/.."), Err(RootError::NoName { .. })));
 }
 
 #[test]
@@ -165,23 +139,14 @@ fn files_get_what_they_are_given() {
     file.file().unwrap().write_all(b"content").unwrap();
     file.chown(ids.0, ids.1).unwrap();
     file.chmod(0o4751).unwrap();
-    let time = Timestamp {
-        seconds: 1_000_000_000,
-        nanoseconds: 123_456_789,
-    };
+    let time = Timestamp { seconds: 1_000_000_000, nanoseconds: 123_456_789 };
     file.set_times(time, time).unwrap();
     let dir = tree.root.create_dir("d").unwrap();
     dir.chmod(0o1777).unwrap();
     dir.set_times(time, time).unwrap();
     tree.root.create_symlink("l", "../../etc").unwrap();
-    tree.root
-        .set_times("l", time, Timestamp::from_seconds(-5))
-        .unwrap();
-    tree.root
-        .create_special("p", FileKind::Fifo, (0, 0))
-        .unwrap()
-        .chmod(0o644)
-        .unwrap();
+    tree.root.set_times("l", time, Timestamp::from_seconds(-5)).unwrap();
+    tree.root.create_special("p", FileKind::Fifo, (0, 0)).unwrap().chmod(0o644).unwrap();
     tree.root.create_whiteout("w").unwrap();
     tree.root.hard_link("f", "g").unwrap();
 
@@ -197,16 +162,10 @@ fn files_get_what_they_are_given() {
     let shown = tree.root.lstat("p").unwrap();
     assert_eq!((shown.kind, shown.mode), (FileKind::Fifo, 0o644));
     assert!(tree.root.lstat("w").unwrap().is_whiteout());
-    assert_eq!(
-        tree.root.read_dir("/").unwrap(),
-        ["d", "f", "g", "l", "p", "w"].map(OsString::from)
-    );
+    assert_eq!(tree.root.read_dir("/").unwrap(), ["d", "f", "g", "l", "p", "w"].map(OsString::from));
     tree.root.rename("g", "d/h").unwrap();
     assert_eq!(tree.root.read("d/h", 7).unwrap(), b"content");
-    assert_eq!(
-        tree.root.read("d/h", 6).unwrap_err().kind(),
-        std::io::ErrorKind::FileTooLarge
-    );
+    assert_eq!(tree.root.read("d/h", 6).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
 }
 
 #[test]
@@ -248,57 +207,35 @@ fn owners_that_cannot_be_given_are_recorded() {
     let shown = root.lstat("f").unwrap();
     assert_eq!((shown.uid, shown.gid), ids);
     for path in ["f", "d", ""] {
-        assert!(
-            root.xattrs(path).unwrap().is_empty(),
-            "records are not shown"
-        );
+        assert!(root.xattrs(path).unwrap().is_empty(), "records are not shown");
     }
 }
 
 #[test]
 fn devices_are_shown_whether_real_or_not() {
     let tree = tree();
-    let node = tree
-        .root
-        .create_special("null", FileKind::CharDevice, (1, 3))
-        .unwrap();
+    let node = tree.root.create_special("null", FileKind::CharDevice, (1, 3)).unwrap();
     node.chmod(0o666).unwrap();
     let shown = tree.root.lstat("null").unwrap();
-    assert_eq!(
-        (shown.kind, shown.device, shown.mode),
-        (FileKind::CharDevice, (1, 3), 0o666)
-    );
+    assert_eq!((shown.kind, shown.device, shown.mode), (FileKind::CharDevice, (1, 3), 0o666));
     // A placeholder, made by hand, is shown by any root.
     let file = tree.root.create_file("disk").unwrap();
     let target = xattr::Target::Open(file.file().unwrap().as_fd());
     record::write_device(target, FileKind::BlockDevice, (8, 300), true).unwrap();
     let shown = tree.root.lstat("disk").unwrap();
-    assert_eq!(
-        (shown.kind, shown.device),
-        (FileKind::BlockDevice, (8, 300))
-    );
+    assert_eq!((shown.kind, shown.device), (FileKind::BlockDevice, (8, 300)));
     xattr::set(target, OsStr::new("user.rbuild.node"), b"nonsense", true).unwrap();
-    assert!(matches!(
-        tree.root.lstat("disk"),
-        Err(RootError::BadRecord { .. })
-    ));
+    assert!(matches!(tree.root.lstat("disk"), Err(RootError::BadRecord { .. })));
 }
 
 #[test]
 fn reserved_attributes_never_pass() {
     let tree = tree();
     let file = tree.root.create_file("f").unwrap();
-    for name in [
-        "user.overlay.opaque",
-        "user.rbuild.owner",
-        "trusted.overlay.opaque",
-    ] {
+    for name in ["user.overlay.opaque", "user.rbuild.owner", "trusted.overlay.opaque"] {
         assert_eq!(file.set_xattr(name, b"y").unwrap(), XattrOutcome::Skipped);
     }
-    assert_eq!(
-        file.set_xattr("user.note", b"hello").unwrap(),
-        XattrOutcome::Set
-    );
+    assert_eq!(file.set_xattr("user.note", b"hello").unwrap(), XattrOutcome::Set);
     tree.root.create_dir("d").unwrap();
     tree.root.dir().set_opaque("d").unwrap();
     assert!(tree.root.dir().is_opaque("d").unwrap());
@@ -306,10 +243,7 @@ fn reserved_attributes_never_pass() {
     assert!(tree.root.xattrs("d").unwrap().is_empty());
     tree.root.remove_xattr("d", "user.overlay.opaque").unwrap();
     assert!(tree.root.dir().is_opaque("d").unwrap());
-    assert_eq!(
-        tree.root.xattrs("f").unwrap(),
-        [(OsString::from("user.note"), b"hello".to_vec())]
-    );
+    assert_eq!(tree.root.xattrs("f").unwrap(), [(OsString::from("user.note"), b"hello".to_vec())]);
     let long = vec![b'x'; 2000];
     tree.root.set_xattr("f", "user.note", &long).unwrap();
     assert_eq!(tree.root.xattr("f", "user.note").unwrap(), Some(long));
@@ -317,10 +251,7 @@ fn reserved_attributes_never_pass() {
     assert_eq!(tree.root.xattr("f", "user.note").unwrap(), None);
     // The kernel allows none on a symbolic link, and Docker goes on without.
     let link = tree.root.create_symlink("l", "f").unwrap();
-    assert_eq!(
-        link.set_xattr("user.note", b"x").unwrap(),
-        XattrOutcome::Skipped
-    );
+    assert_eq!(link.set_xattr("user.note", b"x").unwrap(), XattrOutcome::Skipped);
 }
 
 #[test]
@@ -330,18 +261,9 @@ fn capabilities_are_kept() {
     value.resize(20, 0);
     let tree = tree();
     let file = tree.root.create_file("f").unwrap();
-    assert_eq!(
-        file.set_xattr(CAPABILITY, &value).unwrap(),
-        XattrOutcome::Set
-    );
-    assert_eq!(
-        tree.root.xattr("f", CAPABILITY).unwrap(),
-        Some(value.clone())
-    );
-    assert_eq!(
-        tree.root.xattrs("f").unwrap(),
-        [(OsString::from(CAPABILITY), value.clone())]
-    );
+    assert_eq!(file.set_xattr(CAPABILITY, &value).unwrap(), XattrOutcome::Set);
+    assert_eq!(tree.root.xattr("f", CAPABILITY).unwrap(), Some(value.clone()));
+    assert_eq!(tree.root.xattrs("f").unwrap(), [(OsString::from(CAPABILITY), value.clone())]);
     let mut third = value.clone();
     third[3] = 3;
     third.extend_from_slice(&1000_u32.to_le_bytes());
@@ -405,12 +327,7 @@ fn walks_go_in_order() {
             Visit::Leave(found) => steps.push(format!("{}!", found.path.display())),
         }
     }
-    assert_eq!(
-        steps,
-        [
-            "B", "a", "a/f", "a/z", "a/z!", "a!", "a-b", "a-b!", "a.b", "a.b!", "b"
-        ]
-    );
+    assert_eq!(steps, ["B", "a", "a/f", "a/z", "a/z!", "a!", "a-b", "a-b!", "a.b", "a.b!", "b"]);
 }
 
 #[test]
@@ -432,17 +349,9 @@ fn handles_of_removed_directories_are_not_used() {
 #[test]
 fn missing_parents_get_mode_and_owner() {
     let tree = tree();
-    let owner = if is_root() {
-        (5, 6)
-    } else {
-        tree.root.dir().shared().ids
-    };
+    let owner = if is_root() { (5, 6) } else { tree.root.dir().shared().ids };
     let time = Timestamp::from_seconds(77);
-    let new = NewDirs {
-        mode: 0o2775,
-        owner,
-        time: Some(time),
-    };
+    let new = NewDirs { mode: 0o2775, owner, time: Some(time) };
     fs::create_dir(tree.top().join("a")).unwrap();
     let created = tree.root.create_dir_all("/a/b/c", new).unwrap();
     assert_eq!(created, [Path::new("a/b"), Path::new("a/b/c")]);

@@ -66,10 +66,7 @@ impl Walk {
     }
 
     fn list(&mut self, dir: &Dir, metadata: Option<Metadata>) -> Result<()> {
-        self.levels.push(Level {
-            names: dir.read_names()?.into_iter(),
-            metadata,
-        });
+        self.levels.push(Level { names: dir.read_names()?.into_iter(), metadata });
         Ok(())
     }
 
@@ -93,29 +90,15 @@ impl Walk {
                 self.path.push(&name);
                 self.descend = Some((name.clone(), metadata.clone()));
             }
-            return Ok(Some(Visit::Enter(Found {
-                dir,
-                name,
-                path,
-                metadata,
-            })));
+            return Ok(Some(Visit::Enter(Found { dir, name, path, metadata })));
         }
-        let Some(Level {
-            metadata: Some(metadata),
-            ..
-        }) = self.levels.pop()
-        else {
+        let Some(Level { metadata: Some(metadata), .. }) = self.levels.pop() else {
             return Ok(None);
         };
         let name = self.stack.pop();
         let path = self.path.clone();
         self.path.pop();
-        Ok(Some(Visit::Leave(Found {
-            dir: self.stack.top()?,
-            name,
-            path,
-            metadata,
-        })))
+        Ok(Some(Visit::Leave(Found { dir: self.stack.top()?, name, path, metadata })))
     }
 }
 

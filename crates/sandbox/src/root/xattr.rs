@@ -16,9 +16,7 @@ const RESERVED: [&str; 3] = ["user.overlay.", "trusted.overlay.", "user.rbuild."
 /// Whether an attribute belongs to overlayfs or to rbuild and is never taken from or shown to the outside.
 #[must_use]
 pub fn is_reserved(name: &OsStr) -> bool {
-    RESERVED
-        .iter()
-        .any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+    RESERVED.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
 }
 
 /// What became of an attribute that was to be set.
@@ -64,12 +62,7 @@ impl<'a> Target<'a> {
             Target::Open(fd) => Ok(Access::Fd(fd)),
             Target::Dir(fd) if use_proc => Ok(Access::Path(proc_path(fd, None)?)),
             Target::Name(fd, name) if use_proc => Ok(Access::LinkPath(proc_path(fd, Some(name))?)),
-            Target::Dir(fd) => Ok(Access::Owned(rustix::fs::openat(
-                fd,
-                ".",
-                flags,
-                Mode::empty(),
-            )?)),
+            Target::Dir(fd) => Ok(Access::Owned(rustix::fs::openat(fd, ".", flags, Mode::empty())?)),
             Target::Name(fd, name) => match rustix::fs::openat(fd, name, flags, Mode::empty()) {
                 Ok(fd) => Ok(Access::Owned(fd)),
                 // A symbolic link, socket or device: without /proc its attributes cannot be reached.
@@ -116,11 +109,7 @@ fn read_growing(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Resu
 }
 
 /// The value of one attribute; none if it is not there or the file cannot have any.
-pub(super) fn get(
-    target: Target<'_>,
-    name: &OsStr,
-    use_proc: bool,
-) -> Result<Option<Vec<u8>>, Errno> {
+pub(super) fn get(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result<Option<Vec<u8>>, Errno> {
     let access = match target.access(use_proc) {
         Ok(access) => access,
         Err(Errno::OPNOTSUPP) => return Ok(None),
@@ -152,12 +141,7 @@ pub(super) fn list(target: Target<'_>, use_proc: bool) -> Result<Vec<OsString>, 
         .collect())
 }
 
-pub(super) fn set(
-    target: Target<'_>,
-    name: &OsStr,
-    value: &[u8],
-    use_proc: bool,
-) -> Result<(), Errno> {
+pub(super) fn set(target: Target<'_>, name: &OsStr, value: &[u8], use_proc: bool) -> Result<(), Errno> {
     let none = XattrFlags::empty();
     match target.access(use_proc)? {
         Access::Fd(fd) => rustix::fs::fsetxattr(fd, name, value, none),

@@ -19,9 +19,7 @@ impl Cancel {
     /// The kernel's, where no event descriptor can be had.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self {
-            event: Arc::new(event),
-        })
+        Ok(Self { event: Arc::new(event) })
     }
 
     /// Kills the commands that run with this handle, and lets none begin from now on.

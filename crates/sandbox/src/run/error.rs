@@ -1,6 +1,6 @@
 //! Why a command did not run to its end.
 
-use crate::channel::ChannelError;
+use crate::{channel::ChannelError, idmap::IdKind};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::{io, path::PathBuf};
@@ -61,6 +61,16 @@ pub enum RunError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The user namespace has no such user or group.
+    #[error("{kind} {id} does not exist here: {}", counted(*available))]
+    NoSuchId {
+        /// Whether a user or a group.
+        kind: IdKind,
+        /// The one that the command was to have.
+        id: u32,
+        /// How many of its kind there are; see [`Facts::why_one_id`](crate::Facts) where it is one.
+        available: u64,
+    },
     /// The process could not be started, for a reason that the program can mend.
     #[error(transparent)]
     Spawn(#[from] crate::worker::SpawnError),
@@ -78,25 +88,23 @@ pub enum RunError {
     Cancelled,
 }
 
+fn counted(ids: u64) -> String {
+    match ids {
+        1 => "there is one id only, that of root".to_owned(),
+        _ => format!("there are {ids} ids"),
+    }
+}
+
 impl RunError {
     /// The kernel's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Chdir { source, .. }
-            | Self::Mount { source, .. }
-            | Self::Setup { source, .. } => source.raw_os_error(),
-            Self::Exec {
-                reason: ExecError::Stat(errno) | ExecError::Exec(errno),
-                ..
-            } => Some(*errno),
-            Self::Exec {
-                reason: ExecError::IsDirectory,
-                ..
-            } => Some(Errno::ISDIR.raw_os_error()),
-            Self::Exec {
-                reason: ExecError::PermissionDenied,
-                ..
-            } => Some(Errno::ACCESS.raw_os_error()),
+            Self::Chdir { source, .. } | Self::Mount { source, .. } | Self::Setup { source, .. } => {
+                source.raw_os_error()
+            }
+            Self::Exec { reason: ExecError::Stat(errno) | ExecError::Exec(errno), .. } => Some(*errno),
+            Self::Exec { reason: ExecError::IsDirectory, .. } => Some(Errno::ISDIR.raw_os_error()),
+            Self::Exec { reason: ExecError::PermissionDenied, .. } => Some(Errno::ACCESS.raw_os_error()),
             _ => None,
         }
     }

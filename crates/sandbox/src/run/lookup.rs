@@ -29,9 +29,7 @@ pub(super) fn look_up(argv0: &[u8], env: &[Vec<u8>]) -> Result<Vec<u8>, ExecErro
 
 /// The last of several settings counts, since each replaces the one before.
 fn variable<'a>(env: &'a [Vec<u8>], name: &[u8]) -> Option<&'a [u8]> {
-    env.iter()
-        .rev()
-        .find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
+    env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
 }
 
 fn executable(file: &[u8]) -> Result<(), ExecError> {
@@ -54,29 +52,14 @@ mod tests {
     #[test]
     fn path_rules() {
         let env = |path: &str| vec![b"PATH=/none".to_vec(), [b"PATH=", path.as_bytes()].concat()];
-        assert_eq!(
-            look_up(b"sh", &env("/nowhere:/bin")),
-            Ok(b"/bin/sh".to_vec())
-        );
+        assert_eq!(look_up(b"sh", &env("/nowhere:/bin")), Ok(b"/bin/sh".to_vec()));
         assert_eq!(look_up(b"sh", &env("")), Err(ExecError::NotFoundInPath));
         assert_eq!(look_up(b"sh", &[]), Err(ExecError::NotFoundInPath));
-        assert_eq!(
-            look_up(b"passwd", &env("/etc")),
-            Err(ExecError::NotFoundInPath)
-        );
+        assert_eq!(look_up(b"passwd", &env("/etc")), Err(ExecError::NotFoundInPath));
         assert_eq!(look_up(b"/etc", &[]), Err(ExecError::IsDirectory));
-        assert_eq!(
-            look_up(b"/etc/passwd", &[]),
-            Err(ExecError::PermissionDenied)
-        );
-        assert_eq!(
-            look_up(b"/none/x", &[]),
-            Err(ExecError::Stat(Errno::NOENT.raw_os_error()))
-        );
-        assert_eq!(
-            look_up(b"/etc/passwd/x", &[]),
-            Err(ExecError::Stat(Errno::NOTDIR.raw_os_error()))
-        );
+        assert_eq!(look_up(b"/etc/passwd", &[]), Err(ExecError::PermissionDenied));
+        assert_eq!(look_up(b"/none/x", &[]), Err(ExecError::Stat(Errno::NOENT.raw_os_error())));
+        assert_eq!(look_up(b"/etc/passwd/x", &[]), Err(ExecError::Stat(Errno::NOTDIR.raw_os_error())));
         assert_eq!(look_up(b"", &env("/bin")), Err(ExecError::NotFoundInPath));
     }
 }

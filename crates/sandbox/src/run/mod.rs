@@ -16,8 +16,8 @@ mod wire;
 pub use cancel::Cancel;
 pub use error::{ExecError, RunError};
 pub use spec::{
-    Access, ExitStatus, Mount, Network, Output, Resource, RootAccess, RootFs, RunReport, RunSpec,
-    Security, Stream, Stub, Ulimit,
+    Access, ExitStatus, Mount, Network, Output, Resource, RootAccess, RootFs, RunReport, RunSpec, Security, Stream,
+    Stub, Ulimit,
 };
 pub(crate) use step::become_command;
 pub use supervise::run;

@@ -86,29 +86,15 @@ fn execute(spec: &RunSpec, worker: &Channel) -> Result<Infallible, Failure> {
     let argv0 = spec.argv.first().map(Vec::as_slice).unwrap_or_default();
     let file = look_up(argv0, &spec.env).map_err(Failure::Exec)?;
     let text = |bytes: &Vec<u8>| CString::new(bytes.clone());
-    let invalid = |_| Failure::Setup {
-        action: "pass a NUL in an argument".into(),
-        errno: Errno::INVAL.raw_os_error(),
-    };
+    let invalid = |_| Failure::Setup { action: "pass a NUL in an argument".into(), errno: Errno::INVAL.raw_os_error() };
     let file = text(&file).map_err(invalid)?;
-    let argv = spec
-        .argv
-        .iter()
-        .map(text)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(invalid)?;
-    let env = spec
-        .env
-        .iter()
-        .map(text)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(invalid)?;
+    let argv = spec.argv.iter().map(text).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+    let env = spec.env.iter().map(text).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
     // Every descriptor was opened so already: this is the second lock. Kernels before 5.11 have no such flag.
     let _ = close_on_exec_from(FIRST_INHERITED);
-    worker.send(&Report::Starting).map_err(|_| Failure::Setup {
-        action: "tell the worker".into(),
-        errno: Errno::PIPE.raw_os_error(),
-    })?;
+    worker
+        .send(&Report::Starting)
+        .map_err(|_| Failure::Setup { action: "tell the worker".into(), errno: Errno::PIPE.raw_os_error() })?;
     let Err(errno) = nix::unistd::execve(&file, &argv, &env);
     Err(Failure::Exec(ExecError::Exec(errno as i32)))
 }
@@ -117,17 +103,12 @@ fn execute(spec: &RunSpec, worker: &Channel) -> Result<Infallible, Failure> {
 fn mount_root<'a>(spec: &RunSpec, worker: &'a Channel) -> Result<Tree<'a>, Failure> {
     match &spec.root {
         RootFs::Overlay(overlay) => {
-            let mut targets: Vec<_> = devices::POINTS
-                .iter()
-                .map(|point| (Path::new(point).to_owned(), true))
-                .collect();
+            let mut targets: Vec<_> = devices::POINTS.iter().map(|point| (Path::new(point).to_owned(), true)).collect();
             targets.extend(spec.mounts.iter().filter_map(|mount| {
                 let directory = mounts::is_on_directory(mount)?;
                 // What lies in these is covered by a mount, and its mount points are made in that.
                 let target = super::walk::lexical(mounts::target_of(mount));
-                let covered = devices::POINTS
-                    .iter()
-                    .any(|point| target.starts_with(point));
+                let covered = devices::POINTS.iter().any(|point| target.starts_with(point));
                 (!covered).then_some((target, directory))
             }));
             let failed = |error: OverlayError| Failure::Mount {
@@ -136,38 +117,23 @@ fn mount_root<'a>(spec: &RunSpec, worker: &'a Channel) -> Result<Tree<'a>, Failu
                 errno: error.errno().unwrap_or(Errno::INVAL.raw_os_error()),
                 action: error.to_string(),
             };
-            let bottom = stubs::layer(spec.mount_points.as_deref(), &overlay.work, targets)
-                .map_err(failed)?;
+            let bottom = stubs::layer(spec.mount_points.as_deref(), &overlay.work, targets).map_err(failed)?;
             // Over its own work directory, which nobody needs to see any more.
             let point = open_directory(&overlay.work).map_err(failed)?;
             let upper = open_directory(&overlay.upper).map_err(failed)?;
             attach(overlay, Some(&bottom), point.as_fd()).map_err(failed)?;
             let root = open_directory(&overlay.work).map_err(failed)?;
-            Ok(Tree {
-                root,
-                upper: Some(upper),
-                worker,
-            })
+            Ok(Tree { root, upper: Some(upper), worker })
         }
         RootFs::Directory(path) => {
             let failed = |action| {
-                move |errno: Errno| {
-                    mounts::failure(&path.display().to_string(), Path::new("/"), action, errno)
-                }
+                move |errno: Errno| mounts::failure(&path.display().to_string(), Path::new("/"), action, errno)
             };
             let handle = open_path(path).map_err(failed("open it"))?;
             let copy = copy_mount(&handle).map_err(failed("bind it"))?;
             attach_to(&copy, &handle).map_err(failed("attach it"))?;
-            let root = rustix::fs::open(
-                path,
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            );
-            Ok(Tree {
-                root: root.map_err(failed("open it as a root"))?,
-                upper: None,
-                worker,
-            })
+            let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+            Ok(Tree { root: root.map_err(failed("open it as a root"))?, upper: None, worker })
         }
     }
 }

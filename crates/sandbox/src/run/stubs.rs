@@ -12,8 +12,8 @@ use crate::{
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{
-        AtFlags, FileType, Mode, OFlags, RawDir, Timespec, Timestamps, UTIME_OMIT, fstat, openat,
-        statat, unlinkat, utimensat,
+        AtFlags, FileType, Mode, OFlags, RawDir, Timespec, Timestamps, UTIME_OMIT, fstat, openat, statat, unlinkat,
+        utimensat,
     },
     io::Errno,
 };
@@ -50,27 +50,15 @@ pub(super) fn layer(
     if dir.symlink_metadata().is_ok() {
         return Ok(dir);
     }
-    let new = kept.join(format!(
-        ".new-{:016x}",
-        RandomState::new().build_hasher().finish()
-    ));
+    let new = kept.join(format!(".new-{:016x}", RandomState::new().build_hasher().finish()));
     make_layer(&new, &targets)?;
     match fs::rename(&new, &dir) {
         // Another command was faster.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
             remove_tree(&new).map_err(remove_error(&new))?;
         }
         Err(source) => {
-            return Err(OverlayError::Io {
-                action: "rename",
-                path: new,
-                source,
-            });
+            return Err(OverlayError::Io { action: "rename", path: new, source });
         }
         Ok(()) => {}
     }
@@ -79,11 +67,7 @@ pub(super) fn layer(
 
 fn remove_error(path: &Path) -> impl FnOnce(RemoveError) -> OverlayError {
     let path = path.to_owned();
-    |error| OverlayError::Io {
-        action: "remove",
-        path,
-        source: io::Error::other(error),
-    }
+    |error| OverlayError::Io { action: "remove", path, source: io::Error::other(error) }
 }
 
 /// Makes the layer of mount points in `dir`: directories, and files for the targets that are files.
@@ -97,22 +81,14 @@ fn make_layer(dir: &Path, targets: &[(PathBuf, bool)]) -> Result<(), OverlayErro
             let made = if *directory || names.peek().is_some() {
                 fs::create_dir(&path)
             } else {
-                fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .open(&path)
-                    .map(drop)
+                fs::OpenOptions::new().write(true).create_new(true).open(&path).map(drop)
             };
             match made {
                 // What another target made there comes first: then the walk says what is wrong with this one.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) if error.kind() == io::ErrorKind::NotADirectory => break,
                 Err(source) => {
-                    return Err(OverlayError::Io {
-                        action: "create the mount point",
-                        path,
-                        source,
-                    });
+                    return Err(OverlayError::Io { action: "create the mount point", path, source });
                 }
                 Ok(()) => {}
             }
@@ -122,11 +98,7 @@ fn make_layer(dir: &Path, targets: &[(PathBuf, bool)]) -> Result<(), OverlayErro
 }
 
 /// Mode, owner and group, in `root`, of the directories above `path`, from the nearest, that are not in `upper`.
-pub(super) fn not_copied_up(
-    root: BorrowedFd<'_>,
-    upper: &OwnedFd,
-    path: &Path,
-) -> Vec<(u32, u32, u32)> {
+pub(super) fn not_copied_up(root: BorrowedFd<'_>, upper: &OwnedFd, path: &Path) -> Vec<(u32, u32, u32)> {
     path.ancestors()
         .skip(1)
         .filter(|dir| !dir.as_os_str().is_empty())
@@ -149,10 +121,7 @@ pub(super) fn remove(changed: &Path, made: &[Made]) -> Vec<Stub> {
     let mut stubs: Vec<Stub> = made
         .iter()
         .rev()
-        .map(|made| Stub {
-            path: made.path.clone(),
-            removed: remove_one(&root, made).is_ok(),
-        })
+        .map(|made| Stub { path: made.path.clone(), removed: remove_one(&root, made).is_ok() })
         .collect();
     stubs.reverse();
     stubs
@@ -173,14 +142,8 @@ fn remove_one(root: &OwnedFd, made: &Made) -> Result<(), Errno> {
     unlinkat(&parent, name, flags)?;
     let (seconds, nanos) = made.parent_modified;
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanos,
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos },
     };
     // As BuildKit does: the time that the directory had, even if the command changed something else in it.
     let _ = utimensat(&parent, "", &times, AtFlags::EMPTY_PATH);
@@ -199,14 +162,8 @@ fn remove_one(root: &OwnedFd, made: &Made) -> Result<(), Errno> {
             break;
         }
         let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
-            last_modification: Timespec {
-                tv_sec: before.st_mtime as _,
-                tv_nsec: before.st_mtime_nsec as _,
-            },
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: before.st_mtime as _, tv_nsec: before.st_mtime_nsec as _ },
         };
         let _ = utimensat(&above, "", &times, AtFlags::EMPTY_PATH);
     }
@@ -219,12 +176,7 @@ fn is_plain_copy(root: &OwnedFd, path: &Path, before: (u32, u32, u32)) -> Result
     if owner_and_mode(&fd)? != before {
         return Ok(false);
     }
-    let fd = openat(
-        &fd,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let fd = openat(&fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut value = [0u8; 8];
     if rustix::fs::fgetxattr(&fd, "user.overlay.opaque", &mut value[..]).is_ok() {
         return Ok(false);

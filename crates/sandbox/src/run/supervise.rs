@@ -1,7 +1,7 @@
 //! Starts a command and follows it to its end.
 
 use super::{
-    Cancel, ExitStatus, Network, Output, RootFs, RunError, RunReport, RunSpec, Stream, stubs,
+    Cancel, ExitStatus, Network, Output, RootFs, RunError, RunReport, RunSpec, Stream, identity, stubs,
     wire::{Made, Report},
 };
 use crate::{
@@ -33,14 +33,11 @@ const MAX_PIPE: usize = 1 << 20;
 ///
 /// # Errors
 /// Where the command could not be started or was cancelled; an exit code other than 0 is no error.
-pub fn run(
-    spec: &RunSpec,
-    cancel: &Cancel,
-    output: &mut dyn FnMut(Output<'_>),
-) -> Result<RunReport, RunError> {
+pub fn run(spec: &RunSpec, cancel: &Cancel, output: &mut dyn FnMut(Output<'_>)) -> Result<RunReport, RunError> {
     if let Known::NotInitialised = init::knows(None) {
         return Err(SpawnError::NotInitialised.into());
     }
+    identity::check(spec)?;
     let mut command = Running::start(spec)?;
     let outcome = command.follow(spec, cancel, output);
     // All processes are dead, so that what they left can be looked at.
@@ -53,18 +50,13 @@ pub fn run(
     outcome?;
     let status = ended.map_err(setup("wait for the command"))?;
     if !command.started {
-        return Err(RunError::Died {
-            status: format!("{status:?}").to_lowercase(),
-        });
+        return Err(RunError::Died { status: format!("{status:?}").to_lowercase() });
     }
     Ok(RunReport { status, stubs })
 }
 
 fn setup(action: &'static str) -> impl Fn(io::Error) -> RunError {
-    move |source| RunError::Setup {
-        action: action.to_owned(),
-        source,
-    }
+    move |source| RunError::Setup { action: action.to_owned(), source }
 }
 
 /// A started command; killed and waited for when dropped.
@@ -82,42 +74,27 @@ struct Running {
 impl Running {
     fn start(spec: &RunSpec) -> Result<Self, RunError> {
         let errno = |action| move |errno: Errno| setup(action)(errno.into());
-        let (stdout, inner_stdout) =
-            pipe_with(PipeFlags::CLOEXEC).map_err(errno("create a pipe"))?;
-        let (stderr, inner_stderr) =
-            pipe_with(PipeFlags::CLOEXEC).map_err(errno("create a pipe"))?;
+        let (stdout, inner_stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(errno("create a pipe"))?;
+        let (stderr, inner_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(errno("create a pipe"))?;
         for end in [&stdout, &stderr] {
             let flags = fcntl_getfl(end).map_err(errno("set up a pipe"))?;
             fcntl_setfl(end, flags | OFlags::NONBLOCK).map_err(errno("set up a pipe"))?;
         }
         let (step, inner_step) = Channel::pair().map_err(setup("create a socket"))?;
         let null = open_null().map_err(setup("open `/dev/null`"))?;
-        let mut namespaces = CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS;
+        let mut namespaces =
+            CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         if spec.network == Network::None {
             namespaces |= CloneFlags::CLONE_NEWNET;
         }
-        let argv =
-            [CString::new(init::STEP).map_err(|error| setup("name the step")(error.into()))?];
-        let fds = [
-            null.as_fd(),
-            inner_stdout.as_fd(),
-            inner_stderr.as_fd(),
-            inner_step.as_fd(),
-        ];
-        let pid = spawn_self(&argv, &[], &fds, namespaces.bits()).map_err(|source| match source
-            .raw_os_error()
-        {
+        let argv = [CString::new(init::STEP).map_err(|error| setup("name the step")(error.into()))?];
+        let fds = [null.as_fd(), inner_stdout.as_fd(), inner_stderr.as_fd(), inner_step.as_fd()];
+        let pid = spawn_self(&argv, &[], &fds, namespaces.bits()).map_err(|source| match source.raw_os_error() {
             // The kernel's answer to the namespaces; anything else is about the program file.
             Some(nix::libc::EPERM | nix::libc::EUSERS | nix::libc::ENOSPC | nix::libc::EINVAL) => {
                 setup("create the namespaces of the step")(source)
             }
-            _ => RunError::Spawn(SpawnError::Exec {
-                path: "/proc/self/exe",
-                source,
-            }),
+            _ => RunError::Spawn(SpawnError::Exec { path: "/proc/self/exe", source }),
         })?;
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
@@ -127,25 +104,11 @@ impl Running {
                 return Err(errno("watch the step")(error));
             }
         };
-        Ok(Self {
-            pid,
-            pidfd,
-            step,
-            stdout,
-            stderr,
-            made: Vec::new(),
-            started: false,
-            ended: None,
-        })
+        Ok(Self { pid, pidfd, step, stdout, stderr, made: Vec::new(), started: false, ended: None })
     }
 
     /// Hands over output until the command has ended.
-    fn follow(
-        &mut self,
-        spec: &RunSpec,
-        cancel: &Cancel,
-        output: &mut dyn FnMut(Output<'_>),
-    ) -> Result<(), RunError> {
+    fn follow(&mut self, spec: &RunSpec, cancel: &Cancel, output: &mut dyn FnMut(Output<'_>)) -> Result<(), RunError> {
         // A step that dies at once is told of below.
         let sent = self.step.send(spec);
         let mut buffer = vec![0; CHUNK];
@@ -154,45 +117,21 @@ impl Running {
         loop {
             // A stream that has ended is watched no more: poll would report its end again and again.
             let watched = |open: bool| {
-                if open {
-                    PollFlags::IN
-                } else {
-                    PollFlags::empty()
-                }
+                if open { PollFlags::IN } else { PollFlags::empty() }
             };
             let mut fds = [
                 PollFd::new(&self.pidfd, PollFlags::IN),
                 PollFd::new(cancel, PollFlags::IN),
                 PollFd::from_borrowed_fd(
-                    if step_open {
-                        self.step.as_fd()
-                    } else {
-                        self.pidfd.as_fd()
-                    },
+                    if step_open { self.step.as_fd() } else { self.pidfd.as_fd() },
                     watched(step_open),
                 ),
-                PollFd::new(
-                    if stdout_open {
-                        &self.stdout
-                    } else {
-                        &self.pidfd
-                    },
-                    watched(stdout_open),
-                ),
-                PollFd::new(
-                    if stderr_open {
-                        &self.stderr
-                    } else {
-                        &self.pidfd
-                    },
-                    watched(stderr_open),
-                ),
+                PollFd::new(if stdout_open { &self.stdout } else { &self.pidfd }, watched(stdout_open)),
+                PollFd::new(if stderr_open { &self.stderr } else { &self.pidfd }, watched(stderr_open)),
             ];
             match poll(&mut fds, None) {
                 Err(Errno::INTR) => continue,
-                other => other
-                    .map(drop)
-                    .map_err(|errno| setup("wait for output")(errno.into()))?,
+                other => other.map(drop).map_err(|errno| setup("wait for output")(errno.into()))?,
             }
             let [ended, cancelled, step, stdout, stderr] = fds.map(|fd| !fd.revents().is_empty());
             if cancelled {
@@ -206,10 +145,7 @@ impl Running {
                     None => step_open = false,
                 }
             }
-            let mut order = [
-                (Stream::Stdout, stdout && stdout_open),
-                (Stream::Stderr, stderr && stderr_open),
-            ];
+            let mut order = [(Stream::Stdout, stdout && stdout_open), (Stream::Stderr, stderr && stderr_open)];
             if order[0].1 && order[1].1 && last_write(&self.stderr) < last_write(&self.stdout) {
                 order.swap(0, 1);
             }
@@ -225,9 +161,7 @@ impl Running {
                 // has passed its output, goes on writing.
                 let reads = if ended { MAX_PIPE / CHUNK + 1 } else { 1 };
                 for _ in 0..reads {
-                    match hand_over(stream, fd, &mut buffer, output)
-                        .map_err(setup("read output"))?
-                    {
+                    match hand_over(stream, fd, &mut buffer, output).map_err(setup("read output"))? {
                         Read::Some => {}
                         Read::Nothing => break,
                         Read::End => {
@@ -269,9 +203,7 @@ impl Drop for Running {
 
 /// When a pipe was last written: of two that hold data, what was written first comes first.
 fn last_write(fd: &OwnedFd) -> (i64, i64) {
-    fstat(fd).map_or((0, 0), |status| {
-        (status.st_mtime as _, status.st_mtime_nsec as _)
-    })
+    fstat(fd).map_or((0, 0), |status| (status.st_mtime as _, status.st_mtime_nsec as _))
 }
 
 enum Read {
@@ -281,20 +213,11 @@ enum Read {
 }
 
 /// Hands over what is there.
-fn hand_over(
-    stream: Stream,
-    fd: &OwnedFd,
-    buffer: &mut [u8],
-    output: &mut dyn FnMut(Output<'_>),
-) -> io::Result<Read> {
+fn hand_over(stream: Stream, fd: &OwnedFd, buffer: &mut [u8], output: &mut dyn FnMut(Output<'_>)) -> io::Result<Read> {
     match rustix::io::read(fd, &mut *buffer) {
         Ok(0) => Ok(Read::End),
         Ok(length) => {
-            output(Output {
-                stream,
-                bytes: &buffer[..length],
-                time: SystemTime::now(),
-            });
+            output(Output { stream, bytes: &buffer[..length], time: SystemTime::now() });
             Ok(Read::Some)
         }
         Err(Errno::AGAIN | Errno::INTR) => Ok(Read::Nothing),

@@ -52,11 +52,7 @@ pub(super) fn walk(
         let found = match openat(parent, &name, HANDLE, Mode::empty()) {
             Err(Errno::NOENT) if missing != Missing::Refuse => {
                 let directory = missing == Missing::Directory || !queue.is_empty();
-                let path: PathBuf = stack
-                    .iter()
-                    .map(|(_, name)| name.as_os_str())
-                    .chain([name.as_os_str()])
-                    .collect();
+                let path: PathBuf = stack.iter().map(|(_, name)| name.as_os_str()).chain([name.as_os_str()]).collect();
                 on_make(&path, directory, parent)?;
                 make(parent, &name, directory)?
             }
@@ -81,10 +77,7 @@ pub(super) fn walk(
     let real = stack.iter().map(|(_, name)| name.as_os_str()).collect();
     match stack.pop() {
         Some((fd, _)) => Ok((fd, real)),
-        None => Ok((
-            openat(root, ".", HANDLE | OFlags::DIRECTORY, Mode::empty())?,
-            real,
-        )),
+        None => Ok((openat(root, ".", HANDLE | OFlags::DIRECTORY, Mode::empty())?, real)),
     }
 }
 
@@ -157,11 +150,7 @@ mod tests {
         impl Dir {
             pub(super) fn new() -> Self {
                 static COUNT: AtomicU32 = AtomicU32::new(0);
-                let name = format!(
-                    "rbuild-walk-{}-{}",
-                    std::process::id(),
-                    COUNT.fetch_add(1, Ordering::Relaxed)
-                );
+                let name = format!("rbuild-walk-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
                 let path = std::env::temp_dir().join(name);
                 std::fs::create_dir_all(path.join("root/sub")).unwrap();
                 Self(path)
@@ -189,21 +178,14 @@ mod tests {
         fs::create_dir(dir.outside().join("etc")).unwrap();
         symlink("/etc", dir.path().join("absolute")).unwrap();
         symlink("../../../../etc", dir.path().join("sub/up")).unwrap();
-        for (path, made) in [
-            ("absolute/x", vec!["etc", "etc/x"]),
-            ("/sub/up/y", vec!["etc/y"]),
-            ("../../z/.", vec!["z"]),
-        ] {
+        for (path, made) in
+            [("absolute/x", vec!["etc", "etc/x"]), ("/sub/up/y", vec!["etc/y"]), ("../../z/.", vec!["z"])]
+        {
             let mut seen = Vec::new();
-            walk(
-                fd.as_fd(),
-                Path::new(path),
-                Missing::Directory,
-                &mut |path, _, _| {
-                    seen.push(path.to_str().unwrap().to_owned());
-                    Ok(())
-                },
-            )
+            walk(fd.as_fd(), Path::new(path), Missing::Directory, &mut |path, _, _| {
+                seen.push(path.to_str().unwrap().to_owned());
+                Ok(())
+            })
             .unwrap();
             assert_eq!(seen, made, "{path}");
         }
@@ -216,17 +198,12 @@ mod tests {
         let (dir, fd) = root();
         symlink("loop", dir.path().join("loop")).unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
-        let go = |path: &str, missing| {
-            walk(fd.as_fd(), Path::new(path), missing, &mut |_, _, _| Ok(())).map(|_| ())
-        };
+        let go = |path: &str, missing| walk(fd.as_fd(), Path::new(path), missing, &mut |_, _, _| Ok(())).map(|_| ());
         assert_eq!(go("loop/x", Missing::Directory), Err(Errno::LOOP));
         assert_eq!(go("file/x", Missing::Directory), Err(Errno::NOTDIR));
         assert_eq!(go("none", Missing::Refuse), Err(Errno::NOENT));
         assert_eq!(go("a/b", Missing::File), Ok(()));
         assert!(dir.path().join("a/b").is_file());
-        assert_eq!(
-            lexical(Path::new("/a/./b/../../../c//d/")),
-            Path::new("c/d")
-        );
+        assert_eq!(lexical(Path::new("/a/./b/../../../c//d/")), Path::new("c/d"));
     }
 }

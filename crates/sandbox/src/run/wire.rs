@@ -53,29 +53,12 @@ impl Failure {
     pub(super) fn into_error(self, spec: &RunSpec) -> RunError {
         let source = io::Error::from_raw_os_error;
         match self {
-            Self::Exec(reason) => RunError::Exec {
-                argv0: spec.argv.first().cloned().unwrap_or_default(),
-                reason,
-            },
-            Self::Chdir(errno) => RunError::Chdir {
-                path: spec.cwd.clone(),
-                source: source(errno),
-            },
-            Self::Mount {
-                what,
-                target,
-                action,
-                errno,
-            } => RunError::Mount {
-                what,
-                target,
-                action,
-                source: source(errno),
-            },
-            Self::Setup { action, errno } => RunError::Setup {
-                action,
-                source: source(errno),
-            },
+            Self::Exec(reason) => RunError::Exec { argv0: spec.argv.first().cloned().unwrap_or_default(), reason },
+            Self::Chdir(errno) => RunError::Chdir { path: spec.cwd.clone(), source: source(errno) },
+            Self::Mount { what, target, action, errno } => {
+                RunError::Mount { what, target, action, source: source(errno) }
+            }
+            Self::Setup { action, errno } => RunError::Setup { action, source: source(errno) },
         }
     }
 }
@@ -87,19 +70,13 @@ pub(super) trait OrFail<T> {
 
 impl<T> OrFail<T> for Result<T, Errno> {
     fn or_fail(self, action: &str) -> Result<T, Failure> {
-        self.map_err(|errno| Failure::Setup {
-            action: action.to_owned(),
-            errno: errno.raw_os_error(),
-        })
+        self.map_err(|errno| Failure::Setup { action: action.to_owned(), errno: errno.raw_os_error() })
     }
 }
 
 impl<T> OrFail<T> for Result<T, nix::errno::Errno> {
     fn or_fail(self, action: &str) -> Result<T, Failure> {
-        self.map_err(|errno| Failure::Setup {
-            action: action.to_owned(),
-            errno: errno as i32,
-        })
+        self.map_err(|errno| Failure::Setup { action: action.to_owned(), errno: errno as i32 })
     }
 }
 
@@ -110,10 +87,7 @@ impl<T> OrFail<T> for io::Result<T> {
                 Some(_) => action.to_owned(),
                 None => format!("{action}: {error}"),
             };
-            Failure::Setup {
-                action,
-                errno: error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error()),
-            }
+            Failure::Setup { action, errno: error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error()) }
         })
     }
 }

@@ -8,9 +8,7 @@ mod profile;
 use crate::sys;
 use profile::{ABSENT, ALLOWED, CONDITIONAL, Call, Condition};
 use rustix::io::Errno;
-use seccompiler::{
-    BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter,
-};
+use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter};
 use std::{collections::BTreeMap, io};
 
 /// `linux/audit.h`.
@@ -77,20 +75,14 @@ enum Verdict {
 /// Puts Docker's default profile on this process.
 pub(crate) fn confine() -> io::Result<()> {
     if Arch::NATIVE.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "no seccomp profile for this architecture",
-        ));
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "no seccomp profile for this architecture"));
     }
     let program = compile(Arch::NATIVE).map_err(io::Error::other)?;
     sys::filter::install(&program)
 }
 
 fn compile(arches: &[Arch]) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
-    let sections = arches
-        .iter()
-        .map(|&arch| section(arch))
-        .collect::<Result<Vec<_>, _>>()?;
+    let sections = arches.iter().map(|&arch| section(arch)).collect::<Result<Vec<_>, _>>()?;
     let mut program = vec![statement(LOAD, ARCH_OFFSET)];
     // After the two instructions of this architecture come those of the further ones, and the refusal.
     let mut distance = 2 * arches.len() as u32;
@@ -109,12 +101,8 @@ fn compile(arches: &[Arch]) -> Result<Vec<sock_filter>, seccompiler::BackendErro
 fn section(arch: Arch) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
     let mut verdicts = BTreeMap::new();
     let allowed = ALLOWED.iter().map(|call| (call, Verdict::Allow));
-    let absent = ABSENT
-        .iter()
-        .map(|call| (call, Verdict::Error(Errno::NOSYS)));
-    let conditional = CONDITIONAL
-        .iter()
-        .map(|(call, conditions)| (call, Verdict::If(conditions)));
+    let absent = ABSENT.iter().map(|call| (call, Verdict::Error(Errno::NOSYS)));
+    let conditional = CONDITIONAL.iter().map(|(call, conditions)| (call, Verdict::If(conditions)));
     for (call, verdict) in allowed.chain(absent).chain(conditional) {
         if let Some(number) = arch.number(call) {
             verdicts.insert(number, verdict);
@@ -153,10 +141,7 @@ fn search(intervals: &[(u32, Verdict)]) -> Result<Vec<sock_filter>, seccompiler:
         return Ok(Vec::new());
     };
     let (below, above) = (search(below)?, search(above)?);
-    let mut code = vec![
-        jump(JUMP_IF_AT_LEAST, *pivot, 0, 1),
-        statement(JUMP, below.len() as u32),
-    ];
+    let mut code = vec![jump(JUMP_IF_AT_LEAST, *pivot, 0, 1), statement(JUMP, below.len() as u32)];
     code.extend(below);
     code.extend(above);
     Ok(code)
@@ -216,10 +201,7 @@ mod tests {
             at += 1;
             let branch = |taken: bool| usize::from(if taken { i.jt } else { i.jf });
             match i.code {
-                LOAD => {
-                    accumulator =
-                        u32::from_ne_bytes(data[i.k as usize..i.k as usize + 4].try_into().unwrap())
-                }
+                LOAD => accumulator = u32::from_ne_bytes(data[i.k as usize..i.k as usize + 4].try_into().unwrap()),
                 JUMP => at += i.k as usize,
                 JUMP_IF_EQUAL => at += branch(accumulator == i.k),
                 JUMP_IF_AT_LEAST => at += branch(accumulator >= i.k),
@@ -239,12 +221,8 @@ mod tests {
         for arches in [&[Arch::X86_64, Arch::X86][..], &[Arch::Aarch64]] {
             let program = compile(arches).unwrap();
             for &arch in arches {
-                let verdict =
-                    |number, argument| interpret(&program, arch.audit(), number, argument);
-                let known: Vec<u32> = ALLOWED
-                    .iter()
-                    .filter_map(|call| arch.number(call))
-                    .collect();
+                let verdict = |number, argument| interpret(&program, arch.audit(), number, argument);
+                let known: Vec<u32> = ALLOWED.iter().filter_map(|call| arch.number(call)).collect();
                 let special: Vec<u32> = CONDITIONAL
                     .iter()
                     .map(|(call, _)| call)
@@ -253,20 +231,12 @@ mod tests {
                     .collect();
                 for number in 0..600 {
                     if !special.contains(&number) {
-                        let expected = if known.contains(&number) {
-                            RET_ALLOW
-                        } else {
-                            EPERM
-                        };
+                        let expected = if known.contains(&number) { RET_ALLOW } else { EPERM };
                         assert_eq!(verdict(number, 7), expected, "{arch:?} {number}");
                     }
                 }
                 let number = |name: &str| {
-                    CONDITIONAL
-                        .iter()
-                        .find(|(call, _)| call.name == name)
-                        .and_then(|(c, _)| arch.number(c))
-                        .unwrap()
+                    CONDITIONAL.iter().find(|(call, _)| call.name == name).and_then(|(c, _)| arch.number(c)).unwrap()
                 };
                 assert_eq!(verdict(435, 0), ENOSYS);
                 assert_eq!(verdict(number("clone"), 0x11), RET_ALLOW);
@@ -280,11 +250,7 @@ mod tests {
                 assert_eq!(verdict(number("personality"), 1), EPERM);
                 assert_eq!(verdict(0x4000_0000, 0), EPERM, "x32");
             }
-            assert_eq!(
-                interpret(&program, 0x28, 1, 0),
-                ENOSYS,
-                "an architecture without a table"
-            );
+            assert_eq!(interpret(&program, 0x28, 1, 0), ENOSYS, "an architecture without a table");
             assert!(program.len() < 2000, "{} instructions", program.len());
         }
     }
@@ -292,19 +258,11 @@ mod tests {
     #[test]
     fn no_number_is_given_twice() {
         for arch in [Arch::X86_64, Arch::X86, Arch::Aarch64] {
-            let all = ALLOWED
-                .iter()
-                .chain(CONDITIONAL.iter().map(|(call, _)| call))
-                .chain(ABSENT);
+            let all = ALLOWED.iter().chain(CONDITIONAL.iter().map(|(call, _)| call)).chain(ABSENT);
             let mut seen = BTreeMap::new();
             for call in all {
                 if let Some(number) = arch.number(call) {
-                    assert_eq!(
-                        seen.insert(number, call.name),
-                        None,
-                        "{arch:?} {}",
-                        call.name
-                    );
+                    assert_eq!(seen.insert(number, call.name), None, "{arch:?} {}", call.name);
                 }
             }
         }
@@ -324,17 +282,9 @@ mod tests {
             let call = ALLOWED.iter().find(|call| call.name == name).unwrap();
             assert_eq!(i64::from(call.x86_64), number, "{name}");
         }
-        for name in [
-            "mount",
-            "unshare",
-            "setns",
-            "bpf",
-            "keyctl",
-            "add_key",
-            "kexec_load",
-            "open_by_handle_at",
-            "reboot",
-        ] {
+        for name in
+            ["mount", "unshare", "setns", "bpf", "keyctl", "add_key", "kexec_load", "open_by_handle_at", "reboot"]
+        {
             assert!(ALLOWED.iter().all(|call| call.name != name), "{name}");
         }
     }

@@ -4,10 +4,7 @@
 /// A system call and its numbers; −1 where an architecture has none.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the table is read by people and tests")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the table is read by people and tests"))]
     pub(super) name: &'static str,
     pub(super) x86_64: i32,
     pub(super) x86: i32,
@@ -15,12 +12,7 @@ pub(super) struct Call {
 }
 
 const fn call(name: &'static str, x86_64: i32, x86: i32, aarch64: i32) -> Call {
-    Call {
-        name,
-        x86_64,
-        x86,
-        aarch64,
-    }
+    Call { name, x86_64, x86, aarch64 }
 }
 
 /// When a call is allowed that is not allowed always.
@@ -41,19 +33,9 @@ const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
 /// Calls allowed under one of several conditions.
 pub(super) const CONDITIONAL: &[(Call, &[Condition])] = &[
-    (
-        call("clone", 56, 120, 220),
-        &[Condition::Without(NEW_NAMESPACES)],
-    ),
+    (call("clone", 56, 120, 220), &[Condition::Without(NEW_NAMESPACES)]),
     // Not AF_ALG (38), whose code has been a way to root, nor AF_VSOCK (40), which speaks to the hypervisor.
-    (
-        call("socket", 41, 359, 198),
-        &[
-            Condition::Below(38),
-            Condition::Equal(39),
-            Condition::Above(40),
-        ],
-    ),
+    (call("socket", 41, 359, 198), &[Condition::Below(38), Condition::Equal(39), Condition::Above(40)]),
     (
         call("personality", 135, 136, 92),
         &[

@@ -12,12 +12,7 @@ pub(crate) fn add_attributes(fd: BorrowedFd<'_>, set: u64, recursive: bool) -> i
     // libc's structure is non-exhaustive and cannot be built; its four fields are (linux/mount.h): attr_set, attr_clr,
     // propagation, userns_fd.
     let attributes: [u64; 4] = [set, 0, 0, 0];
-    let flags = libc::AT_EMPTY_PATH as c_uint
-        | if recursive {
-            libc::AT_RECURSIVE as c_uint
-        } else {
-            0
-        };
+    let flags = libc::AT_EMPTY_PATH as c_uint | if recursive { libc::AT_RECURSIVE as c_uint } else { 0 };
     // SAFETY: the path is a C string, and the structure is as long as is said and lives through the call, which only
     // reads it.
     let result = unsafe {
@@ -30,9 +25,5 @@ pub(crate) fn add_attributes(fd: BorrowedFd<'_>, set: u64, recursive: bool) -> i
             size_of::<[u64; 4]>(),
         )
     };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

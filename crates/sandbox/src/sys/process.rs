@@ -24,9 +24,9 @@ pub(crate) fn fork() -> io::Result<Fork> {
     // thread can be held in the child.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => Ok(Fork::Child),
-        ForkResult::Parent { child } => Pid::from_raw(child.as_raw())
-            .map(Fork::Parent)
-            .ok_or_else(|| io::Error::from(Errno::SRCH)),
+        ForkResult::Parent { child } => {
+            Pid::from_raw(child.as_raw()).map(Fork::Parent).ok_or_else(|| io::Error::from(Errno::SRCH))
+        }
     }
 }
 

@@ -20,11 +20,7 @@ impl Drop for Blocked {
 /// Blocks every signal for this thread.
 pub(crate) fn block_all() -> io::Result<Blocked> {
     let mut old = SigSet::empty();
-    pthread_sigmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut old),
-    )?;
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut old))?;
     Ok(Blocked(old))
 }
 
@@ -40,13 +36,7 @@ pub(crate) fn reset() {
 
 /// Ignores the signals that a terminal or a supervisor sends to a whole group: the parent decides.
 pub(crate) fn ignore_group_signals() {
-    for signal in [
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGPIPE,
-    ] {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGPIPE] {
         // SAFETY: SIG_IGN is no handler, so that no code can run in a signal context.
         let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) };
     }

@@ -41,19 +41,11 @@ pub(crate) fn spawn_self(
     namespaces: c_int,
 ) -> io::Result<Pid> {
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain([ptr::null()])
-            .collect()
+        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
     };
     let (argv, envp) = (pointers(argv), pointers(env));
-    let count =
-        c_int::try_from(fds.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let high: Vec<OwnedFd> = fds
-        .iter()
-        .map(|fd| fcntl_dupfd_cloexec(fd, count))
-        .collect::<Result<_, Errno>>()?;
+    let count = c_int::try_from(fds.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let high: Vec<OwnedFd> = fds.iter().map(|fd| fcntl_dupfd_cloexec(fd, count)).collect::<Result<_, Errno>>()?;
     let numbers: Vec<c_int> = high.iter().map(AsRawFd::as_raw_fd).collect();
     let mut child = Child {
         argv: argv.as_ptr(),
@@ -104,18 +96,14 @@ extern "C" fn run_child(argument: *mut c_void) -> c_int {
     unsafe {
         for target in 0..child.fd_count {
             if libc::dup2(*child.fds.add(target as usize), target) < 0 {
-                child
-                    .errno
-                    .store(nix::errno::Errno::last_raw(), Ordering::Relaxed);
+                child.errno.store(nix::errno::Errno::last_raw(), Ordering::Relaxed);
                 libc::_exit(127);
             }
         }
         // Before kernel 5.9 there is no such call: then descriptors without close-on-exec leak, as in any exec.
         libc::syscall(libc::SYS_close_range, child.fd_count, libc::c_uint::MAX, 0);
         libc::execve(SELF_EXE.as_ptr(), child.argv, child.envp);
-        child
-            .errno
-            .store(nix::errno::Errno::last_raw(), Ordering::Relaxed);
+        child.errno.store(nix::errno::Errno::last_raw(), Ordering::Relaxed);
         libc::_exit(127)
     }
 }

@@ -3,17 +3,13 @@
 //! As root it starts itself again as an ordinary user with subordinate ids, as one without, with no_new_privs, and as
 //! root; as anybody else it tests what that user can do. What cannot be tested is told with the reason.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test program with a main of its own"
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program with a main of its own")]
 
 mod inside;
 mod outside;
 mod probe;
 
-use rbuild_sandbox::{Facts, Privilege, WorkerOptions, init};
+use rbuild_sandbox::{Facts, Privilege, Refusal, SpawnError, WorkerOptions, init};
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, process::CommandExt},
@@ -30,10 +26,7 @@ fn main() -> ExitCode {
     if std::env::args().next().is_some_and(|name| name == "probe") {
         return probe::main();
     }
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     match std::env::var(MODE) {
         Ok(mode) if mode == "victim" => outside::victim(),
         Ok(_) => test_as_this_user(&wanted),
@@ -43,10 +36,7 @@ fn main() -> ExitCode {
 
 /// The kinds of user to test as; those that cannot be had are skipped aloud.
 fn orchestrate(wanted: &[String]) -> ExitCode {
-    let base = tempfile::Builder::new()
-        .prefix("rbuild-sandbox-")
-        .tempdir()
-        .unwrap();
+    let base = tempfile::Builder::new().prefix("rbuild-sandbox-").tempdir().unwrap();
     // The user that tests must reach this program and its directory.
     let program = base.path().join("isolation");
     fs::copy("/proc/self/exe", &program).unwrap();
@@ -66,6 +56,7 @@ fn orchestrate(wanted: &[String]) -> ExitCode {
             .env_clear()
             .env(MODE, kind)
             .env(BASE, &dir)
+            .env("BASE_DIR", &dir)
             .status()
             .unwrap();
         if !status.success() {
@@ -78,21 +69,11 @@ fn orchestrate(wanted: &[String]) -> ExitCode {
     let env = || Command::new("env");
     if !rustix::process::geteuid().is_root() {
         test("as this user", None, env());
-        return if failed {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        };
+        return if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
     let setpriv = |uid: u32, more: &[&str]| {
         let mut command = Command::new("setpriv");
-        command
-            .args([
-                format!("--reuid={uid}"),
-                format!("--regid={uid}"),
-                "--clear-groups".into(),
-            ])
-            .args(more);
+        command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]).args(more);
         command
     };
     match test_user() {
@@ -101,33 +82,54 @@ fn orchestrate(wanted: &[String]) -> ExitCode {
             // As in a container: with a part of /proc covered, nobody may mount a fresh one.
             let mut masked = Command::new("unshare");
             let cover = "mount -t tmpfs tmpfs /proc/sys/fs && exec \"$@\"";
-            masked.args([
-                "--mount",
-                "sh",
-                "-c",
-                cover,
-                "sh",
-                "setpriv",
-                "--clear-groups",
-            ]);
+            masked.args(["--mount", "sh", "-c", cover, "sh", "setpriv", "--clear-groups"]);
             masked.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
             test("user with a masked proc", Some(uid), masked);
-            test(
-                "user with no_new_privs",
-                Some(uid),
-                setpriv(uid, &["--no-new-privs"]),
-            );
+            test("user with no_new_privs", Some(uid), setpriv(uid, &["--no-new-privs"]));
         }
         Err(reason) => println!("\n== user with many ids: skipped: {reason}"),
     }
+    let mut nested = setpriv(61_234, &[]);
+    nested.args(["unshare", "--user", "--map-root-user"]);
+    test("root with one id", Some(61_234), nested);
+    for place in ["a directory", "a mount point"] {
+        for (kind, owner, drop) in [("root", 0, "--userspec=0:0"), ("user", 61_234, "--userspec=61234:61234")] {
+            // A root on a file system whose mounts are shared with the mount namespace of the script.
+            let mut chroot = Command::new("unshare");
+            chroot.args(["--mount", "sh", "-ec", CHROOT, place, drop]);
+            test(&format!("{kind} in a chroot to {place}"), Some(owner), chroot);
+        }
+    }
     test("user without a name", Some(61_234), setpriv(61_234, &[]));
     test("root", Some(0), env());
-    if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
+
+/// Runs the program in a chroot, and fails where a mount of it is seen outside. Its arguments: `a directory` or
+/// `a mount point`, an option of chroot, the program and its arguments.
+const CHROOT: &str = r#"
+userspec=$1 program=$2
+shift 2
+mount --bind "$BASE_DIR" "$BASE_DIR"
+mount --make-shared "$BASE_DIR"
+root=$BASE_DIR/root
+mkdir -p "$root/proc" "$root/dev" "$root/sys" "$root/bin" "$root/etc" "$root/tmp" "$root/base"
+if [ "$0" = 'a mount point' ]; then mount --bind "$root" "$root"; fi
+cp "$program" "$root/isolation"
+cp "$(command -v busybox)" "$root/bin/busybox"
+chown --reference="$BASE_DIR" "$root/base"
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+before=$(cat /proc/self/mountinfo)
+(
+    cd "$root"
+    RBUILD_SANDBOX_TEST_BASE=/base exec chroot "$userspec" "$root" /isolation "$@"
+) &
+while [ -e "/proc/$!/exe" ]; do
+    if [ "$(cat /proc/self/mountinfo)" != "$before" ]; then echo 'a mount leaked'; exit 1; fi
+done
+wait "$!"
+"#;
 
 /// The uid of a user with subordinate ids, made where there is none.
 fn test_user() -> Result<u32, String> {
@@ -139,8 +141,7 @@ fn test_user() -> Result<u32, String> {
             .status()
             .is_ok_and(|s| s.success())
     };
-    if !quiet("id", &[USER]) && !quiet("useradd", &["--no-create-home", "--shell", "/bin/sh", USER])
-    {
+    if !quiet("id", &[USER]) && !quiet("useradd", &["--no-create-home", "--shell", "/bin/sh", USER]) {
         return Err(format!("cannot create the user {USER}"));
     }
     let line = fs::read_to_string("/etc/subuid").unwrap_or_default();
@@ -150,14 +151,8 @@ fn test_user() -> Result<u32, String> {
     if rbuild_sandbox::idmap::find_helper(rbuild_sandbox::idmap::IdKind::User).is_none() {
         return Err("newuidmap is not installed (package uidmap)".into());
     }
-    let output = Command::new("id")
-        .args(["-u", USER])
-        .output()
-        .map_err(|error| error.to_string())?;
-    String::from_utf8_lossy(&output.stdout)
-        .trim()
-        .parse()
-        .map_err(|_| format!("no uid for {USER}"))
+    let output = Command::new("id").args(["-u", USER]).output().map_err(|error| error.to_string())?;
+    String::from_utf8_lossy(&output.stdout).trim().parse().map_err(|_| format!("no uid for {USER}"))
 }
 
 /// All tests of one kind of user.
@@ -174,7 +169,10 @@ fn test_as_this_user(wanted: &[String]) -> ExitCode {
             let expected = match kind.as_str() {
                 "user with many ids" | "user with a masked proc" => Some(Privilege::ManyIds),
                 "user with no_new_privs" | "user without a name" => Some(Privilege::OneId),
-                "root" => Some(Privilege::Root),
+                "root with one id" => Some(Privilege::OneId),
+                "root" | "root in a chroot to a directory" | "root in a chroot to a mount point" => {
+                    Some(Privilege::Root)
+                }
                 _ => None,
             };
             if let Some(expected) = expected {
@@ -182,33 +180,33 @@ fn test_as_this_user(wanted: &[String]) -> ExitCode {
             }
             inside::drive(&mut worker, &base, wanted).and(outside::test_all(&base, wanted))
         }
+        // The kernel gives no user namespaces there, and tells a user nothing of what lies above a mount point.
+        Err(SpawnError::UserNamespace { refusal: Refusal::Chroot, .. })
+            if kind == "user in a chroot to a directory" =>
+        {
+            Ok(())
+        }
+        Err(SpawnError::UserNamespace { refusal: Refusal::Unknown, .. })
+            if kind == "user in a chroot to a mount point" =>
+        {
+            Ok(())
+        }
         Err(error) => {
-            println!(
-                "skipped: no worker for this user: {error}: {:?}",
-                std::error::Error::source(&error)
-            );
+            println!("skipped: no worker for this user: {error}: {:?}", std::error::Error::source(&error));
             // Where this is a user that the test made, it must work.
-            return if kind == "as this user" {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            };
+            return if kind == "as this user" { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
     };
-    if results.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if results.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn is_in_chroot() -> bool {
+    std::env::var(MODE).is_ok_and(|kind| kind.contains("chroot"))
 }
 
 fn describe(facts: &Facts) -> String {
     let why = facts.why_one_id.as_deref().unwrap_or("");
-    format!(
-        "{:?}, {} ranges of user ids; {why}",
-        facts.privilege,
-        facts.uids.len()
-    )
+    format!("{:?}, {} ranges of user ids; {why}", facts.privilege, facts.uids.len())
 }
 
 /// `busybox`: a root of one static program; `probe`: this program, to make system calls that busybox has no word for.
@@ -217,43 +215,22 @@ fn make_root(base: &Path) -> Result<(), String> {
     for dir in ["bin", "tmp", "etc", "mnt", "home"] {
         fs::create_dir_all(root.join(dir)).map_err(|error| error.to_string())?;
     }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
-        .iter()
-        .find(|path| Path::new(path).exists());
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
     let busybox = busybox.ok_or("/bin/busybox is missing (package busybox-static)")?;
     fs::copy(busybox, root.join("bin/busybox")).map_err(|error| error.to_string())?;
-    let list = Command::new(busybox)
-        .arg("--list")
-        .output()
-        .map_err(|error| error.to_string())?;
-    for applet in String::from_utf8_lossy(&list.stdout)
-        .lines()
-        .filter(|applet| *applet != "busybox")
-    {
+    let list = Command::new(busybox).arg("--list").output().map_err(|error| error.to_string())?;
+    for applet in String::from_utf8_lossy(&list.stdout).lines().filter(|applet| *applet != "busybox") {
         let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(applet));
     }
-    fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n",
-    )
-    .map_err(|e| e.to_string())?;
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n")
+        .map_err(|e| e.to_string())?;
     fs::copy("/proc/self/exe", root.join("bin/probe")).map_err(|error| error.to_string())?;
-    let statically = Command::new(busybox)
-        .arg0("chroot")
-        .args(["--help"])
-        .output()
-        .is_ok();
-    if statically {
-        Ok(())
-    } else {
-        Err("busybox does not start".into())
-    }
+    let statically = Command::new(busybox).arg0("chroot").args(["--help"]).output().is_ok();
+    if statically { Ok(()) } else { Err("busybox does not start".into()) }
 }
 
 fn options(entry: &str) -> WorkerOptions {
     let mut options = WorkerOptions::new(entry);
-    options.stderr = std::os::fd::AsFd::as_fd(&std::io::stderr())
-        .try_clone_to_owned()
-        .ok();
+    options.stderr = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned().ok();
     options
 }
