@@ -144,7 +144,17 @@ fn open_context(session: &Session<'_>) -> Result<Context, Stop> {
     } else {
         None
     };
-    let working_dir = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let working_dir = match std::env::current_dir() {
+        Ok(dir) => dir,
+        // It was removed, or cannot be read: whole paths do without it.
+        Err(_) if !needs_working_dir(options) => PathBuf::from("/"),
+        Err(error) => {
+            return Err(Stop::failed(Failure::Own {
+                message: format!("cannot find the current directory: {error}"),
+                hint: Some("it was removed; change to another one".to_owned()),
+            }));
+        }
+    };
     let opened = Context::open(ContextRequest {
         source: options.context.clone(),
         dockerfile: options.dockerfile.clone(),
@@ -170,6 +180,12 @@ fn open_context(session: &Session<'_>) -> Result<Context, Stop> {
         }
         session.context_failed(&error)
     })
+}
+
+/// Whether a path of the context or the Dockerfile begins at the current directory.
+fn needs_working_dir(options: &BuildOptions) -> bool {
+    let context = matches!(&options.context, ContextSource::Dir(path) if path.is_relative());
+    context || matches!(&options.dockerfile, DockerfileSource::Path(path) if path.is_relative())
 }
 
 /// Bytes of a transfer of no file, as BuildKit counts them.

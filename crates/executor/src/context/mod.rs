@@ -102,7 +102,7 @@ enum From {
     #[default]
     Context,
     /// A directory that BuildKit's client transfers it from.
-    Directory(SourceTree),
+    Directory(Box<SourceTree>),
     /// Outside of the context: it is added to the legacy client's tar, or transferred from a directory of its own.
     Added,
     /// Standard input, which is the whole context (legacy).

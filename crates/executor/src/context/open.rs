@@ -262,7 +262,7 @@ fn read_definition(
     match directory.read(Path::new(read), FILE_MAX) {
         Ok(bytes) => {
             let own = read_ignore_file(&directory, &format!("{shown}{IGNORE_FILE}"))?;
-            Ok((Dockerfile { name: shown.to_owned(), bytes, from: From::Directory(directory) }, own))
+            Ok((Dockerfile { name: shown.to_owned(), bytes, from: From::Directory(Box::new(directory)) }, own))
         }
         Err(error) => {
             let sync = definition_size(version, &directory, shown, None)?;
