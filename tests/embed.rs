@@ -171,7 +171,7 @@ fn a_cancelled_run(place: &Place) {
     });
     assert!(matches!(result, Err(BuildError::Cancelled)), "{result:?}");
     assert!(begun.unwrap().elapsed() < Duration::from_secs(5));
-    assert!(!leftovers::processes(Path::new("sleep\06666")).iter().any(|process| process.contains("sleep 6666")));
+    assert!(!leftovers::processes(Path::new("sleep\x006666")).iter().any(|process| process.contains("sleep 6666")));
     // The other one does not notice.
     let _ = other.join().unwrap().unwrap();
 }

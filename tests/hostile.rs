@@ -147,6 +147,8 @@ fn registries_that_fail() {
         .files("context", &[("Dockerfile", &format!("FROM {}/library/layers:1\nRUN cat /l/a/i\n", registry.host()))]);
     let output = finish(&mut build(&workspace, &registry, "buildkit", "context"), None).success();
     assert!(output.text().contains(" again"), "{}", output.text());
+    let asked = registry.asked();
+    assert!(asked.iter().any(|line| line.ends_with(" bytes=100000-")), "nothing was resumed: {asked:#?}");
     let _ = workspace.run(["prune", "--all", "--force"]).success();
     registry.heal();
 

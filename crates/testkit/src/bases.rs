@@ -41,6 +41,9 @@ pub fn busybox() -> Result<&'static Busybox, String> {
 }
 
 fn find_busybox() -> Result<Busybox, String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err("the recorded images are for amd64".to_owned());
+    }
     let path = require::program("busybox")?;
     let program = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let file = Command::new(&path).arg("--list").output().map_err(|error| format!("busybox --list: {error}"))?;

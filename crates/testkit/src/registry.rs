@@ -170,7 +170,7 @@ impl Registry {
         lock(&self.state.rules).clear();
     }
 
-    /// Every request so far, as `GET /v2/…`.
+    /// Every request so far, as `GET /v2/…`, and its range if it has one, as `GET /v2/… bytes=100-`.
     #[must_use]
     pub fn asked(&self) -> Vec<String> {
         lock(&self.state.asked).clone()
@@ -307,7 +307,8 @@ impl State {
     fn serve(&self, stream: &TcpStream) -> io::Result<()> {
         let mut reader = BufReader::new(stream);
         while let Some(request) = read_request(&mut reader)? {
-            lock(&self.asked).push(format!("{} {}", request.method, request.path));
+            let range = request.header("range").map(|range| format!(" {range}")).unwrap_or_default();
+            lock(&self.asked).push(format!("{} {}{range}", request.method, request.path));
             let answer = self.answer(&request);
             if !self.send(stream, &request, &answer)? {
                 return Ok(());
