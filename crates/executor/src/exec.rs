@@ -8,7 +8,9 @@ use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{Fact, Failure, StepId, Stream, Version};
 use rbuild_parser::Network as RunNetwork;
 use rbuild_sandbox::root::{NewDirs, Root};
-use rbuild_sandbox::{Access, ExecError, Mount, Network, Resource, RootAccess, RootFs, RunError, RunSpec, Ulimit};
+use rbuild_sandbox::{
+    Access, ExecError, Mount, Network, Privilege, Resource, RootAccess, RootFs, RunError, RunSpec, Ulimit,
+};
 
 use crate::options;
 use crate::plan::{go, users};
@@ -138,8 +140,21 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
                 format!("chdir to cwd ({}) set in config.json failed: {}", path_text(&path), errno_text(&source));
             Err(Stop::failed(Failure::Start { argv, message: text, code: 1 }))
         }
+        Err(error @ RunError::NoSuchId { .. }) => Err(Stop::failed(no_such_id(session, command.user, &error))),
         Err(error) => Err(Stop::own(&error)),
     }
+}
+
+/// A user or group that cannot be had: which one, why, and what gives more.
+fn no_such_id(session: &Session<'_>, user: &str, error: &RunError) -> Failure {
+    let why = session.facts().why_one_id.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    let hint = if session.facts().privilege == Privilege::OneId {
+        "grant subordinate ids in /etc/subuid and /etc/subgid (`usermod --add-subuids … --add-subgids …`) and install \
+         `newuidmap` (package uidmap), or build as root; `rbuild doctor` tells what is missing, and the ids to grant"
+    } else {
+        "grant more subordinate ids in /etc/subuid and /etc/subgid; `rbuild doctor` shows those there are"
+    };
+    Failure::Own { message: format!("cannot run as `{user}`: {error}{why}"), hint: Some(hint.to_owned()) }
 }
 
 /// An anonymous volume as a container gets it: with what the image has at its place, in a directory that goes with the

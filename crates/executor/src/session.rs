@@ -149,6 +149,11 @@ impl<'a> Session<'a> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// How this process is confined.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
     /// How owners are kept in files.
     pub(crate) fn ownership(&self) -> Ownership {
         match self.facts.privilege {

@@ -210,6 +210,7 @@ fn standard_files() -> Result<Vec<OwnedFd>, BuildError> {
 fn spawn_failed(error: &SpawnError) -> BuildError {
     let hint = match error {
         SpawnError::NotInitialised => "call `rbuild_executor::init()` first in `main`",
+        SpawnError::UserNamespace { refusal, .. } => refusal.remedy(),
         _ => "`rbuild doctor` tells what this machine allows",
     };
     BuildError::Worker { message: with_causes(error), hint: Some(hint.to_owned()) }

@@ -146,6 +146,23 @@ pub fn parse_grants(text: &[u8], names: &[Vec<u8>], uid: u32) -> Vec<Subordinate
     ranges
 }
 
+/// The first id above all that the text of `/etc/subuid` or `/etc/subgid` grants to anybody: two users who share one could
+/// change each other's files. 100000 where nothing is granted (`SUB_UID_MIN` of login.defs(5)).
+pub fn end_of_grants(text: &[u8]) -> u32 {
+    let end = |line: &[u8]| {
+        let mut fields = line.split(|&b| b == b':').skip(1);
+        let mut number = || std::str::from_utf8(fields.next()?).ok()?.trim().parse::<u32>().ok();
+        number()?.checked_add(number()?)
+    };
+    text.split(|&b| b == b'\n').filter_map(end).fold(100_000, u32::max)
+}
+
+/// The first id that neither file grants.
+pub(crate) fn next_subordinate_id() -> u32 {
+    let end = |kind: IdKind| end_of_grants(&fs::read(kind.grants()).unwrap_or_default());
+    end(IdKind::User).max(end(IdKind::Group))
+}
+
 /// The login names of `uid` in the text of `/etc/passwd`.
 pub fn parse_names(passwd: &[u8], uid: u32) -> Vec<Vec<u8>> {
     let number = uid.to_string();
@@ -348,6 +365,8 @@ mod tests {
         assert_eq!(parse_grants(text, &alice, 1000), [(100000, 65536), (300000, 1000), (200000, 10)]);
         assert_eq!(parse_grants(text, &[b"bob".to_vec()], 5), []);
         assert_eq!(parse_grants(b"", &alice, 1000), []);
+        assert_eq!(end_of_grants(b""), 100_000);
+        assert_eq!(end_of_grants(b"a:300000:65536\nbroken\nb:100000:65536\nc:5:6\nd:4294967295:2\n"), 365_536);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use crate::{
     chroot,
-    idmap::{IdKind, SubordinateRange, find_helper, is_setuid_or_capable, load_grants, user_names},
+    idmap::{
+        IdKind, SubordinateRange, current_map, find_helper, is_setuid_or_capable, load_grants, next_subordinate_id,
+        user_names,
+    },
     isolation::{Facts, Privilege},
     overlay::probe_overlay,
     userns::{self, Refusal},
@@ -30,10 +33,14 @@ pub struct Probe {
     pub user: Option<String>,
     /// Release of the kernel.
     pub kernel: String,
+    /// How many user ids there are in the user namespace around this process.
+    pub uids_here: u64,
     /// Ranges granted in `/etc/subuid`: first id and how many.
     pub subordinate_uids: Vec<SubordinateRange>,
     /// Ranges granted in `/etc/subgid`.
     pub subordinate_gids: Vec<SubordinateRange>,
+    /// The first id above all that `/etc/subuid` and `/etc/subgid` grant to anybody.
+    pub next_subordinate_id: u32,
     /// `newuidmap` and `newgidmap`.
     pub helpers: Vec<Helper>,
     /// `/proc/sys/user/max_user_namespaces`.
@@ -91,8 +98,12 @@ pub fn probe(directory: &Path) -> Probe {
         gid: getegid().as_raw(),
         user: user_names(uid).first().map(|name| String::from_utf8_lossy(name).into_owned()),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        uids_here: current_map(IdKind::User)
+            .map(|map| map.iter().map(|range| u64::from(range.count)).sum())
+            .unwrap_or_default(),
         subordinate_uids: load_grants(IdKind::User, uid).unwrap_or_default(),
         subordinate_gids: load_grants(IdKind::Group, uid).unwrap_or_default(),
+        next_subordinate_id: next_subordinate_id(),
         helpers: helpers.into(),
         max_user_namespaces: userns::max_user_namespaces(),
         unprivileged_userns_clone: userns::unprivileged_userns_clone(),
@@ -177,7 +188,15 @@ impl Probe {
             }
         }
         let one_id = !matches!(&self.worker, Ok(facts) if facts.privilege != Privilege::OneId);
-        if one_id {
+        if one_id && self.uids_here == 0 {
+            // Nothing is known of a user that has no id.
+        } else if one_id && self.uids_here == 1 {
+            remedies.push(
+                "map more ids into the user namespace around this process (`unshare --map-root-user --map-auto`), or \
+                 build outside of it"
+                    .to_owned(),
+            );
+        } else if one_id {
             if self.no_new_privs {
                 remedies.push(
                     "no_new_privs is set, so only one id can be had: start without it (Kubernetes: \
@@ -197,7 +216,8 @@ impl Probe {
             let who = self.user.clone().unwrap_or_else(|| self.uid.to_string());
             for (file, ranges) in [("/etc/subuid", &self.subordinate_uids), ("/etc/subgid", &self.subordinate_gids)] {
                 if ranges.is_empty() {
-                    remedies.push(format!("grant subordinate ids: add `{who}:100000:65536` to {file}"));
+                    let first = self.next_subordinate_id;
+                    remedies.push(format!("grant subordinate ids: add `{who}:{first}:65536` to {file}"));
                 }
             }
             if self.user.is_none() {
@@ -225,8 +245,10 @@ mod tests {
             gid: 1000,
             user: Some("alice".into()),
             kernel: "6.1.0".into(),
+            uids_here: 1 << 32,
             subordinate_uids: vec![(100_000, 65_536)],
             subordinate_gids: vec![(100_000, 65_536)],
+            next_subordinate_id: 165_536,
             helpers: vec![Helper {
                 name: "newuidmap".into(),
                 path: Some("/usr/bin/newuidmap".into()),
@@ -271,10 +293,11 @@ mod tests {
             assert!(remedies[0].contains("pivot_root") && remedies[1].contains(word));
         }
         assert!(has(&Probe { no_new_privs: true, ..blank() }, "NoNewPrivileges"));
-        assert!(has(&Probe { subordinate_gids: vec![], ..blank() }, "`alice:100000:65536` to /etc/subgid"));
+        assert!(has(&Probe { subordinate_gids: vec![], ..blank() }, "`alice:165536:65536` to /etc/subgid"));
         assert!(has(&Probe { user: None, ..blank() }, "newuidmap"));
         let helper = Helper { name: "newuidmap".into(), path: None, privileged: false };
         assert!(has(&Probe { helpers: vec![helper], ..blank() }, "package uidmap"));
+        assert!(has(&Probe { uids_here: 1, ..blank() }, "--map-auto"));
         let facts = Facts {
             isolation: crate::Isolation::Userns,
             privilege: Privilege::ManyIds,

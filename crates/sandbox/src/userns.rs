@@ -92,7 +92,7 @@ impl fmt::Display for Refusal {
             Self::Limit { max: None } => f.write_str("the limit is reached"),
             Self::Sysctl => f.write_str("kernel.unprivileged_userns_clone is 0"),
             Self::AppArmor => f.write_str("kernel.apparmor_restrict_unprivileged_userns is 1"),
-            Self::UnmappedId => f.write_str("the user or group of this process does not exist in its own"),
+            Self::UnmappedId => f.write_str("the user or group of this process is not mapped in the one around it"),
             Self::Seccomp => f.write_str("a seccomp filter is in force"),
             Self::NotBuilt => f.write_str("the kernel was built without CONFIG_USER_NS"),
             Self::Unknown => f.write_str("the kernel refuses: a chroot, or the policy of a security module"),

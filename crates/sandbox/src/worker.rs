@@ -96,8 +96,8 @@ pub enum SpawnError {
     UserNamespace {
         /// Why, as far as can be found out.
         refusal: Refusal,
-        /// The kernel's answer.
-        source: io::Error,
+        /// The kernel's error number, which says less: ENOSPC for a limit, EPERM for most.
+        errno: i32,
     },
     /// The ids could not be mapped.
     #[error(transparent)]
@@ -227,10 +227,9 @@ impl Worker {
             Some(Report::Failed { action, errno }) => {
                 Err(SpawnError::Namespace { action, source: io::Error::from_raw_os_error(errno) })
             }
-            Some(Report::NoUserNamespace { errno }) => Err(SpawnError::UserNamespace {
-                refusal: Refusal::of(errno),
-                source: io::Error::from_raw_os_error(errno),
-            }),
+            Some(Report::NoUserNamespace { errno }) => {
+                Err(SpawnError::UserNamespace { refusal: Refusal::of(errno), errno })
+            }
             Some(report) if expected(&report) => Ok(()),
             _ => Err(SpawnError::Died),
         }

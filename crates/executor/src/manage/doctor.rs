@@ -1,7 +1,7 @@
 //! What this machine allows, what is missing, and what to do about it.
 
 use rbuild_image::store::Store;
-use rbuild_sandbox::{Isolation, Privilege, Probe, Worker, WorkerOptions, probe};
+use rbuild_sandbox::{Isolation, Privilege, Probe, SpawnError, Worker, WorkerOptions, probe};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -67,6 +67,7 @@ pub fn doctor(store: &StoreOptions) -> Diagnosis {
                 let _ = worker.kill();
                 good(&name, "available".to_owned())
             }
+            Err(SpawnError::Unavailable { reason, .. }) => lacking(&name, reason),
             Err(error) => lacking(&name, texts(&error).join(": ")),
         });
     }
@@ -102,7 +103,11 @@ fn checks(found: &Probe) -> Vec<Check> {
     for (name, ranges) in [("subordinate uids", &found.subordinate_uids), ("subordinate gids", &found.subordinate_gids)]
     {
         let shown: Vec<String> = ranges.iter().map(|(first, count)| format!("{count} from {first}")).collect();
-        let detail = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
+        let detail = match (shown.is_empty(), root) {
+            (false, _) => shown.join(", "),
+            (true, true) => "none, and root needs none".to_owned(),
+            (true, false) => "none".to_owned(),
+        };
         checks.push(wanted(!ranges.is_empty(), name, detail));
     }
     for helper in &found.helpers {
@@ -113,6 +118,24 @@ fn checks(found: &Probe) -> Vec<Check> {
         };
         checks.push(wanted(helper.privileged, &helper.name, detail));
     }
+    checks.push(match (found.chroot, &found.worker) {
+        (false, _) => good("chroot", "no sign of one".to_owned()),
+        (true, Ok(_)) => good("chroot", "yes; a build makes it the root of mounts of its own".to_owned()),
+        (true, Err(_)) => bad("chroot", "yes, where the kernel gives no user namespaces".to_owned()),
+    });
+    let limit = match found.max_user_namespaces {
+        Some(max) => format!("at most {max}"),
+        None => "no limit is known".to_owned(),
+    };
+    checks.push(match (&found.refusal, &found.worker) {
+        (Some(refusal), _) => bad("user namespaces", refusal.to_string()),
+        // With the right to make mounts a build starts without one.
+        (None, Ok(_)) if found.max_user_namespaces == Some(0) => {
+            good("user namespaces", format!("{limit}; not needed"))
+        }
+        (None, Ok(_)) => good("user namespaces", limit),
+        (None, Err(_)) => lacking("user namespaces", limit),
+    });
     checks.push(wanted(
         !found.no_new_privs,
         "no_new_privs",
@@ -125,7 +148,7 @@ fn checks(found: &Probe) -> Vec<Check> {
     });
     checks.push(match &found.worker {
         Ok(facts) => match &facts.why_one_id {
-            Some(why) => lacking("worker", format!("starts, with one id: {why}")),
+            Some(why) => lacking("worker", format!("starts with one id: {why}")),
             None => good("worker", "starts".to_owned()),
         },
         Err(why) => bad("worker", why.clone()),
