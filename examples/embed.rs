@@ -4,11 +4,7 @@
 //! ```sh
 //! cargo run -p rbuild-executor --example embed -- CONTEXT [STORE]
 //! ```
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "an example shows something"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example shows something")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,17 +26,13 @@ fn main() -> ExitCode {
         eprintln!("usage: embed CONTEXT [STORE]");
         return ExitCode::from(2);
     };
-    let store = arguments
-        .next()
-        .unwrap_or_else(|| std::env::temp_dir().join("rbuild-embed"));
+    let store = arguments.next().unwrap_or_else(|| std::env::temp_dir().join("rbuild-embed"));
 
     // Everything else is as by default: BuildKit's semantics, `Dockerfile` in the context, the image kept in the store.
     // Nothing is read from the environment: registries, credentials and proxies are set in `options.registry`.
     let mut options = BuildOptions::new(store, ContextSource::Dir(context));
     options.tags.push("embedded:latest".to_owned());
-    options
-        .build_args
-        .push(("GREETING".to_owned(), Some("hello".to_owned())));
+    options.build_args.push(("GREETING".to_owned(), Some("hello".to_owned())));
 
     // Any thread may cancel. Running commands are killed, and nothing half-done is left in the store.
     let cancel = Cancel::new();
@@ -94,18 +86,10 @@ fn on_event(event: &Event) {
                 Stream::Stdout => "stdout",
                 Stream::Stderr => "stderr",
             };
-            print!(
-                "{seconds:8.3} step {} {stream}: {}",
-                step.0,
-                String::from_utf8_lossy(data)
-            );
+            print!("{seconds:8.3} step {} {stream}: {}", step.0, String::from_utf8_lossy(data));
         }
         Fact::StepDone { step, cached, .. } => {
-            println!(
-                "{seconds:8.3} step {} done{}",
-                step.0,
-                if *cached { ", from the cache" } else { "" }
-            );
+            println!("{seconds:8.3} step {} done{}", step.0, if *cached { ", from the cache" } else { "" });
         }
         _ => {}
     }
