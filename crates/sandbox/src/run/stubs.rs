@@ -23,6 +23,7 @@ use std::{
     hash::{BuildHasher, DefaultHasher, Hash, Hasher},
     io,
     mem::MaybeUninit,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -79,9 +80,10 @@ fn make_layer(dir: &Path, targets: &[(PathBuf, bool)]) -> Result<(), OverlayErro
         while let Some(name) = names.next() {
             path.push(name);
             let made = if *directory || names.peek().is_some() {
-                fs::create_dir(&path)
+                // The step has no umask yet; these are runc's modes.
+                fs::DirBuilder::new().mode(0o755).create(&path)
             } else {
-                fs::OpenOptions::new().write(true).create_new(true).open(&path).map(drop)
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(&path).map(drop)
             };
             match made {
                 // What another target made there comes first: then the walk says what is wrong with this one.

@@ -699,8 +699,11 @@ fn mounts_of_every_kind(place: &Place) {
 }
 
 fn mount_points_leave_no_trace(place: &Place) {
-    let mut spec =
-        place.script("points", "ls -d /proc /a/b/c /run/secrets/x; rmdir /a/b/c; rm -rf /run; echo $?; touch /a/own");
+    let mut spec = place.script(
+        "points",
+        "ls -d /proc /a/b/c /run/secrets/x; stat -c %a /a /a/b /run/secrets; rmdir /a/b/c; rm -rf /run; echo $?; \
+         touch /a/own",
+    );
     spec.mounts = vec![
         Mount::Tmpfs { target: "/a/b/c".into(), size: None, mode: 0o755 },
         Mount::File {
@@ -713,7 +716,7 @@ fn mount_points_leave_no_trace(place: &Place) {
         },
     ];
     let done = do_it(&spec);
-    assert_eq!(done.stdout, "/a/b/c\n/proc\n/run/secrets/x\n1\n");
+    assert_eq!(done.stdout, "/a/b/c\n/proc\n/run/secrets/x\n755\n755\n755\n1\n");
     assert_eq!(listing(upper(&spec)), ["a", "a/own"], "what the command made itself stays");
     assert_eq!(done.report.stubs, []);
 
