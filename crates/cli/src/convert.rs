@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use rbuild_executor::logfmt::event::{Builder, Dialect, Version};
 use rbuild_executor::{
-    BuildOptions, ContextSource, Destination, DockerfileSource, Isolation, Network, Output,
-    RegistryAccess, Secret, SecretSource, Ssh, StoreOptions,
+    BuildOptions, ContextSource, Destination, DockerfileSource, Isolation, Network, Output, RegistryAccess, Secret,
+    SecretSource, Ssh, StoreOptions,
 };
 use rbuild_logfmt::Format;
 
 use crate::args::{
-    self, ArgsError, Assignment, BuildArgs, CommonArgs, DockerVersion, Environment, IsolationArg,
-    LogFormat, NetworkArg, Progress, RegistryArgs, SecretSpec, SshSpec,
+    self, ArgsError, Assignment, BuildArgs, CommonArgs, DockerVersion, Environment, IsolationArg, LogFormat,
+    NetworkArg, Progress, RegistryArgs, SecretSpec, SshSpec,
 };
 
 /// Largest secret, as BuildKit has it.
@@ -26,9 +26,7 @@ pub(crate) enum ConvertError {
     #[error(transparent)]
     Args(#[from] ArgsError),
     /// Nothing tells where the store is.
-    #[error(
-        "there is no place for the store: neither RBUILD_ROOT nor XDG_DATA_HOME nor HOME is set"
-    )]
+    #[error("there is no place for the store: neither RBUILD_ROOT nor XDG_DATA_HOME nor HOME is set")]
     NoRoot,
     /// A flag of Docker's that would not be honoured.
     #[error("{flag} is not supported")]
@@ -116,9 +114,7 @@ impl ConvertError {
             ConvertError::NoRoot => "name a directory with --root or the variable RBUILD_ROOT",
             ConvertError::Refused { hint, .. } => hint,
             ConvertError::Platforms(_) => "build once for each platform",
-            ConvertError::StdoutTerminal => {
-                "redirect standard output, or name a file with dest=FILE"
-            }
+            ConvertError::StdoutTerminal => "redirect standard output, or name a file with dest=FILE",
             ConvertError::PushWithoutName => "name it with --tag",
             ConvertError::NoAgent { .. } => "start ssh-agent, or name its socket: --ssh ID=SOCKET",
             ConvertError::NotASocket { .. } => {
@@ -165,46 +161,29 @@ pub(crate) struct BuildRequest {
 }
 
 /// Where the store is: `--root`, `RBUILD_ROOT`, `$XDG_DATA_HOME/rbuild`, `~/.local/share/rbuild`.
-pub(crate) fn store_options(
-    args: &CommonArgs,
-    environment: &Environment,
-) -> Result<StoreOptions, ConvertError> {
+pub(crate) fn store_options(args: &CommonArgs, environment: &Environment) -> Result<StoreOptions, ConvertError> {
     // The base directory specification says that a relative XDG_DATA_HOME is to be ignored.
-    let data = || {
-        environment
-            .path("XDG_DATA_HOME")
-            .filter(|path| path.is_absolute())
-    };
+    let data = || environment.path("XDG_DATA_HOME").filter(|path| path.is_absolute());
     let root = args
         .root
         .clone()
         .or_else(|| environment.path("RBUILD_ROOT"))
         .or_else(|| data().map(|data| data.join("rbuild")))
-        .or_else(|| {
-            environment
-                .path("HOME")
-                .map(|home| home.join(".local/share/rbuild"))
-        })
+        .or_else(|| environment.path("HOME").map(|home| home.join(".local/share/rbuild")))
         .ok_or(ConvertError::NoRoot)?;
     Ok(StoreOptions { root })
 }
 
 /// Docker's client configuration: `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
 pub(crate) fn docker_config(environment: &Environment) -> Option<PathBuf> {
-    let directory = environment
-        .path("DOCKER_CONFIG")
-        .or_else(|| environment.path("HOME").map(|home| home.join(".docker")))?;
+    let directory =
+        environment.path("DOCKER_CONFIG").or_else(|| environment.path("HOME").map(|home| home.join(".docker")))?;
     Some(directory.join("config.json"))
 }
 
 /// How registries are reached.
 pub(crate) fn registry_access(args: &RegistryArgs, environment: &Environment) -> RegistryAccess {
-    let proxy = |lower: &str, upper: &str| {
-        environment
-            .get(lower)
-            .or_else(|| environment.get(upper))
-            .map(str::to_owned)
-    };
+    let proxy = |lower: &str, upper: &str| environment.get(lower).or_else(|| environment.get(upper)).map(str::to_owned);
     RegistryAccess {
         mirrors: args.registry_mirror.clone(),
         insecure: args.insecure_registry.clone(),
@@ -227,21 +206,13 @@ pub(crate) fn build_request(
         Some(DockerVersion::V20) => Version::V20,
         Some(DockerVersion::V28) | None => Version::V28,
     };
-    let builder = if format == Format::Legacy {
-        Builder::Legacy
-    } else {
-        Builder::Buildkit
-    };
+    let builder = if format == Format::Legacy { Builder::Legacy } else { Builder::Buildkit };
     let dialect = Dialect { builder, version };
     if let Some((flag, hint)) = args.refused.first() {
         return Err(ConvertError::Refused { flag, hint });
     }
     args::check_build_arity(args.contexts.len(), dialect)?;
-    let context = args
-        .contexts
-        .first()
-        .map(|path| context_source(path))
-        .unwrap_or(ContextSource::Stdin);
+    let context = args.contexts.first().map(|path| context_source(path)).unwrap_or(ContextSource::Stdin);
     let dockerfile = match &args.file {
         None => DockerfileSource::Default,
         Some(path) if path.as_os_str() == "-" => DockerfileSource::Stdin,
@@ -251,11 +222,7 @@ pub(crate) fn build_request(
         return Err(ConvertError::StdinTwice);
     }
     let (outputs, tags) = outputs(&args)?;
-    let stdout_taken = match outputs
-        .iter()
-        .filter(|output| writes_stdout(output))
-        .count()
-    {
+    let stdout_taken = match outputs.iter().filter(|output| writes_stdout(output)).count() {
         0 => false,
         1 if terminals.stdout => return Err(ConvertError::StdoutTerminal),
         1 => true,
@@ -269,13 +236,8 @@ pub(crate) fn build_request(
         .filter(|s| !s.is_empty())
         .map(str::to_owned)
         .collect();
-    let no_cache =
-        args.no_cache || (no_cache_filter.is_empty() && !args.no_cache_filter.is_empty());
-    let platform = args.platform.or_else(|| {
-        environment
-            .get("DOCKER_DEFAULT_PLATFORM")
-            .map(str::to_owned)
-    });
+    let no_cache = args.no_cache || (no_cache_filter.is_empty() && !args.no_cache_filter.is_empty());
+    let platform = args.platform.or_else(|| environment.get("DOCKER_DEFAULT_PLATFORM").map(str::to_owned));
     if let Some(several) = platform.as_ref().filter(|platform| platform.contains(',')) {
         return Err(ConvertError::Platforms(several.clone()));
     }
@@ -288,11 +250,7 @@ pub(crate) fn build_request(
         context,
         dockerfile,
         tags,
-        build_args: args
-            .build_arg
-            .into_iter()
-            .map(|arg| build_arg(arg, environment))
-            .collect(),
+        build_args: args.build_arg.into_iter().map(|arg| build_arg(arg, environment)).collect(),
         target: args.target.filter(|target| !target.is_empty()),
         labels: args.label,
         no_cache,
@@ -307,16 +265,8 @@ pub(crate) fn build_request(
         add_hosts: args.add_host,
         shm_size: args.shm_size.filter(|size| *size > 0),
         ulimits: args.ulimit,
-        secrets: args
-            .secret
-            .into_iter()
-            .map(|spec| secret(spec, environment))
-            .collect::<Result<_, _>>()?,
-        ssh: args
-            .ssh
-            .into_iter()
-            .map(|spec| ssh(spec, environment))
-            .collect::<Result<_, _>>()?,
+        secrets: args.secret.into_iter().map(|spec| secret(spec, environment)).collect::<Result<_, _>>()?,
+        ssh: args.ssh.into_iter().map(|spec| ssh(spec, environment)).collect::<Result<_, _>>()?,
         build_contexts: args.build_context,
         outputs,
         isolation: match args.isolation {
@@ -349,24 +299,18 @@ fn log_format(
     terminals: Terminals,
 ) -> Result<(Format, bool), ConvertError> {
     let live = || {
-        if terminals.stderr {
-            Format::Tty
-        } else {
-            Format::Buildkit
-        }
+        if terminals.stderr { Format::Tty } else { Format::Buildkit }
     };
     let progress = match (args.progress, args.log_format) {
         (None, None) => match environment.get("BUILDKIT_PROGRESS") {
             None => None,
-            Some(name) => Some(
-                <Progress as clap::ValueEnum>::from_str(name, false).map_err(|_| {
-                    ConvertError::Variable {
-                        name: "BUILDKIT_PROGRESS",
-                        value: name.to_owned(),
-                        want: "auto, plain, tty, quiet or rawjson",
-                    }
-                })?,
-            ),
+            Some(name) => {
+                Some(<Progress as clap::ValueEnum>::from_str(name, false).map_err(|_| ConvertError::Variable {
+                    name: "BUILDKIT_PROGRESS",
+                    value: name.to_owned(),
+                    want: "auto, plain, tty, quiet or rawjson",
+                })?)
+            }
         },
         (progress, _) => progress,
     };
@@ -404,16 +348,7 @@ fn context_source(path: &Path) -> ContextSource {
         return ContextSource::Stdin;
     }
     let is_url = |text: &str| {
-        [
-            "http://",
-            "https://",
-            "git://",
-            "ssh://",
-            "git@",
-            "github.com/",
-        ]
-        .iter()
-        .any(|prefix| text.starts_with(prefix))
+        ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|prefix| text.starts_with(prefix))
     };
     match path.to_str() {
         Some(text) if is_url(text) => ContextSource::Url(text.to_owned()),
@@ -422,30 +357,14 @@ fn context_source(path: &Path) -> ContextSource {
 }
 
 fn outputs(args: &BuildArgs) -> Result<(Vec<Output>, Vec<String>), ConvertError> {
-    let mut outputs: Vec<Output> = args
-        .output
-        .iter()
-        .flat_map(args::OutputSpec::outputs)
-        .collect();
-    let names = || {
-        args.output
-            .iter()
-            .flat_map(|spec| spec.names.iter().cloned())
-    };
+    let mut outputs: Vec<Output> = args.output.iter().flat_map(args::OutputSpec::outputs).collect();
+    let names = || args.output.iter().flat_map(|spec| spec.names.iter().cloned());
     // As buildx has it: names given by --tag take the place of those given by name=.
-    let tags: Vec<String> = if args.tag.is_empty() {
-        names().collect()
-    } else {
-        args.tag.clone()
-    };
+    let tags: Vec<String> = if args.tag.is_empty() { names().collect() } else { args.tag.clone() };
     if (args.output.is_empty() || args.load) && !outputs.contains(&Output::Store) {
         outputs.insert(0, Output::Store);
     }
-    if args.push
-        && !outputs
-            .iter()
-            .any(|output| matches!(output, Output::Registry { .. }))
-    {
+    if args.push && !outputs.iter().any(|output| matches!(output, Output::Registry { .. })) {
         outputs.push(Output::Registry { names: Vec::new() });
     }
     for output in &mut outputs {
@@ -471,11 +390,8 @@ fn writes_stdout(output: &Output) -> bool {
 }
 
 fn build_arg(arg: Assignment, environment: &Environment) -> (String, Option<String>) {
-    let value = arg.value.or_else(|| {
-        environment
-            .bytes(&arg.name)
-            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-    });
+    let value =
+        arg.value.or_else(|| environment.bytes(&arg.name).map(|bytes| String::from_utf8_lossy(bytes).into_owned()));
     (arg.name, value)
 }
 
@@ -492,19 +408,13 @@ fn secret(spec: SecretSpec, environment: &Environment) -> Result<Secret, Convert
         if value.len() as u64 > MAX_SECRET {
             return Err(ConvertError::SecretSize { id });
         }
-        return Ok(Secret {
-            id,
-            source: SecretSource::Value(value),
-        });
+        return Ok(Secret { id, source: SecretSource::Value(value) });
     }
     let path = file.unwrap_or_else(|| PathBuf::from(&id));
     match std::fs::metadata(&path) {
         Err(source) => Err(ConvertError::SecretFile { id, path, source }),
         Ok(found) if found.len() > MAX_SECRET => Err(ConvertError::SecretSize { id }),
-        Ok(_) => Ok(Secret {
-            id,
-            source: SecretSource::File(path),
-        }),
+        Ok(_) => Ok(Secret { id, source: SecretSource::File(path) }),
     }
 }
 
@@ -514,13 +424,8 @@ fn ssh(spec: SshSpec, environment: &Environment) -> Result<Ssh, ConvertError> {
         return Err(ConvertError::NoAgent { id });
     };
     match std::fs::metadata(&socket) {
-        Err(source) => Err(ConvertError::Agent {
-            path: socket,
-            source,
-        }),
-        Ok(found) if !found.file_type().is_socket() => {
-            Err(ConvertError::NotASocket { path: socket })
-        }
+        Err(source) => Err(ConvertError::Agent { path: socket, source }),
+        Ok(found) if !found.file_type().is_socket() => Err(ConvertError::NotASocket { path: socket }),
         Ok(_) => Ok(Ssh { id, socket }),
     }
 }

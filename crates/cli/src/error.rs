@@ -89,22 +89,15 @@ impl CliError {
     /// number for a signal.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Args(ArgsError::Shown(_))
-            | CliError::Convert(ConvertError::Args(ArgsError::Shown(_))) => 0,
-            CliError::Args(ArgsError::Flag { .. })
-            | CliError::Convert(ConvertError::Args(ArgsError::Flag { .. })) => 125,
+            CliError::Args(ArgsError::Shown(_)) | CliError::Convert(ConvertError::Args(ArgsError::Shown(_))) => 0,
+            CliError::Args(ArgsError::Flag { .. }) | CliError::Convert(ConvertError::Args(ArgsError::Flag { .. })) => {
+                125
+            }
             CliError::Convert(ConvertError::Refused { .. }) => 125,
             CliError::Build { failure, dialect } => {
-                let outcome = Outcome::Failure {
-                    failure: (**failure).clone(),
-                    step: None,
-                    lines: None,
-                };
+                let outcome = Outcome::Failure { failure: (**failure).clone(), step: None, lines: None };
                 // Codes of commands are from 1 to 255; whatever else comes must not look like success.
-                u8::try_from(rbuild_logfmt::exit_code(&outcome, *dialect))
-                    .ok()
-                    .filter(|code| *code != 0)
-                    .unwrap_or(1)
+                u8::try_from(rbuild_logfmt::exit_code(&outcome, *dialect)).ok().filter(|code| *code != 0).unwrap_or(1)
             }
             CliError::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(130),
             // What a shell reports of a program that SIGPIPE ended.
@@ -128,17 +121,13 @@ impl CliError {
     /// What to do about it, where something is known.
     fn hint(&self) -> Option<String> {
         match self {
-            CliError::Args(ArgsError::Flag { hint, .. }) | CliError::Worker { hint, .. } => {
-                hint.clone()
-            }
+            CliError::Args(ArgsError::Flag { hint, .. }) | CliError::Worker { hint, .. } => hint.clone(),
             CliError::Convert(error) => error.hint().map(str::to_owned),
             CliError::Manage(error) => error.hint(),
             CliError::Terminal("written to") => {
                 Some("redirect standard output, or name a file with --output".to_owned())
             }
-            CliError::Terminal(_) => {
-                Some("redirect standard input, or name a file with --input".to_owned())
-            }
+            CliError::Terminal(_) => Some("redirect standard input, or name a file with --input".to_owned()),
             CliError::NobodyToAsk => Some("say yes with --force".to_owned()),
             CliError::Login { hint, .. } => Some((*hint).to_owned()),
             _ => None,
@@ -161,10 +150,7 @@ impl CliError {
             _ => {}
         }
         let mut message = self.to_string();
-        if let CliError::Args(ArgsError::Flag {
-            cause: Some(cause), ..
-        }) = self
-        {
+        if let CliError::Args(ArgsError::Flag { cause: Some(cause), .. }) = self {
             message.push('\n');
             message.push_str(cause);
         }
@@ -194,70 +180,35 @@ mod tests {
 
     use super::*;
 
-    const LEGACY: Dialect = Dialect {
-        builder: Builder::Legacy,
-        version: Version::V28,
-    };
-    const BUILDKIT: Dialect = Dialect {
-        builder: Builder::Buildkit,
-        version: Version::V28,
-    };
+    const LEGACY: Dialect = Dialect { builder: Builder::Legacy, version: Version::V28 };
+    const BUILDKIT: Dialect = Dialect { builder: Builder::Buildkit, version: Version::V28 };
 
     fn build(failure: Failure, dialect: Dialect) -> CliError {
-        CliError::Build {
-            failure: Box::new(failure),
-            dialect,
-        }
+        CliError::Build { failure: Box::new(failure), dialect }
     }
 
     fn run(code: i32) -> Failure {
-        Failure::Run {
-            argv: vec!["false".into()],
-            code,
-        }
+        Failure::Run { argv: vec!["false".into()], code }
     }
 
     #[test]
     fn exit_codes() {
-        let flag = || ArgsError::Flag {
-            message: "unknown flag: --x".into(),
-            cause: None,
-            hint: None,
-        };
+        let flag = || ArgsError::Flag { message: "unknown flag: --x".into(), cause: None, hint: None };
         let cases = [
             (CliError::Args(ArgsError::Shown("help".into())), 0),
             (CliError::Args(flag()), 125),
             (CliError::Convert(ConvertError::Args(flag())), 125),
-            (
-                CliError::Convert(ConvertError::Refused {
-                    flag: "--memory",
-                    hint: "none",
-                }),
-                125,
-            ),
+            (CliError::Convert(ConvertError::Refused { flag: "--memory", hint: "none" }), 125),
             (CliError::Args(ArgsError::Arity { text: "x".into() }), 1),
             (CliError::Convert(ConvertError::NoRoot), 1),
             (build(run(42), LEGACY), 42),
             (build(run(42), BUILDKIT), 1),
             (build(run(256), LEGACY), 1),
-            (
-                build(
-                    Failure::Parse {
-                        message: "x".into(),
-                    },
-                    LEGACY,
-                ),
-                1,
-            ),
+            (build(Failure::Parse { message: "x".into() }, LEGACY), 1),
             (CliError::Interrupted { signal: 2 }, 130),
             (CliError::Interrupted { signal: 15 }, 143),
             (CliError::Interrupted { signal: 1 }, 129),
-            (
-                CliError::Write(WriteError::Closed {
-                    stream: OutputStream::Stdout,
-                }),
-                141,
-            ),
+            (CliError::Write(WriteError::Closed { stream: OutputStream::Stdout }), 141),
             (
                 CliError::Write(WriteError::Io {
                     stream: OutputStream::Stdout,
@@ -265,17 +216,8 @@ mod tests {
                 }),
                 1,
             ),
-            (
-                CliError::Worker {
-                    message: "x".into(),
-                    hint: None,
-                },
-                1,
-            ),
-            (
-                CliError::Manage(ManageError::NoImage { name: "x".into() }),
-                1,
-            ),
+            (CliError::Worker { message: "x".into(), hint: None }, 1),
+            (CliError::Manage(ManageError::NoImage { name: "x".into() }), 1),
             (CliError::Partly, 1),
             (CliError::Terminal("written to"), 1),
         ];
@@ -286,14 +228,9 @@ mod tests {
 
     #[test]
     fn reports() {
-        let error = CliError::Io {
-            action: "read `x`".into(),
-            source: io::Error::new(io::ErrorKind::NotFound, "no such file"),
-        };
-        assert_eq!(
-            error.report(true),
-            "rbuild: error: cannot read `x`\ncaused by: no such file\n"
-        );
+        let error =
+            CliError::Io { action: "read `x`".into(), source: io::Error::new(io::ErrorKind::NotFound, "no such file") };
+        assert_eq!(error.report(true), "rbuild: error: cannot read `x`\ncaused by: no such file\n");
         let error = CliError::Convert(ConvertError::NoRoot);
         assert_eq!(
             error.report(true),
@@ -304,12 +241,6 @@ mod tests {
         // What was said is not said again.
         assert_eq!(build(run(1), LEGACY).report(true), "");
         assert_eq!(CliError::Interrupted { signal: 2 }.report(true), "");
-        assert_eq!(
-            CliError::Args(ArgsError::Arity {
-                text: "all\n".into()
-            })
-            .report(true),
-            "all\n"
-        );
+        assert_eq!(CliError::Args(ArgsError::Arity { text: "all\n".into() }).report(true), "all\n");
     }
 }

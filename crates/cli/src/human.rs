@@ -26,11 +26,7 @@ fn three_digits(value: f64) -> String {
         _ => 2,
     };
     let text = format!("{value:.decimals$}");
-    if decimals == 0 {
-        text
-    } else {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    }
+    if decimals == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
 }
 
 /// How long ago something was: `7 hours ago`.
@@ -61,10 +57,7 @@ pub(crate) fn ellipsis(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
-    text.chars()
-        .take(width.saturating_sub(1))
-        .chain(['…'])
-        .collect()
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// The first 12 digits of an id.
@@ -80,10 +73,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         .iter()
         .enumerate()
         .map(|(column, name)| {
-            let cells = rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| length(cell));
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| length(cell));
             (cells.chain([length(name)]).max().unwrap_or(0) + 3).max(10)
         })
         .collect();
@@ -157,10 +147,7 @@ mod tests {
     #[test]
     fn tables() {
         assert_eq!(
-            table(
-                &["REPOSITORY", "TAG", "SIZE"],
-                &[vec!["x1".into(), "latest".into(), "1.98MB".into()]]
-            ),
+            table(&["REPOSITORY", "TAG", "SIZE"], &[vec!["x1".into(), "latest".into(), "1.98MB".into()]]),
             "REPOSITORY   TAG       SIZE\nx1           latest    1.98MB\n"
         );
         assert_eq!(table(&["A", "B"], &[]), "A         B\n");

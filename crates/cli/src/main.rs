@@ -28,13 +28,11 @@ fn main() -> ExitCode {
 fn run(arguments: &[OsString], environment: &Environment) -> u8 {
     let mut output = Output::new();
     let mut hints = true;
-    let done = args::parse(arguments, environment)
-        .map_err(CliError::from)
-        .and_then(|command| {
-            hints = !command.common().no_hint;
-            output::trace(command.verbosity(), environment);
-            commands::run(command, environment, &mut output)
-        });
+    let done = args::parse(arguments, environment).map_err(CliError::from).and_then(|command| {
+        hints = !command.common().no_hint;
+        output::trace(command.verbosity(), environment);
+        commands::run(command, environment, &mut output)
+    });
     if let Err(CliError::Args(ArgsError::Shown(text))) = &done {
         output.out(text);
     }

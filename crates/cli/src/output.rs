@@ -55,10 +55,7 @@ impl Output {
 
     /// Which of them are terminals.
     pub(crate) fn terminals() -> Terminals {
-        Terminals {
-            stdout: io::stdout().is_terminal(),
-            stderr: io::stderr().is_terminal(),
-        }
+        Terminals { stdout: io::stdout().is_terminal(), stderr: io::stderr().is_terminal() }
     }
 
     /// From now on standard output belongs to the result, and text for it goes to standard error.
@@ -92,11 +89,7 @@ impl Sink for Output {
         if self.failed.is_some() {
             return;
         }
-        let stream = if self.stdout_taken {
-            OutputStream::Stderr
-        } else {
-            stream
-        };
+        let stream = if self.stdout_taken { OutputStream::Stderr } else { stream };
         let result = match stream {
             OutputStream::Stdout => write_all(io::stdout().as_fd(), bytes),
             OutputStream::Stderr => write_all(io::stderr().as_fd(), bytes),
@@ -138,9 +131,7 @@ pub(crate) fn archive<T>(write: impl FnOnce(&mut dyn io::Write) -> T) -> Result<
     impl io::Write for Raw {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let written = write_all(io::stdout().as_fd(), bytes);
-            self.closed |= written
-                .as_ref()
-                .is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+            self.closed |= written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
             written.map(|()| bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {
@@ -149,13 +140,7 @@ pub(crate) fn archive<T>(write: impl FnOnce(&mut dyn io::Write) -> T) -> Result<
     }
     let mut raw = Raw { closed: false };
     let done = write(&mut io::BufWriter::with_capacity(256 * 1024, &mut raw));
-    if raw.closed {
-        Err(WriteError::Closed {
-            stream: OutputStream::Stdout,
-        })
-    } else {
-        Ok(done)
-    }
+    if raw.closed { Err(WriteError::Closed { stream: OutputStream::Stdout }) } else { Ok(done) }
 }
 
 /// Where the live view draws.
@@ -171,10 +156,7 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
             Err(rustix::io::Errno::INTR) => {}
             // Whoever shares the open file may have made it non-blocking.
             Err(rustix::io::Errno::AGAIN) => {
-                let mut ready = [rustix::event::PollFd::from_borrowed_fd(
-                    to,
-                    rustix::event::PollFlags::OUT,
-                )];
+                let mut ready = [rustix::event::PollFd::from_borrowed_fd(to, rustix::event::PollFlags::OUT)];
                 match rustix::event::poll(&mut ready, None) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(errno) => return Err(errno.into()),
@@ -195,11 +177,7 @@ mod tests {
     #[test]
     fn a_slow_reader_of_a_non_blocking_pipe_gets_everything() {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        rustix::fs::fcntl_setfl(
-            &writer,
-            rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::WRONLY,
-        )
-        .unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::WRONLY).unwrap();
         let sent: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
         let expected = sent.clone();
         let thread = std::thread::spawn(move || write_all(writer.as_fd(), &sent));
@@ -214,9 +192,6 @@ mod tests {
     fn a_pipe_nobody_reads() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        assert_eq!(
-            write_all(writer.as_fd(), b"x").unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(write_all(writer.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -26,11 +26,9 @@ pub(crate) fn remove_stale(path: &Path) -> Result<(), ResultFileError> {
         return Ok(());
     }
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ResultFileError {
-            action: "remove",
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(ResultFileError { action: "remove", path: path.to_owned(), source })
+        }
         _ => Ok(()),
     }
 }
@@ -59,13 +57,7 @@ fn is_replaceable(path: &Path) -> bool {
 
 /// Writes a file whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ResultFileError> {
-    let failed = |action| {
-        move |source| ResultFileError {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    };
+    let failed = |action| move |source| ResultFileError { action, path: path.to_owned(), source };
     if !is_replaceable(path) {
         return fs::write(path, bytes).map_err(failed("write"));
     }

@@ -31,20 +31,15 @@ pub(crate) fn listen(cancel: impl Fn() + Send + 'static) -> io::Result<Received>
     let received = Received::default();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let first = received.signal.clone();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for signal in &mut signals {
-                if first
-                    .compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst)
-                    .is_ok()
-                {
-                    cancel();
-                } else if signal_hook::low_level::emulate_default_handler(signal).is_err() {
-                    return;
-                }
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in &mut signals {
+            if first.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                cancel();
+            } else if signal_hook::low_level::emulate_default_handler(signal).is_err() {
+                return;
             }
-        })?;
+        }
+    })?;
     Ok(received)
 }
 

@@ -94,10 +94,7 @@ impl Plain {
         if !self.is_quiet() && self.translator.version == Version::V28 {
             out.write(OutputStream::Stderr, self.warnings_text().as_bytes());
         }
-        out.write(
-            OutputStream::Stderr,
-            self.translator.last_words(outcome).as_bytes(),
-        );
+        out.write(OutputStream::Stderr, self.translator.last_words(outcome).as_bytes());
         if let (Outcome::Success { image, .. }, true) = (outcome, self.translator.quiet) {
             out.write(OutputStream::Stdout, format!("{image}\n").as_bytes());
         }
@@ -111,11 +108,7 @@ impl Plain {
             1 => "1 warning found".to_owned(),
             n => format!("{n} warnings found"),
         };
-        let hint = if self.expand_warnings {
-            ""
-        } else {
-            " (use docker --debug to expand)"
-        };
+        let hint = if self.expand_warnings { "" } else { " (use docker --debug to expand)" };
         let mut text = format!("\n \x1b[33m{count}{hint}:\n\x1b[0m");
         for warning in &self.warnings {
             text.push_str(&format!(" - {}\n", warning.short));
@@ -124,12 +117,7 @@ impl Plain {
                 if !warning.url.is_empty() {
                     text.push_str(&format!("More info: {}\n", warning.url));
                 }
-                text.push_str(
-                    &warning
-                        .lines
-                        .and_then(|lines| self.translator.excerpt(lines))
-                        .unwrap_or_default(),
-                );
+                text.push_str(&warning.lines.and_then(|lines| self.translator.excerpt(lines)).unwrap_or_default());
                 text.push('\n');
             }
         }
@@ -177,22 +165,12 @@ struct Display {
 
 impl Display {
     fn new(version: Version) -> Self {
-        Self {
-            version,
-            trace: Trace::new(version),
-            mux: Mux::new(version),
-            next_tick: TICK,
-            last_display: None,
-        }
+        Self { version, trace: Trace::new(version), mux: Mux::new(version), next_tick: TICK, last_display: None }
     }
 
     /// The version comes with the first event.
     fn set_version(&mut self, version: Version) {
-        *self = Self {
-            next_tick: self.next_tick,
-            last_display: self.last_display,
-            ..Self::new(version)
-        };
+        *self = Self { next_tick: self.next_tick, last_display: self.last_display, ..Self::new(version) };
     }
 
     /// A message came.
@@ -210,9 +188,7 @@ impl Display {
     }
 
     fn allow(&mut self, now: u64) -> bool {
-        let due = self
-            .last_display
-            .is_none_or(|last| now.saturating_sub(last) >= DISPLAY);
+        let due = self.last_display.is_none_or(|last| now.saturating_sub(last) >= DISPLAY);
         if due {
             self.last_display = Some(now);
         }
@@ -229,11 +205,7 @@ impl Display {
                 self.refresh(at, out);
             }
             budget = budget.saturating_sub(1);
-            let skipped = if budget == 0 || self.trace.pending() == 0 {
-                (now - at) / TICK
-            } else {
-                0
-            };
+            let skipped = if budget == 0 || self.trace.pending() == 0 { (now - at) / TICK } else { 0 };
             if self.version == Version::V20 {
                 self.allow(at.saturating_add(TICK.saturating_mul(skipped)));
             }

@@ -85,12 +85,9 @@ fn read_event(source: &mut impl BufRead, line: u64) -> Result<Option<Option<Even
     if text.trim_ascii().is_empty() {
         return Ok(Some(None));
     }
-    let event: Event =
-        serde_json::from_slice(&text).map_err(|source| EventsError::Syntax { line, source })?;
+    let event: Event = serde_json::from_slice(&text).map_err(|source| EventsError::Syntax { line, source })?;
     match event.fact {
-        Fact::BuildStarted { format, .. } if format > EVENT_FORMAT => {
-            Err(EventsError::Format { found: format })
-        }
+        Fact::BuildStarted { format, .. } if format > EVENT_FORMAT => Err(EventsError::Format { found: format }),
         _ => Ok(Some(Some(event))),
     }
 }

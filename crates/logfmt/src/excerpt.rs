@@ -30,16 +30,8 @@ pub fn excerpt(name: &str, text: &str, lines: Lines) -> Option<String> {
     }
     let rule = "-".repeat(20);
     let mut out = format!("{name}:{}\n{rule}\n", lines.start);
-    for (number, line) in (1u32..)
-        .zip(all)
-        .skip(start as usize - 1)
-        .take((end - start) as usize + 1)
-    {
-        let mark = if (lines.start..=last).contains(&number) {
-            ">>>"
-        } else {
-            "   "
-        };
+    for (number, line) in (1u32..).zip(all).skip(start as usize - 1).take((end - start) as usize + 1) {
+        let mark = if (lines.start..=last).contains(&number) { ">>>" } else { "   " };
         // `write!` to a string cannot fail.
         let _ = writeln!(out, " {number:>3} | {mark} {line}");
     }
@@ -61,15 +53,11 @@ mod tests {
         let rule = "--------------------";
         assert_eq!(
             show("FROM a\nRUN b\n", 1, 1),
-            Some(format!(
-                "Dockerfile:1\n{rule}\n   1 | >>> FROM a\n   2 |     RUN b\n   3 |     \n{rule}\n"
-            ))
+            Some(format!("Dockerfile:1\n{rule}\n   1 | >>> FROM a\n   2 |     RUN b\n   3 |     \n{rule}\n"))
         );
         assert_eq!(
             show("1\n2\n3\n4\n5\n6", 3, 4),
-            Some(format!(
-                "Dockerfile:3\n{rule}\n   2 |     2\n   3 | >>> 3\n   4 | >>> 4\n   5 |     5\n{rule}\n"
-            ))
+            Some(format!("Dockerfile:3\n{rule}\n   2 |     2\n   3 | >>> 3\n   4 | >>> 4\n   5 |     5\n{rule}\n"))
         );
     }
 

@@ -10,13 +10,7 @@ use crate::event::{Builder, Dialect, Failure, Outcome, Version};
 pub fn exit_code(outcome: &Outcome, dialect: Dialect) -> i32 {
     match (outcome, dialect.builder) {
         (Outcome::Success { .. }, _) => 0,
-        (
-            Outcome::Failure {
-                failure: Failure::Run { code, .. },
-                ..
-            },
-            Builder::Legacy,
-        ) if *code != 0 => *code,
+        (Outcome::Failure { failure: Failure::Run { code, .. }, .. }, Builder::Legacy) if *code != 0 => *code,
         (Outcome::Failure { .. }, _) => 1,
         (Outcome::Cancelled, Builder::Buildkit) if dialect.version == Version::V20 => 1,
         (Outcome::Cancelled, _) => 130,
@@ -29,27 +23,11 @@ mod tests {
 
     #[test]
     fn codes_by_dialect() {
-        let failed = |failure| Outcome::Failure {
-            failure,
-            step: None,
-            lines: None,
-        };
-        let run = failed(Failure::Run {
-            argv: vec!["false".into()],
-            code: 127,
-        });
-        let parse = failed(Failure::Parse {
-            message: "x".into(),
-        });
-        let start = failed(Failure::Start {
-            argv: vec!["x".into()],
-            message: "exec: x".into(),
-            code: 127,
-        });
-        let fine = Outcome::Success {
-            image: "sha256:0".into(),
-            tags: vec![],
-        };
+        let failed = |failure| Outcome::Failure { failure, step: None, lines: None };
+        let run = failed(Failure::Run { argv: vec!["false".into()], code: 127 });
+        let parse = failed(Failure::Parse { message: "x".into() });
+        let start = failed(Failure::Start { argv: vec!["x".into()], message: "exec: x".into(), code: 127 });
+        let fine = Outcome::Success { image: "sha256:0".into(), tags: vec![] };
         // outcome, legacy 20, legacy 28, BuildKit 20, BuildKit 28
         for (outcome, want) in [
             (&run, [127, 127, 1, 1]),

@@ -10,21 +10,14 @@ use crate::report::report;
 /// The legacy client's last words on standard error, without the line feed. `None` for our own failures.
 pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
     Some(match failure {
-        Failure::Parse { message }
-        | Failure::Request {
-            message,
-            by: Speaker::Daemon,
-        } => {
+        Failure::Parse { message } | Failure::Request { message, by: Speaker::Daemon } => {
             format!("Error response from daemon: {message}")
         }
-        Failure::Request { message, .. }
-        | Failure::Setup { message, .. }
-        | Failure::Instruction { message } => message.clone(),
+        Failure::Request { message, .. } | Failure::Setup { message, .. } | Failure::Instruction { message } => {
+            message.clone()
+        }
         Failure::Run { argv, code } => {
-            format!(
-                "The command '{}' returned a non-zero code: {code}",
-                argv.join(" ")
-            )
+            format!("The command '{}' returned a non-zero code: {code}", argv.join(" "))
         }
         Failure::Start { message, .. } => match version {
             Version::V20 => format!(
@@ -36,17 +29,10 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
                  create failed: unable to start container process: error during container init: {message}"
             ),
         },
-        Failure::Copy {
-            instruction,
-            message,
-            ..
-        } => format!("{instruction} failed: {message}"),
+        Failure::Copy { instruction, message, .. } => format!("{instruction} failed: {message}"),
         Failure::Pull { reference, cause } => match cause {
             PullFailure::NotFound => {
-                format!(
-                    "manifest for {} not found: manifest unknown: manifest unknown",
-                    with_tag(&familiar(reference))
-                )
+                format!("manifest for {} not found: manifest unknown: manifest unknown", with_tag(&familiar(reference)))
             }
             PullFailure::Denied { detail } => format!(
                 "pull access denied for {}, repository does not exist or may require 'docker login': {detail}",
@@ -55,9 +41,7 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
             PullFailure::NoPlatform { platform } => {
                 format!("no matching manifest for {platform} in the manifest list entries")
             }
-            PullFailure::TooManyRequests { detail } | PullFailure::Other { detail, .. } => {
-                detail.clone()
-            }
+            PullFailure::TooManyRequests { detail } | PullFailure::Other { detail, .. } => detail.clone(),
         },
         Failure::Own { .. } => return None,
     })
@@ -66,11 +50,7 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
 /// A familiar name with the tag that it has in any case.
 fn with_tag(name: &str) -> String {
     let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains([':', '@']) {
-        name.to_owned()
-    } else {
-        format!("{name}:latest")
-    }
+    if last.contains([':', '@']) { name.to_owned() } else { format!("{name}:latest") }
 }
 
 /// What BuildKit says at the step, after `ERROR: `. `vertex` is the digest of the step.
@@ -84,26 +64,12 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
         | Failure::Request { message, .. }
         | Failure::Setup { message, .. }
         | Failure::Instruction { message } => message.clone(),
-        Failure::Copy {
-            message,
-            missing: None,
-            ..
-        } => message.clone(),
-        Failure::Copy {
-            message,
-            missing: Some(path),
-            ..
-        } => match version {
+        Failure::Copy { message, missing: None, .. } => message.clone(),
+        Failure::Copy { message, missing: Some(path), .. } => match version {
             Version::V20 => format!("{} not found: not found", quote(path)),
-            Version::V28 if message.starts_with("failed to calculate checksum of ref ") => {
-                message.clone()
-            }
+            Version::V28 if message.starts_with("failed to calculate checksum of ref ") => message.clone(),
             Version::V28 => {
-                format!(
-                    "failed to calculate checksum of ref {}: {}: not found",
-                    source_ref(vertex),
-                    quote(path)
-                )
+                format!("failed to calculate checksum of ref {}: {}: not found", source_ref(vertex), quote(path))
             }
         },
         Failure::Pull { reference, cause } => pull(reference, cause),
@@ -115,10 +81,7 @@ fn process(argv: &[String], what: &str, version: Version) -> String {
     let command = argv.join(" ");
     match version {
         Version::V20 => format!("executor failed running [{command}]: {what}"),
-        Version::V28 => format!(
-            "process {} did not complete successfully: {what}",
-            quote(&command)
-        ),
+        Version::V28 => format!("process {} did not complete successfully: {what}", quote(&command)),
     }
 }
 
@@ -126,22 +89,9 @@ fn process(argv: &[String], what: &str, version: Version) -> String {
 /// repeats.
 fn source_ref(vertex: &str) -> String {
     let digest = vertex.rsplit(':').next().unwrap_or_default();
-    let hex: String = digest
-        .chars()
-        .filter(char::is_ascii_hexdigit)
-        .chain("0".repeat(64).chars())
-        .take(57)
-        .collect();
+    let hex: String = digest.chars().filter(char::is_ascii_hexdigit).chain("0".repeat(64).chars()).take(57).collect();
     let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    format!(
-        "{}-{}-{}-{}-{}::{}",
-        part(0, 8),
-        part(8, 12),
-        part(12, 16),
-        part(16, 20),
-        part(20, 32),
-        part(32, 57)
-    )
+    format!("{}-{}-{}-{}-{}::{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32), part(32, 57))
 }
 
 fn pull(reference: &str, cause: &PullFailure) -> String {
@@ -166,19 +116,11 @@ fn pull(reference: &str, cause: &PullFailure) -> String {
 }
 
 /// BuildKit's client's last words on standard error, with the line feed; `step` is the step that failed, and its digest.
-pub(crate) fn buildkit(
-    failure: &Failure,
-    version: Version,
-    step: Option<(&StepKind, &str)>,
-) -> String {
+pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepKind, &str)>) -> String {
     if let Failure::Own { message, hint } = failure {
         return report(message, hint.as_deref());
     }
-    if let Failure::Request {
-        message,
-        by: Speaker::Client,
-    } = failure
-    {
+    if let Failure::Request { message, by: Speaker::Client } = failure {
         return match version {
             Version::V20 => format!("{message}\n"),
             Version::V28 => format!("ERROR: failed to build: {message}\n"),
@@ -188,57 +130,27 @@ pub(crate) fn buildkit(
     match version {
         Version::V20 => {
             let frontend = "failed to solve with frontend dockerfile.v0: ";
-            let converting =
-                "failed to solve with frontend dockerfile.v0: failed to create LLB definition: ";
+            let converting = "failed to solve with frontend dockerfile.v0: failed to create LLB definition: ";
             let prefix = match (failure, step.map(|(kind, _)| kind)) {
-                (
-                    Failure::Request {
-                        by: Speaker::Daemon,
-                        ..
-                    },
-                    _,
-                ) => frontend,
-                (
-                    Failure::Copy {
-                        missing: Some(_), ..
-                    },
-                    _,
-                ) => "failed to compute cache key: ",
-                (
-                    Failure::Pull { .. },
-                    Some(StepKind::ResolveFrontend { .. } | StepKind::LoadFrontend { .. }),
-                ) => {
+                (Failure::Request { by: Speaker::Daemon, .. }, _) => frontend,
+                (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ",
+                (Failure::Pull { .. }, Some(StepKind::ResolveFrontend { .. } | StepKind::LoadFrontend { .. })) => {
                     "failed to solve with frontend dockerfile.v0: failed to solve with frontend gateway.v0: "
                 }
                 (Failure::Parse { .. } | Failure::Request { .. }, _) => converting,
-                (
-                    _,
-                    None
-                    | Some(StepKind::LoadMetadata { .. } | StepKind::LoadContextMetadata { .. }),
-                ) => converting,
+                (_, None | Some(StepKind::LoadMetadata { .. } | StepKind::LoadContextMetadata { .. })) => converting,
                 _ => "",
             };
             format!("{prefix}{text}\n")
         }
         Version::V28 => {
             let prefix = match (failure, step.map(|(kind, _)| kind)) {
-                (
-                    Failure::Copy {
-                        missing: Some(_), ..
-                    },
-                    _,
-                ) => "failed to compute cache key: ".to_owned(),
+                (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ".to_owned(),
                 (Failure::Pull { reference, .. }, Some(StepKind::ResolveFrontend { .. })) => {
-                    format!(
-                        "failed to resolve source metadata for {}: ",
-                        canonical(reference)
-                    )
+                    format!("failed to resolve source metadata for {}: ", canonical(reference))
                 }
                 (Failure::Pull { reference, .. }, None | Some(StepKind::LoadMetadata { .. })) => {
-                    format!(
-                        "{reference}: failed to resolve source metadata for {}: ",
-                        canonical(reference)
-                    )
+                    format!("{reference}: failed to resolve source metadata for {}: ", canonical(reference))
                 }
                 _ => String::new(),
             };
@@ -288,22 +200,15 @@ mod tests {
     fn the_registry_says_no() {
         let denied = Failure::Pull {
             reference: "nosuchrepo/img".into(),
-            cause: PullFailure::Denied {
-                detail: "denied: requested access to the resource is denied".into(),
-            },
+            cause: PullFailure::Denied { detail: "denied: requested access to the resource is denied".into() },
         };
         assert_eq!(
             legacy(&denied, Version::V28).unwrap(),
             "pull access denied for nosuchrepo/img, repository does not exist or may require 'docker login': denied: \
              requested access to the resource is denied"
         );
-        let missing = Failure::Pull {
-            reference: "nosuchrepo/img".into(),
-            cause: PullFailure::NotFound,
-        };
-        let step = StepKind::LoadMetadata {
-            reference: "docker.io/nosuchrepo/img:latest".into(),
-        };
+        let missing = Failure::Pull { reference: "nosuchrepo/img".into(), cause: PullFailure::NotFound };
+        let step = StepKind::LoadMetadata { reference: "docker.io/nosuchrepo/img:latest".into() };
         assert_eq!(
             buildkit(&missing, Version::V28, Some((&step, ""))),
             "ERROR: failed to build: failed to solve: nosuchrepo/img: failed to resolve source metadata for \
@@ -317,12 +222,8 @@ mod tests {
 
     #[test]
     fn a_missing_source_has_a_ref_of_the_usual_form() {
-        let text =
-            source_ref("sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
-        assert_eq!(
-            text,
-            "01234567-89ab-cdef-0123-456789abcdef::0123456789abcdef012345678"
-        );
+        let text = source_ref("sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
+        assert_eq!(text, "01234567-89ab-cdef-0123-456789abcdef::0123456789abcdef012345678");
         assert_eq!(source_ref("").len(), 36 + 2 + 25);
     }
 }

@@ -21,9 +21,7 @@ pub enum Format {
 
 /// A name that is no log format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown log format `{name}` (known: docker, buildkit, tty, rawjson, events, plain, quiet, auto)"
-)]
+#[error("unknown log format `{name}` (known: docker, buildkit, tty, rawjson, events, plain, quiet, auto)")]
 pub struct UnknownFormat {
     /// What was given.
     pub name: String,
@@ -31,9 +29,7 @@ pub struct UnknownFormat {
 
 impl Format {
     /// Every name that [`Format::from_name`] takes.
-    pub const NAMES: [&'static str; 8] = [
-        "docker", "buildkit", "tty", "rawjson", "events", "plain", "quiet", "auto",
-    ];
+    pub const NAMES: [&'static str; 8] = ["docker", "buildkit", "tty", "rawjson", "events", "plain", "quiet", "auto"];
 
     /// Reads a name. `auto` is the live view if `terminal` says that standard error is one, else BuildKit's plain log.
     ///
@@ -50,9 +46,7 @@ impl Format {
             "auto" if terminal => Self::Tty,
             "auto" => Self::Buildkit,
             _ => {
-                return Err(UnknownFormat {
-                    name: name.to_owned(),
-                });
+                return Err(UnknownFormat { name: name.to_owned() });
             }
         })
     }
@@ -82,20 +76,8 @@ mod tests {
         }
         assert_eq!(Format::from_name("auto", true), Ok(Format::Tty));
         assert_eq!(Format::from_name("auto", false), Ok(Format::Buildkit));
-        assert_eq!(
-            Format::from_name("Docker", false),
-            Err(UnknownFormat {
-                name: "Docker".into()
-            })
-        );
-        for format in [
-            Format::Legacy,
-            Format::Buildkit,
-            Format::Tty,
-            Format::RawJson,
-            Format::Events,
-            Format::Quiet,
-        ] {
+        assert_eq!(Format::from_name("Docker", false), Err(UnknownFormat { name: "Docker".into() }));
+        for format in [Format::Legacy, Format::Buildkit, Format::Tty, Format::RawJson, Format::Events, Format::Quiet] {
             assert_eq!(Format::from_name(&format.to_string(), false), Ok(format));
         }
     }

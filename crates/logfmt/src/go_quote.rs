@@ -59,9 +59,6 @@ mod tests {
     fn quotes_like_go() {
         assert_eq!(quote("/bin/sh -c false"), r#""/bin/sh -c false""#);
         assert_eq!(quote("a\"b\\c\n\t\x01\x7f"), r#""a\"b\\c\n\t\x01\x7f""#);
-        assert_eq!(
-            quote("é…\u{a0}\u{200b}\u{1f600}\u{e0001}"),
-            "\"é…\\u00a0\\u200b\u{1f600}\\U000e0001\""
-        );
+        assert_eq!(quote("é…\u{a0}\u{200b}\u{1f600}\u{e0001}"), "\"é…\\u00a0\\u200b\u{1f600}\\U000e0001\"");
     }
 }

@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{
-    Dialect, Fact, LayerState, Outcome, PullFact, Step, StepId, StepKind, Stream, Version, Warning,
-};
+use crate::event::{Dialect, Fact, LayerState, Outcome, PullFact, Step, StepId, StepKind, Stream, Version, Warning};
 use crate::renderer::{OutputStream, Renderer, Sink};
 use crate::report::report;
 use crate::units::human_size;
@@ -42,12 +40,7 @@ pub(crate) struct Legacy {
 
 impl Legacy {
     pub(crate) fn new() -> Self {
-        Self {
-            version: Version::V28,
-            quiet: false,
-            held: Vec::new(),
-            steps: BTreeMap::new(),
-        }
+        Self { version: Version::V28, quiet: false, held: Vec::new(), steps: BTreeMap::new() }
     }
 
     /// A piece of the builder's stream.
@@ -68,26 +61,15 @@ impl Legacy {
         let StepKind::Instruction(instruction) = &step.kind else {
             return;
         };
-        let title = format!(
-            "Step {}/{} : {}\n",
-            instruction.number, instruction.total, instruction.text
-        );
+        let title = format!("Step {}/{} : {}\n", instruction.number, instruction.total, instruction.text);
         let trigger = instruction.number == 0;
-        let known = Known {
-            trigger,
-            from: instruction.instruction == "FROM",
-            title: (!trigger).then_some(title),
-        };
+        let known = Known { trigger, from: instruction.instruction == "FROM", title: (!trigger).then_some(title) };
         self.steps.insert(step.id, known);
     }
 
     /// The line of a step is due when it begins; a cached step may end without having begun.
     fn show_title(&mut self, step: StepId, out: &mut dyn Sink) {
-        if let Some(title) = self
-            .steps
-            .get_mut(&step)
-            .and_then(|known| known.title.take())
-        {
+        if let Some(title) = self.steps.get_mut(&step).and_then(|known| known.title.take()) {
             self.log(title, out);
         }
     }
@@ -106,16 +88,8 @@ impl Legacy {
                 };
                 format!("{}: {state}\n", short(digest))
             }
-            PullFact::Finished {
-                digest,
-                name,
-                newer,
-            } => {
-                let status = if *newer {
-                    "Downloaded newer image for"
-                } else {
-                    "Image is up to date for"
-                };
+            PullFact::Finished { digest, name, newer } => {
+                let status = if *newer { "Downloaded newer image for" } else { "Image is up to date for" };
                 format!("Digest: {digest}\nStatus: {status} {name}\n")
             }
         };
@@ -140,15 +114,9 @@ impl Legacy {
             Warning::EmptyContinuations { instructions } => {
                 // 20.10 writes them in one piece, 28 line by line.
                 let mut lines: Vec<String> = Vec::new();
-                let gap = if self.version == Version::V20 {
-                    "\n    "
-                } else {
-                    " "
-                };
+                let gap = if self.version == Version::V20 { "\n    " } else { " " };
                 for text in instructions {
-                    lines.push(format!(
-                        "[WARNING]: Empty continuation line found in:{gap}{text}\n"
-                    ));
+                    lines.push(format!("[WARNING]: Empty continuation line found in:{gap}{text}\n"));
                 }
                 if !lines.is_empty() {
                     let last = "[WARNING]: Empty continuation lines will become errors in a future release.\n";
@@ -163,16 +131,10 @@ impl Legacy {
             }
             Warning::UnusedBuildArgs { names } => {
                 let names = names.join(" ");
-                self.log(
-                    format!("[Warning] One or more build-args [{names}] were not consumed\n"),
-                    out,
-                );
+                self.log(format!("[Warning] One or more build-args [{names}] were not consumed\n"), out);
             }
             Warning::Legacy { text, step: None } => self.log(format!("[Warning] {text}\n"), out),
-            Warning::Legacy {
-                text,
-                step: Some(_),
-            } => self.log(format!(" ---> [Warning] {text}\n"), out),
+            Warning::Legacy { text, step: Some(_) } => self.log(format!(" ---> [Warning] {text}\n"), out),
             Warning::Lint { .. } => {}
         }
     }
@@ -193,9 +155,7 @@ impl Legacy {
                 out.write(OutputStream::Stderr, &std::mem::take(&mut self.held));
                 let text = match (failure_text::legacy(failure, self.version), failure) {
                     (Some(text), _) => format!("{text}\n"),
-                    (None, crate::event::Failure::Own { message, hint }) => {
-                        report(message, hint.as_deref())
-                    }
+                    (None, crate::event::Failure::Own { message, hint }) => report(message, hint.as_deref()),
                     (None, _) => return,
                 };
                 out.write(OutputStream::Stderr, text.as_bytes());
@@ -209,21 +169,13 @@ impl Legacy {
 /// The twelve digits that stand for an id.
 fn short(id: &str) -> &str {
     let digits = id.split_once(':').map_or(id, |(_, digits)| digits);
-    digits
-        .char_indices()
-        .nth(12)
-        .and_then(|(end, _)| digits.get(..end))
-        .unwrap_or(digits)
+    digits.char_indices().nth(12).and_then(|(end, _)| digits.get(..end)).unwrap_or(digits)
 }
 
 impl Renderer for Legacy {
     fn event(&mut self, event: &Event, out: &mut dyn Sink) {
         match &event.fact {
-            Fact::BuildStarted {
-                dialect: Dialect { version, .. },
-                quiet,
-                ..
-            } => {
+            Fact::BuildStarted { dialect: Dialect { version, .. }, quiet, .. } => {
                 (self.version, self.quiet) = (*version, *quiet);
                 if *version == Version::V28 {
                     out.write(OutputStream::Stderr, DEPRECATED.as_bytes());
@@ -231,32 +183,14 @@ impl Renderer for Legacy {
             }
             Fact::Context { tar_bytes } => {
                 // The client ends its progress line with a carriage return for each of two updates.
-                self.log(
-                    format!(
-                        "Sending build context to Docker daemon  {}\r\r\n",
-                        human_size(*tar_bytes)
-                    ),
-                    out,
-                );
+                self.log(format!("Sending build context to Docker daemon  {}\r\r\n", human_size(*tar_bytes)), out);
             }
             Fact::StepDeclared(step) => self.declare(step),
             Fact::StepStarted { step } => self.show_title(*step, out),
-            Fact::Output {
-                stream: Stream::Stdout,
-                data,
-                ..
-            } => self.log(data, out),
-            Fact::Output {
-                stream: Stream::Stderr,
-                data,
-                ..
-            } => self.log_red(data, out),
-            Fact::Container {
-                id, removed: false, ..
-            } => self.log(format!(" ---> Running in {}\n", short(id)), out),
-            Fact::Container {
-                id, removed: true, ..
-            } => {
+            Fact::Output { stream: Stream::Stdout, data, .. } => self.log(data, out),
+            Fact::Output { stream: Stream::Stderr, data, .. } => self.log_red(data, out),
+            Fact::Container { id, removed: false, .. } => self.log(format!(" ---> Running in {}\n", short(id)), out),
+            Fact::Container { id, removed: true, .. } => {
                 let words = match self.version {
                     Version::V20 => "Removing intermediate container",
                     Version::V28 => " ---> Removed intermediate container",
@@ -268,18 +202,11 @@ impl Renderer for Legacy {
                 self.log(format!("# Executing {count} build trigger{plural}\n"), out);
             }
             Fact::Pull { fact, .. } => self.pull(fact, out),
-            Fact::StepDone {
-                step,
-                cached,
-                image,
-            } => self.done(*step, *cached, image.as_deref(), out),
+            Fact::StepDone { step, cached, image } => self.done(*step, *cached, image.as_deref(), out),
             Fact::StepFailed { step, .. } => self.show_title(*step, out),
             Fact::Warning(warning) => self.warn(warning, out),
             Fact::BuildEnded { outcome } => self.end(outcome, out),
-            Fact::Dockerfile { .. }
-            | Fact::VertexDigest { .. }
-            | Fact::Progress { .. }
-            | Fact::Note { .. } => {}
+            Fact::Dockerfile { .. } | Fact::VertexDigest { .. } | Fact::Progress { .. } | Fact::Note { .. } => {}
         }
     }
 

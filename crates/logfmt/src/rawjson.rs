@@ -14,9 +14,7 @@ pub(crate) struct RawJson {
 
 impl RawJson {
     pub(crate) fn new() -> Self {
-        Self {
-            translator: Translator::new(),
-        }
+        Self { translator: Translator::new() }
     }
 }
 
@@ -24,16 +22,10 @@ impl Renderer for RawJson {
     fn event(&mut self, event: &Event, out: &mut dyn Sink) {
         let status = self.translator.apply(event);
         if !status.is_empty() {
-            out.write(
-                OutputStream::Stderr,
-                self.translator.json_line(&status).as_bytes(),
-            );
+            out.write(OutputStream::Stderr, self.translator.json_line(&status).as_bytes());
         }
         if let Fact::BuildEnded { outcome } = &event.fact {
-            out.write(
-                OutputStream::Stderr,
-                self.translator.last_words(outcome).as_bytes(),
-            );
+            out.write(OutputStream::Stderr, self.translator.last_words(outcome).as_bytes());
         }
     }
 

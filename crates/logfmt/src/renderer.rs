@@ -93,11 +93,7 @@ pub fn renderer(format: Format, options: RenderOptions) -> Box<dyn Renderer> {
         Format::Legacy => Box::new(Legacy::new()),
         Format::Buildkit => Box::new(Plain::new(Verbosity::Plain, options.expand_warnings)),
         Format::Quiet => Box::new(Plain::new(Verbosity::Quiet, false)),
-        Format::Tty => Box::new(Tty::new(
-            options
-                .draw_target
-                .unwrap_or_else(ProgressDrawTarget::hidden),
-        )),
+        Format::Tty => Box::new(Tty::new(options.draw_target.unwrap_or_else(ProgressDrawTarget::hidden))),
         Format::RawJson => Box::new(RawJson::new()),
         Format::Events => Box::new(EventsRenderer::new()),
     }

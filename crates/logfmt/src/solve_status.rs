@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::event::{
-    Dialect, Fact, Failure, Item, Lines, Outcome, Step, StepId, StepKind, Stream, Version, Warning,
-};
+use crate::event::{Dialect, Fact, Failure, Item, Lines, Outcome, Step, StepId, StepKind, Stream, Version, Warning};
 use crate::{Event, failure_text};
 use clip::Clip;
 
@@ -78,10 +76,7 @@ pub(crate) struct SolveStatus {
 
 impl SolveStatus {
     pub(crate) fn is_empty(&self) -> bool {
-        self.vertexes.is_empty()
-            && self.statuses.is_empty()
-            && self.logs.is_empty()
-            && self.warnings.is_empty()
+        self.vertexes.is_empty() && self.statuses.is_empty() && self.logs.is_empty() && self.warnings.is_empty()
     }
 }
 
@@ -127,12 +122,7 @@ impl Translator {
         let now = self.now;
         let mut status = SolveStatus::default();
         match &event.fact {
-            Fact::BuildStarted {
-                dialect: Dialect { version, .. },
-                unix_ns,
-                quiet,
-                ..
-            } => {
+            Fact::BuildStarted { dialect: Dialect { version, .. }, unix_ns, quiet, .. } => {
                 (self.version, self.unix_ns, self.quiet) = (*version, *unix_ns, *quiet);
             }
             Fact::Dockerfile { name, text } => self.dockerfile = Some((name.clone(), text.clone())),
@@ -151,17 +141,9 @@ impl Translator {
                     status.vertexes.push(state.vertex.clone());
                 }
             }
-            Fact::Progress {
-                step,
-                item,
-                current,
-                total,
-                done,
-            } => {
+            Fact::Progress { step, item, current, total, done } => {
                 if let Some(state) = self.steps.get_mut(step) {
-                    status
-                        .statuses
-                        .push(state.progress(item, *current, *total, *done, now));
+                    status.statuses.push(state.progress(item, *current, *total, *done, now));
                 }
             }
             Fact::Output { step, stream, data } => {
@@ -184,14 +166,8 @@ impl Translator {
                 if let Some(state) = self.steps.get_mut(step) {
                     if let Some(Failure::Start { message, .. }) = failure {
                         // The runtime complains in the step's own log.
-                        let init = if self.version == Version::V28 {
-                            "error during container init: "
-                        } else {
-                            ""
-                        };
-                        let text = format!(
-                            "runc run failed: unable to start container process: {init}{message}\n"
-                        );
+                        let init = if self.version == Version::V28 { "error during container init: " } else { "" };
+                        let text = format!("runc run failed: unable to start container process: {init}{message}\n");
                         let data = state.stderr.pass(text.as_bytes(), now);
                         status.logs.extend(state.log(Stream::Stderr, data, now));
                     }
@@ -204,27 +180,16 @@ impl Translator {
                         status.logs.extend(state.log(stream, held, now));
                     }
                     let error = match failure {
-                        Some(failure) => {
-                            failure_text::vertex(failure, self.version, &state.vertex.digest)
-                        }
+                        Some(failure) => failure_text::vertex(failure, self.version, &state.vertex.digest),
                         None => CANCELLED.to_owned(),
                     };
                     state.complete(false, error, now);
                     status.vertexes.push(state.vertex.clone());
                 }
             }
-            Fact::Warning(Warning::Lint {
-                rule,
-                message,
-                description,
-                url,
-                lines,
-            }) => {
-                let line =
-                    lines.map_or_else(String::new, |lines| format!(" (line {})", lines.start));
-                let vertex = self
-                    .definition
-                    .and_then(|id| Some((id, self.steps.get(&id)?.vertex.digest.clone())));
+            Fact::Warning(Warning::Lint { rule, message, description, url, lines }) => {
+                let line = lines.map_or_else(String::new, |lines| format!(" (line {})", lines.start));
+                let vertex = self.definition.and_then(|id| Some((id, self.steps.get(&id)?.vertex.digest.clone())));
                 status.warnings.push(VertexWarning {
                     vertex,
                     short: format!("{rule}: {message}{line}"),
@@ -249,11 +214,8 @@ impl Translator {
             self.definition = Some(step.id);
         }
         let name = names::step(&step.kind, self.version);
-        let inputs: Vec<String> = step
-            .inputs
-            .iter()
-            .filter_map(|id| Some(self.steps.get(id)?.vertex.digest.clone()))
-            .collect();
+        let inputs: Vec<String> =
+            step.inputs.iter().filter_map(|id| Some(self.steps.get(id)?.vertex.digest.clone())).collect();
         // BuildKit's own rule for the export; other digests depend on things that no event tells, so that any will do.
         let mut hash = Sha256::new();
         hash.update(&name);
@@ -289,9 +251,7 @@ impl Translator {
 
     /// The words of an item of a step.
     pub(crate) fn item_name(&self, step: StepId, item: &Item) -> String {
-        self.steps
-            .get(&step)
-            .map_or_else(String::new, |state| names::item(item, &state.kind))
+        self.steps.get(&step).map_or_else(String::new, |state| names::item(item, &state.kind))
     }
 
     /// The excerpt of the Dockerfile around some lines.
@@ -304,11 +264,7 @@ impl Translator {
     pub(crate) fn last_words(&self, outcome: &Outcome) -> String {
         match outcome {
             Outcome::Success { .. } => String::new(),
-            Outcome::Failure {
-                failure,
-                step,
-                lines,
-            } => {
+            Outcome::Failure { failure, step, lines } => {
                 let step = step.and_then(|id| self.steps.get(&id));
                 let mut text = String::new();
                 if let (Version::V28, Some(lines)) = (self.version, lines) {
@@ -324,14 +280,7 @@ impl Translator {
 }
 
 impl StepState {
-    fn progress(
-        &mut self,
-        item: &Item,
-        current: u64,
-        total: Option<u64>,
-        done: bool,
-        now: u64,
-    ) -> VertexStatus {
+    fn progress(&mut self, item: &Item, current: u64, total: Option<u64>, done: bool, now: u64) -> VertexStatus {
         let started = *self.items.entry(item.clone()).or_insert(now);
         if done {
             self.items.remove(item);
@@ -351,13 +300,7 @@ impl StepState {
 
     fn log(&self, stream: Stream, data: Vec<u8>, now: u64) -> Option<VertexLog> {
         let (step, vertex) = (self.vertex.step, self.vertex.digest.clone());
-        (!data.is_empty()).then_some(VertexLog {
-            step,
-            vertex,
-            stream,
-            data,
-            timestamp: now,
-        })
+        (!data.is_empty()).then_some(VertexLog { step, vertex, stream, data, timestamp: now })
     }
 
     fn complete(&mut self, cached: bool, error: String, now: u64) {

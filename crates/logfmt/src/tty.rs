@@ -10,8 +10,7 @@ use std::fmt;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::event::{
-    Builder, Dialect, Fact, Failure, Item, LayerState, Outcome, PullFact, Step, StepId, StepKind,
-    Warning,
+    Builder, Dialect, Fact, Failure, Item, LayerState, Outcome, PullFact, Step, StepId, StepKind, Warning,
 };
 use crate::renderer::{OutputStream, Renderer, Sink};
 use crate::report::report;
@@ -54,10 +53,7 @@ struct Live {
 
 impl fmt::Debug for Tty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tty")
-            .field("steps", &self.steps.len())
-            .field("ended", &self.ended)
-            .finish_non_exhaustive()
+        f.debug_struct("Tty").field("steps", &self.steps.len()).field("ended", &self.ended).finish_non_exhaustive()
     }
 }
 
@@ -97,8 +93,7 @@ impl Tty {
             }
             kind => self.translator.step_name(kind),
         };
-        self.steps
-            .insert(step.id, Live::new(printable(name.as_bytes())));
+        self.steps.insert(step.id, Live::new(printable(name.as_bytes())));
     }
 
     fn begin(&mut self, id: StepId, at: u64) {
@@ -109,10 +104,7 @@ impl Tty {
         live.clear(multi);
         live.began = Some(at);
         if !quiet {
-            live.head =
-                Some(multi.add(
-                    ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {wide_msg}")),
-                ));
+            live.head = Some(multi.add(ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {wide_msg}"))));
             live.draw_head(at);
         }
     }
@@ -163,11 +155,7 @@ impl Tty {
         row.set_message(match (current, total) {
             (0, None) => words,
             (current, None) => format!("{words} {}", progress_size(current)),
-            (current, Some(total)) => format!(
-                "{words} {} / {}",
-                progress_size(current),
-                progress_size(total)
-            ),
+            (current, Some(total)) => format!("{words} {} / {}", progress_size(current), progress_size(total)),
         });
     }
 
@@ -189,9 +177,7 @@ impl Tty {
             return;
         };
         match fact {
-            PullFact::Started { tag, repository } => {
-                live.pulling = Some(format!("{repository}:{tag}"))
-            }
+            PullFact::Started { tag, repository } => live.pulling = Some(format!("{repository}:{tag}")),
             PullFact::Layer { digest, state } => drop(live.layers.insert(digest.clone(), *state)),
             PullFact::Finished { .. } => {
                 live.pulling = None;
@@ -211,21 +197,11 @@ impl Tty {
                 out.write(OutputStream::Stdout, format!("{image}\n").as_bytes());
             }
             Outcome::Success { image, tags } => {
-                let names = if tags.is_empty() {
-                    String::new()
-                } else {
-                    format!(" as {}", tags.join(", "))
-                };
-                self.say(
-                    &format!("built {}{names} in {:.1}s", short(image), seconds(at)),
-                    out,
-                );
+                let names = if tags.is_empty() { String::new() } else { format!(" as {}", tags.join(", ")) };
+                self.say(&format!("built {}{names} in {:.1}s", short(image), seconds(at)), out);
             }
             Outcome::Failure { failure, step, .. } => {
-                if let Some(live) = step
-                    .and_then(|id| self.steps.get(&id))
-                    .filter(|live| !live.output.is_empty())
-                {
+                if let Some(live) = step.and_then(|id| self.steps.get(&id)).filter(|live| !live.output.is_empty()) {
                     self.say_always(&format!("------\n > {}:", live.name), out);
                     for line in String::from_utf8_lossy(&live.output).lines() {
                         self.say_always(&printable(line.as_bytes()), out);
@@ -260,45 +236,19 @@ impl Renderer for Tty {
         self.translator.apply(event);
         let at = self.translator.now;
         match &event.fact {
-            Fact::BuildStarted {
-                dialect: Dialect { builder, .. },
-                ..
-            } => self.builder = *builder,
+            Fact::BuildStarted { dialect: Dialect { builder, .. }, .. } => self.builder = *builder,
             Fact::StepDeclared(step) => self.declare(step),
             Fact::StepStarted { step } => self.begin(*step, at),
-            Fact::Progress {
-                step,
-                item,
-                current,
-                total,
-                done,
-            } => self.progress(*step, item, *current, *total, *done),
+            Fact::Progress { step, item, current, total, done } => self.progress(*step, item, *current, *total, *done),
             Fact::Output { step, data, .. } => self.output(*step, data, at),
             Fact::Pull { step, fact } => self.pull(*step, fact, at),
-            Fact::StepDone { step, cached, .. } => {
-                self.end_step(*step, at, if *cached { "✔ cached" } else { "" }, out)
-            }
+            Fact::StepDone { step, cached, .. } => self.end_step(*step, at, if *cached { "✔ cached" } else { "" }, out),
             Fact::StepFailed { step, failure } => {
-                self.end_step(
-                    *step,
-                    at,
-                    if failure.is_some() {
-                        "✘"
-                    } else {
-                        "✘ cancelled"
-                    },
-                    out,
-                );
+                self.end_step(*step, at, if failure.is_some() { "✘" } else { "✘ cancelled" }, out);
             }
             Fact::Warning(warning) => self.warnings.push(match warning {
-                Warning::Lint {
-                    rule,
-                    message,
-                    lines,
-                    ..
-                } => {
-                    let line =
-                        lines.map_or_else(String::new, |lines| format!(" (line {})", lines.start));
+                Warning::Lint { rule, message, lines, .. } => {
+                    let line = lines.map_or_else(String::new, |lines| format!(" (line {})", lines.start));
                     format!("{rule}: {message}{line}")
                 }
                 Warning::UnusedBuildArgs { names } => {
@@ -356,12 +306,8 @@ impl Live {
 
     /// Takes all that is live of it off the screen.
     fn clear(&mut self, multi: &MultiProgress) {
-        for bar in self
-            .head
-            .take()
-            .into_iter()
-            .chain(self.rows.drain().map(|(_, bar)| bar))
-            .chain(self.tail_bars.drain(..))
+        for bar in
+            self.head.take().into_iter().chain(self.rows.drain().map(|(_, bar)| bar)).chain(self.tail_bars.drain(..))
         {
             bar.finish_and_clear();
             multi.remove(&bar);
@@ -377,13 +323,8 @@ impl Live {
         let Some(head) = &self.head else { return };
         let took = at.saturating_sub(self.began.unwrap_or(at));
         let pulling = self.pulling.as_ref().map_or_else(String::new, |name| {
-            let done =
-                |state: &&LayerState| matches!(state, LayerState::Complete | LayerState::Exists);
-            format!(
-                ": pulling {name}, layer {} of {}",
-                self.layers.values().filter(done).count(),
-                self.layers.len()
-            )
+            let done = |state: &&LayerState| matches!(state, LayerState::Complete | LayerState::Exists);
+            format!(": pulling {name}, layer {} of {}", self.layers.values().filter(done).count(), self.layers.len())
         });
         head.set_message(format!("{}{pulling} {:.1}s", self.name, seconds(took)));
         head.tick();
@@ -394,10 +335,8 @@ impl Live {
             let Some(after) = self.last_bar().cloned() else {
                 return;
             };
-            self.tail_bars.push(multi.insert_after(
-                &after,
-                ProgressBar::new_spinner().with_style(style("    {wide_msg:.dim}")),
-            ));
+            self.tail_bars
+                .push(multi.insert_after(&after, ProgressBar::new_spinner().with_style(style("    {wide_msg:.dim}"))));
         }
         for (bar, text) in self.tail_bars.iter().zip(&self.tail) {
             if bar.message() != *text {
@@ -407,13 +346,11 @@ impl Live {
     }
 
     fn take_output(&mut self, data: &[u8]) {
-        self.output
-            .extend_from_slice(data.get(data.len().saturating_sub(KEPT)..).unwrap_or(data));
+        self.output.extend_from_slice(data.get(data.len().saturating_sub(KEPT)..).unwrap_or(data));
         self.output.drain(..self.output.len().saturating_sub(KEPT));
         for piece in data.split_inclusive(|byte| *byte == b'\n') {
             self.partial.extend_from_slice(piece);
-            self.partial
-                .drain(..self.partial.len().saturating_sub(KEPT));
+            self.partial.drain(..self.partial.len().saturating_sub(KEPT));
             if piece.ends_with(b"\n") {
                 self.tail.push_back(printable(&self.partial));
                 self.partial.clear();
@@ -458,13 +395,7 @@ fn seconds(nanoseconds: u64) -> f64 {
 }
 
 fn short(digest: &str) -> String {
-    digest
-        .rsplit(':')
-        .next()
-        .unwrap_or(digest)
-        .chars()
-        .take(12)
-        .collect()
+    digest.rsplit(':').next().unwrap_or(digest).chars().take(12).collect()
 }
 
 #[cfg(test)]
@@ -524,70 +455,29 @@ mod tests {
             positions: 2,
             lines: None,
         };
-        let item = Item::Download {
-            digest: "sha256:0123456789abcdef".into(),
-        };
-        let failure = Failure::Run {
-            argv: vec!["x".into()],
-            code: 3,
-        };
+        let item = Item::Download { digest: "sha256:0123456789abcdef".into() };
+        let failure = Failure::Run { argv: vec!["x".into()], code: 3 };
         let facts = vec![
             Fact::BuildStarted {
                 format: 1,
-                dialect: Dialect {
-                    builder: Builder::Buildkit,
-                    version: Version::V28,
-                },
+                dialect: Dialect { builder: Builder::Buildkit, version: Version::V28 },
                 unix_ns: 0,
                 quiet: false,
             },
-            Fact::StepDeclared(Step {
-                id: step,
-                kind: StepKind::Instruction(instruction),
-                inputs: vec![],
-            }),
+            Fact::StepDeclared(Step { id: step, kind: StepKind::Instruction(instruction), inputs: vec![] }),
             Fact::StepStarted { step },
-            Fact::Progress {
-                step,
-                item,
-                current: 1_000_000,
-                total: Some(2_000_000),
-                done: false,
-            },
-            Fact::Output {
-                step,
-                stream: Stream::Stderr,
-                data: b"old\rnew \x1b[31mred\x1b[0m\n".to_vec(),
-            },
-            Fact::StepFailed {
-                step,
-                failure: Some(failure.clone()),
-            },
-            Fact::BuildEnded {
-                outcome: Outcome::Failure {
-                    failure,
-                    step: Some(step),
-                    lines: None,
-                },
-            },
+            Fact::Progress { step, item, current: 1_000_000, total: Some(2_000_000), done: false },
+            Fact::Output { step, stream: Stream::Stderr, data: b"old\rnew \x1b[31mred\x1b[0m\n".to_vec() },
+            Fact::StepFailed { step, failure: Some(failure.clone()) },
+            Fact::BuildEnded { outcome: Outcome::Failure { failure, step: Some(step), lines: None } },
         ];
-        facts
-            .into_iter()
-            .zip(1..)
-            .map(|(fact, n)| Event {
-                at: n * 1_000_000_000,
-                fact,
-            })
-            .collect()
+        facts.into_iter().zip(1..).map(|(fact, n)| Event { at: n * 1_000_000_000, fact }).collect()
     }
 
     #[test]
     fn a_terminal_shows_what_runs() {
         let screen = Screen::default();
-        let mut view = Tty::new(ProgressDrawTarget::term_like_with_hz(
-            Box::new(screen.clone()),
-            255,
-        ));
+        let mut view = Tty::new(ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 255));
         let mut out = Captured::default();
         for event in build() {
             view.event(&event, &mut out);
@@ -595,13 +485,7 @@ mod tests {
             view.tick(event.at, &mut out);
         }
         let shown = screen.0.lock().unwrap().clone();
-        for text in [
-            "[2/2] RUN x",
-            "0123456789ab 1.00MB / 2.00MB",
-            "new red",
-            "✘ [2/2] RUN x",
-            "exit code: 3",
-        ] {
+        for text in ["[2/2] RUN x", "0123456789ab 1.00MB / 2.00MB", "new red", "✘ [2/2] RUN x", "exit code: 3"] {
             assert!(shown.contains(text), "{text}: {shown}");
         }
         assert_eq!(out, Captured::default());

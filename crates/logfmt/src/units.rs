@@ -46,11 +46,7 @@ fn four_digits(value: f64) -> String {
         _ => 3,
     };
     let text = format!("{value:.decimals$}");
-    if decimals == 0 {
-        text
-    } else {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    }
+    if decimals == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
 }
 
 #[cfg(test)]
@@ -74,15 +70,8 @@ mod tests {
             (5_000_000_000, "5GB", "5.00GB"),
             (u64::MAX, "18.45EB", "18.45EB"),
         ] {
-            assert_eq!(
-                (human_size(bytes), progress_size(bytes)),
-                (human.to_owned(), progress.to_owned()),
-                "{bytes}"
-            );
+            assert_eq!((human_size(bytes), progress_size(bytes)), (human.to_owned(), progress.to_owned()), "{bytes}");
         }
-        assert_eq!(
-            (binary_size(2 << 20), binary_size(200 << 10)),
-            ("2MiB".into(), "200KiB".into())
-        );
+        assert_eq!((binary_size(2 << 20), binary_size(200 << 10)), ("2MiB".into(), "200KiB".into()));
     }
 }

@@ -27,10 +27,7 @@ fn recordings() -> Vec<(PathBuf, Vec<Event>)> {
         if path.extension().is_some_and(|ending| ending == "jsonl") {
             let text = fs::read(&path).expect("events");
             let events: Result<Vec<Event>, _> = read_events(text.as_slice()).collect();
-            found.push((
-                path.with_extension(""),
-                events.unwrap_or_else(|e| panic!("{}: {e:?}", path.display())),
-            ));
+            found.push((path.with_extension(""), events.unwrap_or_else(|e| panic!("{}: {e:?}", path.display()))));
         }
     }
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -69,9 +66,7 @@ fn render(events: &[Event], format: Format, ticks: Option<usize>) -> Captured {
     let mut last = 0;
     for event in events {
         if let Some(step) = ticks {
-            (last..event.at)
-                .step_by(step)
-                .for_each(|at| log.tick(at, &mut out));
+            (last..event.at).step_by(step).for_each(|at| log.tick(at, &mut out));
             last = event.at;
         }
         log.event(event, &mut out);
@@ -90,19 +85,11 @@ fn recordings_give_the_bytes_of_docker() {
             if *got != want {
                 let (got, want) = (String::from_utf8_lossy(got), String::from_utf8_lossy(&want));
                 let diff = pretty_assertions::StrComparison::new(&*got, &*want).to_string();
-                wrong.push(format!(
-                    "{} {stream} (< ours, docker >):\n{diff}",
-                    stem.display()
-                ));
+                wrong.push(format!("{} {stream} (< ours, docker >):\n{diff}", stem.display()));
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} differ\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -110,12 +97,7 @@ fn a_live_run_gives_the_bytes_of_its_replay() {
     for (stem, events) in recordings() {
         let replayed = render(&events, format(&events), None);
         for step in [7_000_003, 40_000_000, 150_000_000, 400_000_000] {
-            assert_eq!(
-                render(&events, format(&events), Some(step)),
-                replayed,
-                "{}",
-                stem.display()
-            );
+            assert_eq!(render(&events, format(&events), Some(step)), replayed, "{}", stem.display());
         }
     }
 }
@@ -123,21 +105,12 @@ fn a_live_run_gives_the_bytes_of_its_replay() {
 #[test]
 fn recordings_end_with_the_exit_code_of_docker() {
     for (stem, events) in recordings() {
-        let Some(Event {
-            fact: Fact::BuildEnded { outcome },
-            ..
-        }) = events.last()
-        else {
+        let Some(Event { fact: Fact::BuildEnded { outcome }, .. }) = events.last() else {
             panic!("{} does not end", stem.display())
         };
         let want = String::from_utf8(beside(&stem, "rc")).expect("a number");
         let want = if want.is_empty() { "0" } else { want.trim() };
-        assert_eq!(
-            exit_code(outcome, dialect(&events)).to_string(),
-            want,
-            "{}",
-            stem.display()
-        );
+        assert_eq!(exit_code(outcome, dialect(&events)).to_string(), want, "{}", stem.display());
     }
 }
 
@@ -153,20 +126,10 @@ fn events_survive_being_written_and_read() {
 #[test]
 fn quiet_builds_print_the_image_only() {
     for (stem, mut events) in recordings() {
-        if let Some(Event {
-            fact: Fact::BuildStarted { quiet, .. },
-            ..
-        }) = events.first_mut()
-        {
+        if let Some(Event { fact: Fact::BuildStarted { quiet, .. }, .. }) = events.first_mut() {
             *quiet = true;
         }
-        let Some(Event {
-            fact:
-                Fact::BuildEnded {
-                    outcome: Outcome::Success { image, .. },
-                },
-            ..
-        }) = events.last()
+        let Some(Event { fact: Fact::BuildEnded { outcome: Outcome::Success { image, .. } }, .. }) = events.last()
         else {
             continue;
         };
@@ -174,11 +137,7 @@ fn quiet_builds_print_the_image_only() {
         for format in [format(&events), Format::Quiet, Format::Tty] {
             let got = render(&events, format, None);
             assert_eq!(got.stdout, want, "{}", stem.display());
-            assert!(
-                got.stderr.is_empty() || got.stderr.starts_with(b"DEPRECATED: "),
-                "{}",
-                stem.display()
-            );
+            assert!(got.stderr.is_empty() || got.stderr.starts_with(b"DEPRECATED: "), "{}", stem.display());
         }
     }
 }

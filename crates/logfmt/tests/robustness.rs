@@ -3,8 +3,8 @@
 use indicatif::ProgressDrawTarget;
 use proptest::prelude::*;
 use rbuild_logfmt::event::{
-    Builder, Dialect, ExportTarget, Fact, Failure, InstructionStep, Item, LayerState, Lines,
-    Outcome, PullFact, PullFailure, Speaker, Step, StepId, StepKind, Stream, Version, Warning,
+    Builder, Dialect, ExportTarget, Fact, Failure, InstructionStep, Item, LayerState, Lines, Outcome, PullFact,
+    PullFailure, Speaker, Step, StepId, StepKind, Stream, Version, Warning,
 };
 use rbuild_logfmt::{Captured, Event, EventsError, Format, RenderOptions, read_events, renderer};
 
@@ -40,28 +40,20 @@ fn kind() -> impl Strategy<Value = StepKind> {
         text().prop_map(|name| StepKind::LoadDefinition { name }),
         text().prop_map(|reference| StepKind::LoadMetadata { reference }),
         proptest::option::of(text()).prop_map(|name| StepKind::LoadContext { name }),
-        Just(StepKind::Export {
-            target: ExportTarget::Local
+        Just(StepKind::Export { target: ExportTarget::Local }),
+        (text(), proptest::option::of(text()), any::<u32>(), any::<u32>()).prop_map(|(text, stage, a, b)| {
+            StepKind::Instruction(InstructionStep {
+                instruction: text.clone(),
+                number: a,
+                total: b,
+                text: text.clone(),
+                title: text,
+                stage,
+                position: b,
+                positions: a,
+                lines: None,
+            })
         }),
-        (
-            text(),
-            proptest::option::of(text()),
-            any::<u32>(),
-            any::<u32>()
-        )
-            .prop_map(|(text, stage, a, b)| {
-                StepKind::Instruction(InstructionStep {
-                    instruction: text.clone(),
-                    number: a,
-                    total: b,
-                    text: text.clone(),
-                    title: text,
-                    stage,
-                    position: b,
-                    positions: a,
-                    lines: None,
-                })
-            }),
     ]
 }
 
@@ -69,59 +61,35 @@ fn failure() -> impl Strategy<Value = Failure> {
     let pull = prop_oneof![
         Just(PullFailure::NotFound),
         text().prop_map(|detail| PullFailure::Denied { detail }),
-        text().prop_map(|detail| PullFailure::Other {
-            status: Some(500),
-            detail
-        }),
+        text().prop_map(|detail| PullFailure::Other { status: Some(500), detail }),
     ];
     prop_oneof![
         text().prop_map(|message| Failure::Parse { message }),
-        text().prop_map(|message| Failure::Request {
-            message,
-            by: Speaker::Client
-        }),
-        (text(), any::<i32>()).prop_map(|(a, code)| Failure::Run {
-            argv: vec![a],
-            code
-        }),
-        (text(), any::<i32>()).prop_map(|(message, code)| Failure::Start {
-            argv: vec![],
-            message,
-            code
-        }),
+        text().prop_map(|message| Failure::Request { message, by: Speaker::Client }),
+        (text(), any::<i32>()).prop_map(|(a, code)| Failure::Run { argv: vec![a], code }),
+        (text(), any::<i32>()).prop_map(|(message, code)| Failure::Start { argv: vec![], message, code }),
         (text(), proptest::option::of(text())).prop_map(|(message, missing)| Failure::Copy {
             instruction: "COPY".into(),
             message,
             missing
         }),
         (text(), pull).prop_map(|(reference, cause)| Failure::Pull { reference, cause }),
-        (text(), proptest::option::of(text()))
-            .prop_map(|(message, hint)| Failure::Own { message, hint }),
+        (text(), proptest::option::of(text())).prop_map(|(message, hint)| Failure::Own { message, hint }),
     ]
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
-        (text(), proptest::collection::vec(text(), 0..3))
-            .prop_map(|(image, tags)| Outcome::Success { image, tags }),
-        (failure(), proptest::option::of(step()), lines()).prop_map(|(failure, step, lines)| {
-            Outcome::Failure {
-                failure,
-                step,
-                lines,
-            }
-        }),
+        (text(), proptest::collection::vec(text(), 0..3)).prop_map(|(image, tags)| Outcome::Success { image, tags }),
+        (failure(), proptest::option::of(step()), lines())
+            .prop_map(|(failure, step, lines)| { Outcome::Failure { failure, step, lines } }),
         Just(Outcome::Cancelled),
     ]
 }
 
 fn fact() -> impl Strategy<Value = Fact> {
     let dialect = (any::<bool>(), any::<bool>()).prop_map(|(legacy, old)| Dialect {
-        builder: if legacy {
-            Builder::Legacy
-        } else {
-            Builder::Buildkit
-        },
+        builder: if legacy { Builder::Legacy } else { Builder::Buildkit },
         version: if old { Version::V20 } else { Version::V28 },
     });
     let state = prop_oneof![Just(LayerState::Pulling), Just(LayerState::Complete)];
@@ -172,21 +140,12 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-const FORMATS: [Format; 6] = [
-    Format::Legacy,
-    Format::Buildkit,
-    Format::Tty,
-    Format::RawJson,
-    Format::Events,
-    Format::Quiet,
-];
+const FORMATS: [Format; 6] =
+    [Format::Legacy, Format::Buildkit, Format::Tty, Format::RawJson, Format::Events, Format::Quiet];
 
 fn render(events: &[Event], format: Format, tick: bool) -> Captured {
     let mut out = Captured::default();
-    let options = RenderOptions {
-        expand_warnings: true,
-        draw_target: Some(ProgressDrawTarget::hidden()),
-    };
+    let options = RenderOptions { expand_warnings: true, draw_target: Some(ProgressDrawTarget::hidden()) };
     let mut log = renderer(format, options);
     for event in events {
         log.event(event, &mut out);
@@ -230,75 +189,28 @@ proptest! {
 fn a_line_that_is_no_event_ends_the_reading_and_is_named() {
     let text = "\n{\"at\":1,\"event\":\"note\",\"text\":\"x\"}\nnonsense\n{}\n";
     let read: Vec<_> = read_events(text.as_bytes()).collect();
-    assert!(
-        matches!(
-            read.as_slice(),
-            [Ok(_), Err(EventsError::Syntax { line: 3, .. })]
-        ),
-        "{read:?}"
-    );
+    assert!(matches!(read.as_slice(), [Ok(_), Err(EventsError::Syntax { line: 3, .. })]), "{read:?}");
     let newer = r#"{"at":0,"event":"build_started","format":99,"dialect":{"builder":"legacy","version":"28"},"unix_ns":0,"quiet":false}"#;
     let read: Vec<_> = read_events(newer.as_bytes()).collect();
-    assert!(
-        matches!(read.as_slice(), [Err(EventsError::Format { found: 99 })]),
-        "{read:?}"
-    );
+    assert!(matches!(read.as_slice(), [Err(EventsError::Format { found: 99 })]), "{read:?}");
 }
 
 #[test]
 fn rawjson_has_the_form_of_buildkit() {
     let id = StepId(0);
-    let step = Step {
-        id,
-        kind: StepKind::Image {
-            reference: "docker.io/a/b".into(),
-        },
-        inputs: vec![],
-    };
-    let dialect = Dialect {
-        builder: Builder::Buildkit,
-        version: Version::V28,
-    };
+    let step = Step { id, kind: StepKind::Image { reference: "docker.io/a/b".into() }, inputs: vec![] };
+    let dialect = Dialect { builder: Builder::Buildkit, version: Version::V28 };
     let facts = [
-        Fact::BuildStarted {
-            format: 1,
-            dialect,
-            unix_ns: 1_795_343_539_000_000_000,
-            quiet: false,
-        },
+        Fact::BuildStarted { format: 1, dialect, unix_ns: 1_795_343_539_000_000_000, quiet: false },
         Fact::StepDeclared(step),
-        Fact::VertexDigest {
-            step: id,
-            digest: "sha256:6e1e".into(),
-        },
+        Fact::VertexDigest { step: id, digest: "sha256:6e1e".into() },
         Fact::StepStarted { step: id },
-        Fact::Progress {
-            step: id,
-            item: Item::TransferContext,
-            current: 2,
-            total: None,
-            done: true,
-        },
-        Fact::Output {
-            step: id,
-            stream: Stream::Stderr,
-            data: b"err\n".to_vec(),
-        },
-        Fact::StepFailed {
-            step: id,
-            failure: Some(Failure::Instruction {
-                message: "a & b".into(),
-            }),
-        },
+        Fact::Progress { step: id, item: Item::TransferContext, current: 2, total: None, done: true },
+        Fact::Output { step: id, stream: Stream::Stderr, data: b"err\n".to_vec() },
+        Fact::StepFailed { step: id, failure: Some(Failure::Instruction { message: "a & b".into() }) },
     ];
-    let events: Vec<Event> = facts
-        .into_iter()
-        .zip(0u64..)
-        .map(|(fact, n)| Event {
-            at: n * 100_000_000,
-            fact,
-        })
-        .collect();
+    let events: Vec<Event> =
+        facts.into_iter().zip(0u64..).map(|(fact, n)| Event { at: n * 100_000_000, fact }).collect();
     let text = String::from_utf8(render(&events, Format::RawJson, false).stderr).unwrap();
     let lines: Vec<&str> = text.lines().skip(1).collect();
     // As `docker buildx build --progress=rawjson` of Docker 28.5.2 writes them.

@@ -42,11 +42,7 @@ pub struct Platform {
 
 impl Platform {
     fn format(&self, with_version: bool) -> String {
-        let mut text = if self.os.is_empty() {
-            "unknown".to_owned()
-        } else {
-            self.os.clone()
-        };
+        let mut text = if self.os.is_empty() { "unknown".to_owned() } else { self.os.clone() };
         if with_version && !self.os_version.is_empty() {
             text = format!("{text}({})", self.os_version);
         }
@@ -128,14 +124,9 @@ pub fn global_scope(
         for variable in variables {
             let value = match (build_args.get(&variable.key), &variable.value) {
                 (Some(value), _) => value.clone(),
-                (None, Some(default)) => {
-                    lexer
-                        .process_word(default, &scope)
-                        .map_err(|error| MetaArgError {
-                            error,
-                            lines: instruction.lines,
-                        })?
-                }
+                (None, Some(default)) => lexer
+                    .process_word(default, &scope)
+                    .map_err(|error| MetaArgError { error, lines: instruction.lines })?,
                 (None, None) => continue,
             };
             match scope.iter_mut().find(|(key, _)| *key == variable.key) {
@@ -185,10 +176,7 @@ impl LegacyArgs {
     /// Starts with what the caller of the build gives.
     #[must_use]
     pub fn new(given: BTreeMap<String, Option<String>>) -> Self {
-        Self {
-            given,
-            ..Self::default()
-        }
+        Self { given, ..Self::default() }
     }
 
     /// Declares an argument before the first FROM, its default already expanded.
@@ -284,28 +272,19 @@ mod tests {
         assert_eq!(v28("TARGETVARIANT").as_deref(), Some("v7"));
         assert_eq!(v28("TARGETOSVERSION").as_deref(), Some(""));
         assert_eq!(v28("TARGETSTAGE").as_deref(), Some("default"));
-        assert_eq!(
-            find(Version::V28, Some("a"), "TARGETSTAGE").as_deref(),
-            Some("a")
-        );
+        assert_eq!(find(Version::V28, Some("a"), "TARGETSTAGE").as_deref(), Some("a"));
         assert_eq!(find(Version::V20, None, "TARGETSTAGE"), None);
-        assert_eq!(
-            find(Version::V20, None, "TARGETARCH").as_deref(),
-            Some("arm")
-        );
+        assert_eq!(find(Version::V20, None, "TARGETARCH").as_deref(), Some("arm"));
     }
 
     #[test]
     fn scopes_of_buildkit() {
-        let file = parse(
-            b"ARG A=1 B=${A}2\nARG C\nARG D=d\nARG TARGETARCH\nFROM x\nARG B\nARG C=c$B E D=in\n",
-        )
-        .unwrap();
+        let file =
+            parse(b"ARG A=1 B=${A}2\nARG C\nARG D=d\nARG TARGETARCH\nFROM x\nARG B\nARG C=c$B E D=in\n").unwrap();
         let instructions = file.instructions().unwrap();
         let given = BTreeMap::from([("D".to_owned(), "given".to_owned())]);
         let platform = vec![("TARGETARCH".to_owned(), "arm64".to_owned())];
-        let scope =
-            global_scope(platform, &instructions.meta_args, &given, Lexer::new('\\')).unwrap();
+        let scope = global_scope(platform, &instructions.meta_args, &given, Lexer::new('\\')).unwrap();
         let get = |name: &str| Environment::get(&scope[..], name);
         assert_eq!(get("B"), Some("12"));
         assert_eq!(get("C"), None);
@@ -334,23 +313,14 @@ mod tests {
     fn bad_defaults_name_their_lines() {
         let file = parse(b"ARG A=1\nARG B=${\nFROM x\n").unwrap();
         let meta_args = file.instructions().unwrap().meta_args;
-        let error =
-            global_scope(Vec::new(), &meta_args, &BTreeMap::new(), Lexer::new('\\')).unwrap_err();
+        let error = global_scope(Vec::new(), &meta_args, &BTreeMap::new(), Lexer::new('\\')).unwrap_err();
         assert_eq!(error.lines, LineRange::line(2));
-        assert_eq!(
-            error.to_string(),
-            "failed to process \"${\": syntax error: missing '}'"
-        );
+        assert_eq!(error.to_string(), "failed to process \"${\": syntax error: missing '}'");
     }
 
     #[test]
     fn scopes_of_the_legacy_builder() {
-        let given = [
-            ("A", Some("given")),
-            ("UNUSED", Some("x")),
-            ("http_proxy", Some("p")),
-            ("N", None),
-        ];
+        let given = [("A", Some("given")), ("UNUSED", Some("x")), ("http_proxy", Some("p")), ("N", None)];
         let given = given.map(|(k, v)| (k.to_owned(), v.map(str::to_owned)));
         let mut args = LegacyArgs::new(BTreeMap::from(given));
         args.add_meta("A", Some("default"));

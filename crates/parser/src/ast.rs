@@ -87,11 +87,7 @@ impl Heredoc {
     /// The body, leading tabs of each line removed if `<<-` asked for it.
     #[must_use]
     pub fn text(&self) -> Vec<u8> {
-        if self.chomp {
-            chomp_tabs(&self.content)
-        } else {
-            self.content.clone()
-        }
+        if self.chomp { chomp_tabs(&self.content) } else { self.content.clone() }
     }
 }
 

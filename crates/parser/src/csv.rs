@@ -37,9 +37,7 @@ pub(crate) fn fields(line: &str) -> Result<Vec<String>, CsvError> {
         let Some(quoted) = rest.strip_prefix('"') else {
             let end = rest.find(',').unwrap_or(rest.len());
             if let Some(quote) = rest[..end].find('"') {
-                return Err(CsvError::BareQuote {
-                    column: at + quote + 1,
-                });
+                return Err(CsvError::BareQuote { column: at + quote + 1 });
             }
             found.push(rest[..end].to_owned());
             if end == rest.len() {
@@ -52,9 +50,7 @@ pub(crate) fn fields(line: &str) -> Result<Vec<String>, CsvError> {
         let mut rest = quoted;
         loop {
             let Some(quote) = rest.find('"') else {
-                return Err(CsvError::Quote {
-                    column: line.len() - rest.len() + 1,
-                });
+                return Err(CsvError::Quote { column: line.len() - rest.len() + 1 });
             };
             field.push_str(&rest[..quote]);
             rest = &rest[quote + 1..];
@@ -70,9 +66,7 @@ pub(crate) fn fields(line: &str) -> Result<Vec<String>, CsvError> {
             return Ok(found);
         }
         if !rest.starts_with(',') {
-            return Err(CsvError::Quote {
-                column: line.len() - rest.len(),
-            });
+            return Err(CsvError::Quote { column: line.len() - rest.len() });
         }
         at = line.len() - rest.len() + 1;
     }
@@ -101,23 +95,11 @@ mod tests {
     fn refuses_stray_quotes() {
         for (line, error) in [
             ("", "EOF"),
-            (
-                "a\"b",
-                "parse error on line 1, column 2: bare \" in non-quoted-field",
-            ),
-            (
-                "x,\"a\"b",
-                "parse error on line 1, column 5: extraneous or missing \" in quoted-field",
-            ),
-            (
-                "\"ab",
-                "parse error on line 1, column 2: extraneous or missing \" in quoted-field",
-            ),
+            ("a\"b", "parse error on line 1, column 2: bare \" in non-quoted-field"),
+            ("x,\"a\"b", "parse error on line 1, column 5: extraneous or missing \" in quoted-field"),
+            ("\"ab", "parse error on line 1, column 2: extraneous or missing \" in quoted-field"),
         ] {
-            assert_eq!(
-                fields(line).map_err(|e| e.to_string()),
-                Err(error.to_owned())
-            );
+            assert_eq!(fields(line).map_err(|e| e.to_string()), Err(error.to_owned()));
         }
     }
 }

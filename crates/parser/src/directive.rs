@@ -31,9 +31,7 @@ impl DirectiveName {
     }
 
     fn from_key(key: &str) -> Option<Self> {
-        [Self::Syntax, Self::Escape, Self::Check]
-            .into_iter()
-            .find(|name| name.as_str().eq_ignore_ascii_case(key))
+        [Self::Syntax, Self::Escape, Self::Check].into_iter().find(|name| name.as_str().eq_ignore_ascii_case(key))
     }
 }
 
@@ -76,9 +74,7 @@ pub(crate) fn parse_line(line: &str, comment: &str) -> Option<(DirectiveName, St
     // Blanks are those of a regular expression's \s: no form other than ASCII.
     let blank = |c: char| matches!(c, '\t' | '\n' | '\x0c' | '\r' | ' ');
     let rest = line.strip_prefix(comment)?.trim_start_matches(blank);
-    let end = rest
-        .find(|c: char| !c.is_ascii_alphanumeric())
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
     let (key, rest) = rest.split_at(end);
     if !key.starts_with(|c: char| c.is_ascii_alphabetic()) {
         return None;
@@ -86,11 +82,8 @@ pub(crate) fn parse_line(line: &str, comment: &str) -> Option<(DirectiveName, St
     let value = rest.trim_start_matches(blank).strip_prefix('=')?;
     // A value of blanks alone is still a value: the last of them.
     let trimmed = value.trim_matches(blank);
-    let value = if trimmed.is_empty() {
-        &value[value.len() - value.chars().next_back()?.len_utf8()..]
-    } else {
-        trimmed
-    };
+    let value =
+        if trimmed.is_empty() { &value[value.len() - value.chars().next_back()?.len_utf8()..] } else { trimmed };
     if value.contains('\n') {
         return None;
     }
@@ -111,11 +104,7 @@ impl DirectiveParser {
     }
 
     /// The directive of this line; `Err` if the same was seen before.
-    pub(crate) fn line(
-        &mut self,
-        line: &str,
-        comment: &str,
-    ) -> Result<Option<(DirectiveName, String)>, DirectiveName> {
+    pub(crate) fn line(&mut self, line: &str, comment: &str) -> Result<Option<(DirectiveName, String)>, DirectiveName> {
         if self.done {
             return Ok(None);
         }
@@ -162,11 +151,7 @@ fn detect(dockerfile: &[u8], wanted: DirectiveName, any_form: bool) -> Option<Sy
             };
             if name == wanted {
                 let image = value.split(' ').next().unwrap_or_default().to_owned();
-                return Some(Syntax {
-                    image,
-                    command_line: value,
-                    lines: LineRange::line(offset + i + 1),
-                });
+                return Some(Syntax { image, command_line: value, lines: LineRange::line(offset + i + 1) });
             }
         }
     }
@@ -174,9 +159,5 @@ fn detect(dockerfile: &[u8], wanted: DirectiveName, any_form: bool) -> Option<Sy
         return None;
     }
     let value = json::string_member(&lossy(data), wanted.as_str())?;
-    Some(Syntax {
-        image: value.clone(),
-        command_line: value,
-        lines: LineRange::line(offset),
-    })
+    Some(Syntax { image: value.clone(), command_line: value, lines: LineRange::line(offset) })
 }

@@ -34,12 +34,9 @@ impl fmt::Display for DurationError {
             Self::MissingUnit { text } => {
                 write!(f, "time: missing unit in duration {}", go_quote(text))
             }
-            Self::UnknownUnit { unit, text } => write!(
-                f,
-                "time: unknown unit {} in duration {}",
-                go_quote(unit),
-                go_quote(text)
-            ),
+            Self::UnknownUnit { unit, text } => {
+                write!(f, "time: unknown unit {} in duration {}", go_quote(unit), go_quote(text))
+            }
         }
     }
 }
@@ -53,9 +50,7 @@ const LIMIT: u64 = 1 << 63;
 ///
 /// What Go's `time.ParseDuration` refuses.
 pub fn parse_duration(text: &str) -> Result<i64, DurationError> {
-    let invalid = || DurationError::Invalid {
-        text: text.to_owned(),
-    };
+    let invalid = || DurationError::Invalid { text: text.to_owned() };
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -75,11 +70,7 @@ pub fn parse_duration(text: &str) -> Result<i64, DurationError> {
         let (digits, after) = take(rest, |c| c.is_ascii_digit());
         let whole = digits
             .bytes()
-            .try_fold(0u64, |n, digit| {
-                n.checked_mul(10)?
-                    .checked_add(u64::from(digit - b'0'))
-                    .filter(|n| *n <= LIMIT)
-            })
+            .try_fold(0u64, |n, digit| n.checked_mul(10)?.checked_add(u64::from(digit - b'0')).filter(|n| *n <= LIMIT))
             .ok_or_else(invalid)?;
         let (fraction, after) = match after.strip_prefix('.') {
             Some(after) => take(after, |c| c.is_ascii_digit()),
@@ -90,9 +81,7 @@ pub fn parse_duration(text: &str) -> Result<i64, DurationError> {
         }
         let (unit, after) = take(after, |c| c != '.' && !c.is_ascii_digit());
         if unit.is_empty() {
-            return Err(DurationError::MissingUnit {
-                text: text.to_owned(),
-            });
+            return Err(DurationError::MissingUnit { text: text.to_owned() });
         }
         let nanos: u64 = match unit {
             "ns" => 1,
@@ -102,10 +91,7 @@ pub fn parse_duration(text: &str) -> Result<i64, DurationError> {
             "m" => 60_000_000_000,
             "h" => 3_600_000_000_000,
             _ => {
-                return Err(DurationError::UnknownUnit {
-                    unit: unit.to_owned(),
-                    text: text.to_owned(),
-                });
+                return Err(DurationError::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() });
             }
         };
         total = whole
@@ -127,9 +113,7 @@ fn fraction_of(digits: &str, nanos: u64) -> u64 {
     let mut value: u64 = 0;
     let mut scale: f64 = 1.0;
     for digit in digits.bytes() {
-        let next = value
-            .checked_mul(10)
-            .and_then(|v| v.checked_add(u64::from(digit - b'0')));
+        let next = value.checked_mul(10).and_then(|v| v.checked_add(u64::from(digit - b'0')));
         match next {
             Some(next) if next <= LIMIT => value = next,
             _ => break,
@@ -137,11 +121,7 @@ fn fraction_of(digits: &str, nanos: u64) -> u64 {
         scale *= 10.0;
     }
     // The same arithmetic as Go's, in the same floating point: the results agree to the bit.
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss
-    )]
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     {
         (value as f64 * (nanos as f64 / scale)) as u64
     }
@@ -187,10 +167,7 @@ mod tests {
             ("10", "time: missing unit in duration \"10\""),
             ("1d", "time: unknown unit \"d\" in duration \"1d\""),
             ("1sx", "time: unknown unit \"sx\" in duration \"1sx\""),
-            (
-                "9223372036854775808ns",
-                "time: invalid duration \"9223372036854775808ns\"",
-            ),
+            ("9223372036854775808ns", "time: invalid duration \"9223372036854775808ns\""),
             ("3000000h", "time: invalid duration \"3000000h\""),
         ] {
             let found = parse_duration(text).map_err(|e| e.to_string());

@@ -29,12 +29,7 @@ pub struct ParseError {
 
 impl ParseError {
     pub(crate) fn reader(kind: ParseErrorKind, lines: LineRange, version: Version) -> Self {
-        Self {
-            kind,
-            lines,
-            version,
-            names_line: false,
-        }
+        Self { kind, lines, version, names_line: false }
     }
 
     /// Docker's message, without the `failed to …` that its callers put before it.
@@ -44,10 +39,7 @@ impl ParseError {
         match (self.names_line, version) {
             (false, _) => text,
             (true, Version::V28) => {
-                format!(
-                    "dockerfile parse error on line {}: {text}",
-                    self.lines.start
-                )
+                format!("dockerfile parse error on line {}: {text}", self.lines.start)
             }
             (true, Version::V20) => {
                 format!("dockerfile parse error line {}: {text}", self.lines.start)
@@ -262,24 +254,17 @@ impl ParseErrorKind {
             Self::MissingValue { instruction } => {
                 format!("{instruction} must have two arguments")
             }
-            Self::NoEqualsSign { word } => format!(
-                "Syntax error - can't find = in {}. Must be of the form: name=value",
-                go_quote(word)
-            ),
-            Self::NotStringArray => {
-                "when using JSON array syntax, arrays must be comprised of strings only".to_owned()
+            Self::NoEqualsSign { word } => {
+                format!("Syntax error - can't find = in {}. Must be of the form: name=value", go_quote(word))
             }
+            Self::NotStringArray => "when using JSON array syntax, arrays must be comprised of strings only".to_owned(),
             Self::NoStage => "no build stage in current context".to_owned(),
             Self::UnknownInstruction { keyword, .. } if old => {
                 format!("unknown instruction: {}", keyword.to_uppercase())
             }
-            Self::UnknownInstruction {
-                keyword,
-                suggestion,
-            } => with_suggestion(
-                format!("unknown instruction: {keyword}"),
-                suggestion.as_ref(),
-            ),
+            Self::UnknownInstruction { keyword, suggestion } => {
+                with_suggestion(format!("unknown instruction: {keyword}"), suggestion.as_ref())
+            }
             Self::UnknownFlag { flag, .. } if old => format!("Unknown flag: {}", bare(flag)),
             Self::UnknownFlag { flag, suggestion } => {
                 with_suggestion(format!("unknown flag: {flag}"), suggestion.as_ref())
@@ -292,10 +277,9 @@ impl ParseErrorKind {
                 format!("Missing a value on flag: {}", bare(flag))
             }
             Self::FlagMissingValue { flag } => format!("missing a value on flag: {flag}"),
-            Self::FlagNotBoolean { flag, value } if old => format!(
-                "Expecting boolean value for flag {}, not: {value}",
-                bare(flag)
-            ),
+            Self::FlagNotBoolean { flag, value } if old => {
+                format!("Expecting boolean value for flag {}, not: {value}", bare(flag))
+            }
             Self::FlagNotBoolean { flag, value } => {
                 format!("expecting boolean value for flag {flag}, not: {value}")
             }
@@ -319,9 +303,7 @@ impl ParseErrorKind {
                 go_quote(name)
             ),
             Self::FromArguments => "FROM requires either one or three arguments".to_owned(),
-            Self::ChainedOnbuild => {
-                "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".to_owned()
-            }
+            Self::ChainedOnbuild => "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".to_owned(),
             Self::OnbuildTrigger { instruction } => {
                 format!("{instruction} isn't allowed as an ONBUILD trigger")
             }
@@ -334,17 +316,10 @@ impl ParseErrorKind {
             Self::IntervalTooShort { flag } => {
                 format!("Interval {} cannot be less than 1ms", go_quote(flag))
             }
-            Self::InvalidRetries {
-                value,
-                out_of_range,
-            } => format!(
+            Self::InvalidRetries { value, out_of_range } => format!(
                 "strconv.ParseInt: parsing {}: {}",
                 go_quote(value),
-                if *out_of_range {
-                    "value out of range"
-                } else {
-                    "invalid syntax"
-                }
+                if *out_of_range { "value out of range" } else { "invalid syntax" }
             ),
             Self::RetriesTooSmall { retries } if old => {
                 format!("--retries must be at least 1 (not {retries})")

@@ -121,9 +121,7 @@ impl Flags {
                 let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
                 return Err(ParseErrorKind::UnknownFlag {
                     flag: flag.to_owned(),
-                    suggestion: (version >= Version::V28)
-                        .then(|| nearest(name, &names).map(str::to_owned))
-                        .flatten(),
+                    suggestion: (version >= Version::V28).then(|| nearest(name, &names).map(str::to_owned)).flatten(),
                 });
             };
             let flag = flag.to_owned();
@@ -138,10 +136,7 @@ impl Flags {
                 (FlagType::Bool, Some(value)) => match value.to_lowercase().as_str() {
                     lower @ ("true" | "false") => lower.to_owned(),
                     _ => {
-                        return Err(ParseErrorKind::FlagNotBoolean {
-                            flag,
-                            value: value.to_owned(),
-                        });
+                        return Err(ParseErrorKind::FlagNotBoolean { flag, value: value.to_owned() });
                     }
                 },
                 (_, Some(value)) => value.to_owned(),
@@ -167,10 +162,7 @@ impl Flags {
 
     /// All values in order.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = String> {
-        self.values
-            .iter()
-            .filter(move |(used, _)| *used == name)
-            .map(|(_, value)| value.clone())
+        self.values.iter().filter(move |(used, _)| *used == name).map(|(_, value)| value.clone())
     }
 
     /// Names of the flags given, each once.
@@ -205,11 +197,7 @@ mod tests {
             ("--\"\" a", &[], " a"),
         ] {
             let expected: Vec<String> = flags.iter().map(ToString::to_string).collect();
-            assert_eq!(
-                split_flags(line, '\\'),
-                (expected, Cow::Borrowed(rest)),
-                "{line}"
-            );
+            assert_eq!(split_flags(line, '\\'), (expected, Cow::Borrowed(rest)), "{line}");
         }
     }
 }

@@ -23,9 +23,7 @@ impl Item {
     fn takes(&self, c: char) -> bool {
         match self {
             Self::Many | Self::One => c != '/',
-            Self::Class { negated, ranges } => {
-                ranges.iter().any(|&(low, high)| (low..=high).contains(&c)) != *negated
-            }
+            Self::Class { negated, ranges } => ranges.iter().any(|&(low, high)| (low..=high).contains(&c)) != *negated,
             Self::Literal(literal) => *literal == c,
         }
     }

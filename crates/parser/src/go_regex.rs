@@ -10,10 +10,7 @@ struct Class {
 
 impl Class {
     fn contains(&self, c: char) -> bool {
-        self.ranges
-            .iter()
-            .any(|&(low, high)| (low..=high).contains(&c))
-            != self.negated
+        self.ranges.iter().any(|&(low, high)| (low..=high).contains(&c)) != self.negated
     }
 }
 
@@ -65,10 +62,7 @@ impl Regex {
     /// Compiles an expression; nothing if Go would refuse it. Unicode classes (`\pL`) and `\Q` are
     /// refused too.
     pub(crate) fn new(expression: &str) -> Option<Self> {
-        let mut compiler = Compiler {
-            rest: expression,
-            steps: Vec::new(),
-        };
+        let mut compiler = Compiler { rest: expression, steps: Vec::new() };
         while !compiler.rest.is_empty() {
             let start = compiler.steps.len();
             compiler.atom()?;
@@ -108,14 +102,7 @@ impl Regex {
     }
 
     /// Marks a step, and all that follow it without a character.
-    fn add(
-        &self,
-        step: usize,
-        before: Option<char>,
-        after: Option<char>,
-        active: &mut [bool],
-        work: &mut Vec<usize>,
-    ) {
+    fn add(&self, step: usize, before: Option<char>, after: Option<char>, active: &mut [bool], work: &mut Vec<usize>) {
         work.push(step);
         while let Some(at) = work.pop() {
             if std::mem::replace(&mut active[at], true) {

@@ -128,11 +128,7 @@ impl Pattern {
 
     fn new(text: String, exclusion: bool) -> Self {
         let matcher = compile(&text);
-        Self {
-            text,
-            exclusion,
-            matcher,
-        }
+        Self { text, exclusion, matcher }
     }
 
     fn matches(&self, path: &str) -> Result<bool, IgnoreError> {
@@ -145,16 +141,13 @@ impl Pattern {
             }
             Matcher::Regex(regex) => regex.is_match(path),
             Matcher::Bad => {
-                return Err(IgnoreError::BadPattern {
-                    pattern: self.text.clone(),
-                });
+                return Err(IgnoreError::BadPattern { pattern: self.text.clone() });
             }
         })
     }
 
     fn matches_a_parent(&self, path: &str) -> bool {
-        path.match_indices('/')
-            .any(|(at, _)| self.matches(&path[..at]).unwrap_or(false))
+        path.match_indices('/').any(|(at, _)| self.matches(&path[..at]).unwrap_or(false))
     }
 
     /// The pattern without a last `/*` or `/**`.
@@ -317,9 +310,7 @@ impl PatternMatcher {
     pub fn matches(&self, path: &str) -> Result<bool, IgnoreError> {
         let mut matched = false;
         for pattern in &self.patterns {
-            if pattern.exclusion == matched
-                && (pattern.matches(path)? || pattern.matches_a_parent(path))
-            {
+            if pattern.exclusion == matched && (pattern.matches(path)? || pattern.matches_a_parent(path)) {
                 matched = !pattern.exclusion;
             }
         }
@@ -332,11 +323,7 @@ impl PatternMatcher {
     /// # Errors
     ///
     /// As [`Self::matches`].
-    pub fn matches_in(
-        &self,
-        path: &str,
-        parent: &MatchInfo,
-    ) -> Result<(bool, MatchInfo), IgnoreError> {
+    pub fn matches_in(&self, path: &str, parent: &MatchInfo) -> Result<(bool, MatchInfo), IgnoreError> {
         let known = parent.0.len() == self.patterns.len();
         let mut info = vec![false; self.patterns.len()];
         let mut matched = false;
@@ -366,12 +353,8 @@ impl PatternMatcher {
         let mut matched = false;
         for pattern in &self.patterns {
             let depth = pattern.text.matches('/').count();
-            let parent = path
-                .match_indices('/')
-                .nth(depth)
-                .map(|(at, _)| &path[..at]);
-            let found = pattern.matches(path)?
-                || parent.is_some_and(|parent| pattern.matches(parent).unwrap_or(false));
+            let parent = path.match_indices('/').nth(depth).map(|(at, _)| &path[..at]);
+            let found = pattern.matches(path)? || parent.is_some_and(|parent| pattern.matches(parent).unwrap_or(false));
             if found {
                 matched = !pattern.exclusion;
             }
@@ -384,10 +367,8 @@ impl PatternMatcher {
     #[must_use]
     pub fn can_skip_directory(&self, directory: &str, walk: Walk) -> bool {
         let mut exclusions = self.patterns.iter().filter(|pattern| pattern.exclusion);
-        let inside = |text: &str| {
-            text.strip_prefix(directory)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let inside =
+            |text: &str| text.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         match walk {
             Walk::Archive => !exclusions.any(|pattern| inside(&pattern.text)),
             // Wildcards may match anywhere.
@@ -427,10 +408,7 @@ mod tests {
                 "x",
             ]
         );
-        assert_eq!(
-            parse_ignore_file(&vec![b'a'; 65536]),
-            Err(IgnoreError::LineTooLong)
-        );
+        assert_eq!(parse_ignore_file(&vec![b'a'; 65536]), Err(IgnoreError::LineTooLong));
     }
 
     #[test]
@@ -455,62 +433,26 @@ mod tests {
     fn matches_single_patterns() {
         // The cases of patternmatcher's own tests, regrouped by pattern.
         for (pattern, yes, no) in [
-            (
-                "**",
-                &["file", "file/", "/", "dir/file", "dir/file/"][..],
-                &[][..],
-            ),
+            ("**", &["file", "file/", "/", "dir/file", "dir/file/"][..], &[][..]),
             ("**/**", &["file", "dir/file"], &[]),
-            (
-                "dir/**",
-                &["dir/file", "dir/file/", "dir/dir2/file"],
-                &["dir", "dirx/file"],
-            ),
-            (
-                "**/dir",
-                &["dir", "dir/file", "a/dir", "a/dir/b"],
-                &["adir"],
-            ),
-            (
-                "**/dir2/*",
-                &["dir/dir2/file", "dir/dir2/dir2/file", "a/dir2/b/c"],
-                &["dir2"],
-            ),
+            ("dir/**", &["dir/file", "dir/file/", "dir/dir2/file"], &["dir", "dirx/file"]),
+            ("**/dir", &["dir", "dir/file", "a/dir", "a/dir/b"], &["adir"]),
+            ("**/dir2/*", &["dir/dir2/file", "dir/dir2/dir2/file", "a/dir2/b/c"], &["dir2"]),
             ("**file", &["file", "dir/file", "dir/afile"], &["filex"]),
-            (
-                "**/file",
-                &["file", "dir/file", "dir/dir/file"],
-                &["dir/afile"],
-            ),
-            (
-                "**/file*",
-                &["dir/file", "file.txt", "dir/dir/file.txt"],
-                &[],
-            ),
+            ("**/file", &["file", "dir/file", "dir/dir/file"], &["dir/afile"]),
+            ("**/file*", &["dir/file", "file.txt", "dir/dir/file.txt"], &[]),
             ("**/file*txt", &["dir/dir/file.txt"], &[]),
             ("**/file*.txt*", &["dir/dir/file.txt"], &[]),
             ("**/**/*.txt", &["dir/dir/file.txt"], &["dir/dir/file.txt2"]),
             ("**/**/*.txt2", &[], &["dir/dir/file.txt"]),
-            (
-                "a**/*.txt",
-                &["a/file.txt", "a/dir/file.txt", "a/dir/dir/file.txt"],
-                &[],
-            ),
+            ("a**/*.txt", &["a/file.txt", "a/dir/file.txt", "a/dir/dir/file.txt"], &[]),
             ("a/*.txt", &["a/file.txt"], &["a/dir/file.txt"]),
-            (
-                "a/[b-d].txt",
-                &["a/b.txt", "a/c.txt", "a/d.txt"],
-                &["a/e.txt"],
-            ),
+            ("a/[b-d].txt", &["a/b.txt", "a/c.txt", "a/d.txt"], &["a/e.txt"]),
             (".*", &[".foo"], &["foo"]),
             ("abc.def", &["abc.def"], &["abcdef", "abcZdef"]),
             ("abc?def", &["abcZdef"], &["abcdef"]),
             ("a\\\\", &["a\\"], &[]),
-            (
-                "**/foo/bar",
-                &["foo/bar", "dir/foo/bar", "dir/dir2/foo/bar"],
-                &["foo"],
-            ),
+            ("**/foo/bar", &["foo/bar", "dir/foo/bar", "dir/dir2/foo/bar"], &["foo"]),
             ("abc/**", &["abc/def", "abc/def/ghi"], &["abc"]),
             ("**/.foo", &[".foo", "bar/.foo"], &[]),
             ("a(b)c/def", &["a(b)c/def"], &["a(b)c/xyz", "abc/def"]),
@@ -520,11 +462,7 @@ mod tests {
                 &["dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl"],
                 &[],
             ),
-            (
-                "dist/*.whl",
-                &["dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl"],
-                &[],
-            ),
+            ("dist/*.whl", &["dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl"], &[]),
             ("*", &["a", "a/b", "\n"], &[]),
             ("a\u{e9}?", &["a\u{e9}\u{e8}"], &["ae"]),
             ("[!a]", &["!", "a"], &["b"]),
@@ -549,27 +487,11 @@ mod tests {
     #[test]
     fn order_decides() {
         for (patterns, path, expected) in [
-            (
-                &["**", "!util/docker/web"][..],
-                "util/docker/web/foo",
-                false,
-            ),
-            (
-                &["**", "!util/docker/web", "util/docker/web/foo"],
-                "util/docker/web/foo",
-                true,
-            ),
-            (
-                &["**", "!dist/proxy.py-2.4.0rc3.whl"],
-                "dist/proxy.py-2.4.0rc3.whl",
-                false,
-            ),
+            (&["**", "!util/docker/web"][..], "util/docker/web/foo", false),
+            (&["**", "!util/docker/web", "util/docker/web/foo"], "util/docker/web/foo", true),
+            (&["**", "!dist/proxy.py-2.4.0rc3.whl"], "dist/proxy.py-2.4.0rc3.whl", false),
             (&["**", "!dist/*.whl"], "dist/proxy.py-2.4.0rc3.whl", false),
-            (
-                &["util/docker/web", "!util/docker/web/foo"],
-                "util/docker/web/foo",
-                false,
-            ),
+            (&["util/docker/web", "!util/docker/web/foo"], "util/docker/web/foo", false),
             (&["*", "!b"], "b", false),
             (&["!b", "*"], "b", true),
             (&["a", "!a/b", "a/b/c"], "a/b/c/d", true),
@@ -616,11 +538,7 @@ mod tests {
         ] {
             let matcher = matcher(patterns);
             for (walk, expected) in [(Walk::Archive, archive), (Walk::Fsutil, fsutil)] {
-                assert_eq!(
-                    matcher.can_skip_directory(directory, walk),
-                    expected,
-                    "{patterns:?} {directory} {walk:?}"
-                );
+                assert_eq!(matcher.can_skip_directory(directory, walk), expected, "{patterns:?} {directory} {walk:?}");
             }
         }
     }

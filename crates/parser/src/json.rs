@@ -81,10 +81,7 @@ type Visit<'v> = dyn FnMut(usize, Option<&str>, Option<String>) + 'v;
 
 impl<'a> Reader<'a> {
     fn new(text: &'a str) -> Self {
-        Self {
-            text,
-            chars: text.char_indices().peekable(),
-        }
+        Self { text, chars: text.char_indices().peekable() }
     }
 
     fn peek(&mut self) -> Option<char> {
@@ -100,11 +97,7 @@ impl<'a> Reader<'a> {
     }
 
     fn blanks(&mut self) {
-        while self
-            .chars
-            .next_if(|&(_, c)| matches!(c, ' ' | '\t' | '\r' | '\n'))
-            .is_some()
-        {}
+        while self.chars.next_if(|&(_, c)| matches!(c, ' ' | '\t' | '\r' | '\n')).is_some() {}
     }
 
     fn at_end(&mut self) -> bool {
@@ -324,10 +317,7 @@ mod tests {
         ] {
             assert_eq!(string_array(text, Trailing::Refuse), expected, "{text}");
         }
-        assert_eq!(
-            string_array(r#"["a"] b"#, Trailing::Ignore),
-            strings(&["a"])
-        );
+        assert_eq!(string_array(r#"["a"] b"#, Trailing::Ignore), strings(&["a"]));
     }
 
     #[test]
@@ -335,10 +325,7 @@ mod tests {
         let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
         assert_eq!(string_array(&deep(10_000), Trailing::Refuse), Array::Mixed);
         assert_eq!(string_array(&deep(10_001), Trailing::Refuse), Array::No);
-        assert_eq!(
-            string_array(&"[".repeat(1_000_000), Trailing::Refuse),
-            Array::No
-        );
+        assert_eq!(string_array(&"[".repeat(1_000_000), Trailing::Refuse), Array::No);
     }
 
     #[test]

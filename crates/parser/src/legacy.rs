@@ -36,9 +36,7 @@ pub enum LegacyError {
 /// What Docker answers.
 pub fn legacy_check(instruction: &Instruction, version: Version) -> Result<(), LegacyError> {
     let chmod = |chmod: &Option<String>| match chmod {
-        Some(_) => Err(LegacyError::RequiresBuildkit {
-            flag: "chmod".to_owned(),
-        }),
+        Some(_) => Err(LegacyError::RequiresBuildkit { flag: "chmod".to_owned() }),
         None => Ok(()),
     };
     match &instruction.kind {
@@ -58,11 +56,7 @@ pub fn legacy_check(instruction: &Instruction, version: Version) -> Result<(), L
     }
 }
 
-fn has_sources(
-    paths: &SourcesAndDest,
-    instruction: &'static str,
-    version: Version,
-) -> Result<(), LegacyError> {
+fn has_sources(paths: &SourcesAndDest, instruction: &'static str, version: Version) -> Result<(), LegacyError> {
     // 20.10 has no here-documents, so that what looks like one is a source.
     if version >= Version::V28 && paths.sources.is_empty() {
         return Err(LegacyError::NoSources { instruction });
@@ -93,8 +87,7 @@ mod tests {
             let file = parse(format!("FROM scratch\n{line}\n").as_bytes()).unwrap();
             let stages = file.instructions().unwrap().stages;
             let found = legacy_check(&stages[0].instructions[0], Version::V28);
-            let expected =
-                flag.map(|flag| format!("the --{flag} option requires BuildKit. {help}"));
+            let expected = flag.map(|flag| format!("the --{flag} option requires BuildKit. {help}"));
             assert_eq!(found.err().map(|e| e.to_string()), expected, "{line}");
         }
     }
@@ -103,17 +96,11 @@ mod tests {
     fn refuses_copies_of_nothing() {
         let file = parse(b"FROM scratch\nCOPY <<EOF /a\nEOF\nADD <<EOF /a\nEOF\n").unwrap();
         let stages = file.instructions().unwrap().stages;
-        let errors: Vec<String> = stages[0]
-            .instructions
-            .iter()
-            .map(|i| legacy_check(i, Version::V28).unwrap_err().to_string())
-            .collect();
+        let errors: Vec<String> =
+            stages[0].instructions.iter().map(|i| legacy_check(i, Version::V28).unwrap_err().to_string()).collect();
         assert_eq!(
             errors,
-            [
-                "COPY failed: no source files were specified",
-                "ADD failed: no source files were specified"
-            ]
+            ["COPY failed: no source files were specified", "ADD failed: no source files were specified"]
         );
     }
 }

@@ -53,8 +53,8 @@ pub use directive::{Directive, DirectiveName, Syntax, detect_check, detect_synta
 pub use duration::{DurationError, parse_duration};
 pub use error::{MAX_LINE, ParseError, ParseErrorKind};
 pub use instruction::{
-    Add, ArgVariable, CommandLine, Copy, Healthcheck, InlineFile, Instruction, InstructionKind,
-    Instructions, KeyValue, Network, Run, Security, SourceContent, SourcesAndDest, Stage,
+    Add, ArgVariable, CommandLine, Copy, Healthcheck, InlineFile, Instruction, InstructionKind, Instructions, KeyValue,
+    Network, Run, Security, SourceContent, SourcesAndDest, Stage,
 };
 pub use options::{ParseOptions, Version};
 pub use parse::{parse, parse_with};

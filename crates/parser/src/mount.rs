@@ -25,13 +25,7 @@ pub enum MountType {
 }
 
 impl MountType {
-    const ALL: [Self; 5] = [
-        Self::Bind,
-        Self::Cache,
-        Self::Tmpfs,
-        Self::Secret,
-        Self::Ssh,
-    ];
+    const ALL: [Self; 5] = [Self::Bind, Self::Cache, Self::Tmpfs, Self::Secret, Self::Ssh];
 
     /// The name in `type=`.
     #[must_use]
@@ -219,22 +213,16 @@ impl MountError {
             Self::KeyNotForType { key, kind } => {
                 format!("unexpected key '{key}' for mount type '{kind}'")
             }
-            Self::UnexpectedKey {
-                key,
-                field,
-                suggestion,
-            } => suggest(format!("unexpected key '{key}' in '{field}'"), suggestion),
-            Self::VariableInFrom => {
-                "'from' doesn't support variable expansion, define alias stage instead".to_owned()
+            Self::UnexpectedKey { key, field, suggestion } => {
+                suggest(format!("unexpected key '{key}' in '{field}'"), suggestion)
             }
-            Self::UnsupportedType { value, suggestion } => suggest(
-                format!("unsupported mount type {}", go_quote(value)),
-                suggestion,
-            ),
-            Self::UnsupportedSharing { value, suggestion } => suggest(
-                format!("unsupported sharing value {}", go_quote(value)),
-                suggestion,
-            ),
+            Self::VariableInFrom => "'from' doesn't support variable expansion, define alias stage instead".to_owned(),
+            Self::UnsupportedType { value, suggestion } => {
+                suggest(format!("unsupported mount type {}", go_quote(value)), suggestion)
+            }
+            Self::UnsupportedSharing { value, suggestion } => {
+                suggest(format!("unsupported sharing value {}", go_quote(value)), suggestion)
+            }
             Self::InvalidValue { key, value } => format!("invalid value for {key}: {value}"),
             Self::InvalidNumber { key, value } => format!("invalid value {value} for {key}"),
             Self::OwnershipNotAllowed { key, kind } => {
@@ -242,9 +230,7 @@ impl MountError {
             }
             Self::SecretFrom => "secret mount should not have a from".to_owned(),
             Self::SecretSharing => "secret mount should not define sharing".to_owned(),
-            Self::SecretUnnamed => {
-                "invalid secret mount. one of source, target required".to_owned()
-            }
+            Self::SecretUnnamed => "invalid secret mount. one of source, target required".to_owned(),
             Self::SecretSourceAndId => "both source and id can't be set".to_owned(),
             Self::SharingNotAllowed { kind } => {
                 format!("invalid cache sharing set for {kind} mount")
@@ -323,8 +309,7 @@ impl Mount {
                 _ => parsed.set(key, value, &field, version)?,
             }
         }
-        parsed.read_only =
-            read_only.unwrap_or(!matches!(parsed.kind, MountType::Cache | MountType::Tmpfs));
+        parsed.read_only = read_only.unwrap_or(!matches!(parsed.kind, MountType::Cache | MountType::Tmpfs));
         parsed.check(version)?;
         Ok(parsed)
     }
@@ -352,28 +337,16 @@ impl Mount {
     }
 
     fn misplaced(&self, key: String) -> MountError {
-        MountError::KeyNotForType {
-            key,
-            kind: self.kind,
-        }
+        MountError::KeyNotForType { key, kind: self.kind }
     }
 
-    fn set(
-        &mut self,
-        key: String,
-        value: String,
-        field: &str,
-        version: Version,
-    ) -> Result<(), MountError> {
+    fn set(&mut self, key: String, value: String, field: &str, version: Version) -> Result<(), MountError> {
         match key.as_str() {
             "type" => {
                 let lower = value.to_lowercase();
                 let Some(kind) = MountType::ALL.into_iter().find(|k| k.as_str() == lower) else {
                     let suggestion = nearest(&value, &MountType::ALL.map(MountType::as_str));
-                    return Err(MountError::UnsupportedType {
-                        suggestion: suggestion.map(str::to_owned),
-                        value,
-                    });
+                    return Err(MountError::UnsupportedType { suggestion: suggestion.map(str::to_owned), value });
                 };
                 self.kind = kind;
             }
@@ -396,10 +369,7 @@ impl Mount {
                 let lower = value.to_lowercase();
                 let Some(sharing) = Sharing::ALL.into_iter().find(|s| s.as_str() == lower) else {
                     let suggestion = nearest(&value, &Sharing::ALL.map(Sharing::as_str));
-                    return Err(MountError::UnsupportedSharing {
-                        suggestion: suggestion.map(str::to_owned),
-                        value,
-                    });
+                    return Err(MountError::UnsupportedSharing { suggestion: suggestion.map(str::to_owned), value });
                 };
                 self.sharing = Some(sharing);
             }
@@ -421,11 +391,9 @@ impl Mount {
     fn check(&self, version: Version) -> Result<(), MountError> {
         let kind = self.kind;
         if matches!(kind, MountType::Bind | MountType::Tmpfs) {
-            for (key, given) in [
-                ("mode", self.mode.is_some()),
-                ("uid", self.uid.is_some()),
-                ("gid", self.gid.is_some()),
-            ] {
+            for (key, given) in
+                [("mode", self.mode.is_some()), ("uid", self.uid.is_some()), ("gid", self.gid.is_some())]
+            {
                 if given {
                     return Err(MountError::OwnershipNotAllowed { key, kind });
                 }
@@ -470,10 +438,7 @@ fn parse_uint(value: &str, radix: u32) -> Option<u32> {
 }
 
 fn boolean(key: &str, value: &str) -> Result<bool, MountError> {
-    parse_bool(value).ok_or_else(|| MountError::InvalidValue {
-        key: key.to_owned(),
-        value: value.to_owned(),
-    })
+    parse_bool(value).ok_or_else(|| MountError::InvalidValue { key: key.to_owned(), value: value.to_owned() })
 }
 
 /// Go's `strconv.ParseBool`.
@@ -598,11 +563,8 @@ impl Device {
                 }
                 "name" => parsed.name = value.to_owned(),
                 "required" => {
-                    parsed.required =
-                        parse_bool(value).ok_or_else(|| DeviceError::InvalidValue {
-                            key: key.clone(),
-                            value: value.to_owned(),
-                        })?;
+                    parsed.required = parse_bool(value)
+                        .ok_or_else(|| DeviceError::InvalidValue { key: key.clone(), value: value.to_owned() })?;
                 }
                 _ if parsed.name.is_empty() => parsed.name = field,
                 _ => {
@@ -624,10 +586,7 @@ mod tests {
 
     #[test]
     fn reads_mounts() {
-        let mount = Mount::parse(
-            "TYPE=Cache,dst=/c,id=x,sharing=Locked,mode=0755,uid=1,gid=2,ro",
-            Version::V28,
-        );
+        let mount = Mount::parse("TYPE=Cache,dst=/c,id=x,sharing=Locked,mode=0755,uid=1,gid=2,ro", Version::V28);
         let expected = Mount {
             kind: MountType::Cache,
             target: Some("/c".to_owned()),
@@ -651,9 +610,7 @@ mod tests {
             let found = Mount::parse(mount, Version::V28).map(|mount| mount.read_only);
             assert_eq!(found, Ok(read_only), "{mount}");
         }
-        let expanded = Mount::parse_with("source=$a,target=/x", Version::V28, |value| {
-            Ok(value.replace("$a", "b,c"))
-        });
+        let expanded = Mount::parse_with("source=$a,target=/x", Version::V28, |value| Ok(value.replace("$a", "b,c")));
         assert_eq!(expanded.unwrap().source.as_deref(), Some("b,c"));
     }
 
@@ -662,61 +619,25 @@ mod tests {
         for (mount, error) in [
             ("", "failed to parse csv mounts: EOF"),
             ("type=foo,target=/a", "unsupported mount type \"foo\""),
-            (
-                "type=cach",
-                "unsupported mount type \"cach\" (did you mean cache?)",
-            ),
+            ("type=cach", "unsupported mount type \"cach\" (did you mean cache?)"),
             ("target", "invalid field 'target' must be a key=value pair"),
             ("sharing=x,type=cache", "unsupported sharing value \"x\""),
-            (
-                "type=cache,sharing=lock",
-                "unsupported sharing value \"lock\" (did you mean locked?)",
-            ),
+            ("type=cache,sharing=lock", "unsupported sharing value \"lock\" (did you mean locked?)"),
             ("type=tmpfs,target=/a,size=x", "invalid value for size: x"),
             ("size=1", "unexpected key 'size' for mount type 'bind'"),
-            (
-                "required",
-                "unexpected key 'required' for mount type 'bind'",
-            ),
-            (
-                "type=bind,mode=1",
-                "mode not allowed for \"bind\" type mounts",
-            ),
+            ("required", "unexpected key 'required' for mount type 'bind'"),
+            ("type=bind,mode=1", "mode not allowed for \"bind\" type mounts"),
             ("type=cache,target=/a,mode=9", "invalid value 9 for mode"),
             ("type=cache,uid=-1,target=/a", "invalid value -1 for uid"),
-            (
-                "type=secret",
-                "invalid secret mount. one of source, target required",
-            ),
-            (
-                "type=secret,from=x,id=a",
-                "secret mount should not have a from",
-            ),
-            (
-                "type=secret,source=a,id=b",
-                "both source and id can't be set",
-            ),
-            (
-                "type=secret,sharing=locked,id=a",
-                "secret mount should not define sharing",
-            ),
-            (
-                "type=bind,sharing=locked,target=/a",
-                "invalid cache sharing set for bind mount",
-            ),
-            (
-                "tagret=/a",
-                "unexpected key 'tagret' in 'tagret=/a' (did you mean target?)",
-            ),
+            ("type=secret", "invalid secret mount. one of source, target required"),
+            ("type=secret,from=x,id=a", "secret mount should not have a from"),
+            ("type=secret,source=a,id=b", "both source and id can't be set"),
+            ("type=secret,sharing=locked,id=a", "secret mount should not define sharing"),
+            ("type=bind,sharing=locked,target=/a", "invalid cache sharing set for bind mount"),
+            ("tagret=/a", "unexpected key 'tagret' in 'tagret=/a' (did you mean target?)"),
             ("ro=x", "invalid value for ro: x"),
-            (
-                "type=ssh,required=maybe",
-                "invalid value for required: maybe",
-            ),
-            (
-                "type=tmpfs,uid=3",
-                "uid not allowed for \"tmpfs\" type mounts",
-            ),
+            ("type=ssh,required=maybe", "invalid value for required: maybe"),
+            ("type=tmpfs,uid=3", "uid not allowed for \"tmpfs\" type mounts"),
         ] {
             let found = Mount::parse(mount, Version::V28).map_err(|e| e.to_string());
             assert_eq!(found, Err(error.to_owned()), "{mount}");

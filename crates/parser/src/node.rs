@@ -110,11 +110,7 @@ fn split(line: &str, rules: LineRules) -> (Node, Cow<'_, str>) {
         Cow::Borrowed(args) => Cow::Borrowed(args.trim()),
         Cow::Owned(args) => Cow::Owned(args.trim().to_owned()),
     };
-    let node = Node {
-        keyword: parts.first().copied().unwrap_or_default().to_owned(),
-        flags,
-        ..Node::default()
-    };
+    let node = Node { keyword: parts.first().copied().unwrap_or_default().to_owned(), flags, ..Node::default() };
     (node, args)
 }
 
@@ -159,21 +155,14 @@ fn json_or_text(args: &str, rules: LineRules) -> Result<(Vec<String>, bool), Par
 }
 
 fn text(args: &str) -> Vec<String> {
-    if args.is_empty() {
-        Vec::new()
-    } else {
-        vec![args.to_owned()]
-    }
+    if args.is_empty() { Vec::new() } else { vec![args.to_owned()] }
 }
 
 fn words_at_separators(args: &str) -> Vec<String> {
     if args.is_empty() {
         return Vec::new();
     }
-    split_separators(args, usize::MAX)
-        .into_iter()
-        .map(str::to_owned)
-        .collect()
+    split_separators(args, usize::MAX).into_iter().map(str::to_owned).collect()
 }
 
 /// Cuts words at blanks outside of quotes; quotes and escapes stay in them.
@@ -218,11 +207,7 @@ fn split_words(text: &str, rules: LineRules) -> Vec<String> {
 }
 
 /// Reads `name=value …` or `name value`, as triples of name, value and separator.
-fn name_values(
-    args: &str,
-    instruction: &'static str,
-    rules: LineRules,
-) -> Result<Vec<String>, ParseErrorKind> {
+fn name_values(args: &str, instruction: &'static str, rules: LineRules) -> Result<Vec<String>, ParseErrorKind> {
     let words = split_words(args, rules);
     let Some(first) = words.first() else {
         return Ok(Vec::new());
@@ -247,17 +232,11 @@ fn name_values(
 /// Reads the type of the check, then its command as JSON or text.
 fn healthcheck(node: &mut Node, args: &str, rules: LineRules) -> Result<(), ParseErrorKind> {
     let bytes = args.as_bytes();
-    let end = bytes
-        .iter()
-        .position(|&byte| is_space_byte(byte))
-        .unwrap_or(bytes.len());
+    let end = bytes.iter().position(|&byte| is_space_byte(byte)).unwrap_or(bytes.len());
     if end == 0 {
         return Ok(());
     }
-    let blanks = bytes[end..]
-        .iter()
-        .take_while(|&&byte| is_space_byte(byte))
-        .count();
+    let blanks = bytes[end..].iter().take_while(|&&byte| is_space_byte(byte)).count();
     let (command, json) = json_or_text(&lossy(&bytes[end + blanks..]), rules)?;
     node.args = vec![lossy(&bytes[..end])];
     node.args.extend(command);
@@ -270,9 +249,7 @@ pub(crate) fn strip_onbuild(original: &str) -> &str {
     let blank = |c: char| is_separator(c) && c != '\x0b' || c == '\n';
     let text = original.trim_start_matches(blank);
     match text.get(.."onbuild".len()) {
-        Some(keyword) if keyword.eq_ignore_ascii_case("onbuild") => {
-            text["onbuild".len()..].trim_start_matches(blank)
-        }
+        Some(keyword) if keyword.eq_ignore_ascii_case("onbuild") => text["onbuild".len()..].trim_start_matches(blank),
         _ => original,
     }
 }

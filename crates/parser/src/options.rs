@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::directive::detect_syntax;
 
 /// The Docker whose rules and words are followed.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Version {
     /// Docker 20.10 (BuildKit 0.8).
     V20,
@@ -38,11 +36,7 @@ impl ParseOptions {
     /// What the parser built into that Docker accepts.
     #[must_use]
     pub fn for_version(version: Version) -> Self {
-        Self {
-            version,
-            heredocs: version >= Version::V28,
-            labs: false,
-        }
+        Self { version, heredocs: version >= Version::V28, labs: false }
     }
 
     /// What BuildKit of that Docker accepts for this file: a `syntax` directive replaces the
@@ -51,11 +45,7 @@ impl ParseOptions {
     #[must_use]
     pub fn for_file(version: Version, dockerfile: &[u8]) -> Self {
         match detect_syntax(dockerfile) {
-            Some(syntax) if syntax.is_docker_frontend() => Self {
-                version: Version::V28,
-                heredocs: true,
-                labs: true,
-            },
+            Some(syntax) if syntax.is_docker_frontend() => Self { version: Version::V28, heredocs: true, labs: true },
             _ => Self::for_version(version),
         }
     }

@@ -78,16 +78,9 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(data: &'a [u8], options: ParseOptions) -> Self {
         Self {
-            lines: Lines {
-                data,
-                at: 0,
-                too_long: false,
-            },
+            lines: Lines { data, at: 0, too_long: false },
             options,
-            rules: LineRules {
-                escape: '\\',
-                version: options.version,
-            },
+            rules: LineRules { escape: '\\', version: options.version },
             directive_parser: DirectiveParser::default(),
             directives: Vec::new(),
             warnings: Vec::new(),
@@ -125,10 +118,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let node = self.node(offset, text.to_owned(), ends)?;
-            nodes.push(Node {
-                comments: std::mem::take(&mut comments),
-                ..node
-            });
+            nodes.push(Node { comments: std::mem::take(&mut comments), ..node });
         }
         if nodes.is_empty() {
             return Err(self.error(ParseErrorKind::NoInstructions, self.line, 0));
@@ -146,12 +136,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the rest of an instruction whose first line is given.
-    fn node(
-        &mut self,
-        offset: usize,
-        mut text: String,
-        mut ends: bool,
-    ) -> Result<Node, ParseError> {
+    fn node(&mut self, offset: usize, mut text: String, mut ends: bool) -> Result<Node, ParseError> {
         let start = self.line;
         let mut blank_line = false;
         while !ends {
@@ -172,23 +157,16 @@ impl<'a> Reader<'a> {
             ends = end;
         }
         if blank_line {
-            self.warnings.push(Warning::EmptyContinuation {
-                instruction: text.clone(),
-                line: self.line,
-            });
+            self.warnings.push(Warning::EmptyContinuation { instruction: text.clone(), line: self.line });
         }
-        let mut node =
-            parse_node(&text, self.rules).map_err(|kind| self.error(kind, start, self.line))?;
+        let mut node = parse_node(&text, self.rules).map_err(|kind| self.error(kind, start, self.line))?;
         if self.options.heredocs && can_contain_heredoc(&node) && text.contains("<<") {
             self.heredocs(&mut node, start)?;
         }
         node.lines = LineRange::new(start, self.line);
         node.span = Span {
             start: offset + self.indent(offset),
-            end: offset
-                + self
-                    .trim_newline(&self.lines.data[offset..self.lines.at])
-                    .len(),
+            end: offset + self.trim_newline(&self.lines.data[offset..self.lines.at]).len(),
         };
         Ok(node)
     }
@@ -210,8 +188,7 @@ impl<'a> Reader<'a> {
     }
 
     fn heredocs(&mut self, node: &mut Node, start: usize) -> Result<(), ParseError> {
-        let heredocs =
-            heredocs_of_line(&node.original).map_err(|kind| self.error(kind, start, self.line))?;
+        let heredocs = heredocs_of_line(&node.original).map_err(|kind| self.error(kind, start, self.line))?;
         for mut heredoc in heredocs {
             let first = self.lines.at;
             loop {
@@ -264,13 +241,7 @@ impl<'a> Reader<'a> {
             name,
             value,
             lines: LineRange::line(self.line + 1),
-            span: Span {
-                start,
-                end: offset
-                    + self
-                        .trim_newline(&self.lines.data[offset..self.lines.at])
-                        .len(),
-            },
+            span: Span { start, end: offset + self.trim_newline(&self.lines.data[offset..self.lines.at]).len() },
         });
         Ok(true)
     }
@@ -296,10 +267,7 @@ impl<'a> Reader<'a> {
 }
 
 fn trim_all_newlines(line: &[u8]) -> &[u8] {
-    let kept = line
-        .iter()
-        .rposition(|byte| !matches!(byte, b'\r' | b'\n'))
-        .map_or(0, |at| at + 1);
+    let kept = line.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |at| at + 1);
     &line[..kept]
 }
 
@@ -314,10 +282,7 @@ fn can_contain_heredoc(node: &Node) -> bool {
         Some(trigger) => trigger,
         None => node,
     };
-    !node.json
-        && ["add", "copy", "run"]
-            .iter()
-            .any(|keyword| node.is(keyword))
+    !node.json && ["add", "copy", "run"].iter().any(|keyword| node.is(keyword))
 }
 
 /// The here-documents that a line begins, their bodies still empty.
@@ -335,9 +300,7 @@ fn heredocs_of_line(line: &str) -> Result<Vec<Heredoc>, ParseErrorKind> {
 
 /// Reads `<<WORD`, with its quotes.
 pub(crate) fn parse_heredoc(word: &str) -> Result<Option<Heredoc>, ParseErrorKind> {
-    let digits = word
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(word.len());
+    let digits = word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len());
     let (descriptor, rest) = word.split_at(digits);
     let Some(rest) = rest.strip_prefix("<<") else {
         return Ok(None);
@@ -351,20 +314,14 @@ pub(crate) fn parse_heredoc(word: &str) -> Result<Option<Heredoc>, ParseErrorKin
         return Ok(None);
     }
     let lexer = Lexer::new('\\').skip_unset();
-    let read = |lexer: Lexer| {
-        lexer
-            .process_words(rest, &())
-            .map_err(ParseErrorKind::HeredocWord)
-    };
+    let read = |lexer: Lexer| lexer.process_words(rest, &()).map_err(ParseErrorKind::HeredocWord);
     let plain = read(lexer)?;
     let [name] = &plain[..] else {
         return Ok(None);
     };
     let raw = read(lexer.raw_quotes())?;
     let [raw] = &raw[..] else {
-        return Err(ParseErrorKind::HeredocInconsistent {
-            word: rest.to_owned(),
-        });
+        return Err(ParseErrorKind::HeredocInconsistent { word: rest.to_owned() });
     };
     let quotes = |text: &str| text.matches(['\'', '"']).count();
     Ok(Some(Heredoc {

@@ -181,9 +181,7 @@ fn expand_template(out: &mut String, template: &str, matched: &str) {
             continue;
         }
         let named = match after.strip_prefix('{') {
-            Some(inner) => inner
-                .find('}')
-                .map(|end| (&inner[..end], &inner[end + 1..])),
+            Some(inner) => inner.find('}').map(|end| (&inner[..end], &inner[end + 1..])),
             None => {
                 let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
                 Some(after.split_at(end))
@@ -207,21 +205,13 @@ fn expand_template(out: &mut String, template: &str, matched: &str) {
 }
 
 /// Removes what the pattern matches at the start.
-pub(crate) fn trim_prefix(
-    pattern: &str,
-    value: &str,
-    stars: Stars,
-) -> Result<String, InvalidEscape> {
+pub(crate) fn trim_prefix(pattern: &str, value: &str, stars: Stars) -> Result<String, InvalidEscape> {
     let end = ShellPattern::new(pattern)?.end(value, stars).unwrap_or(0);
     Ok(value[end..].to_owned())
 }
 
 /// Removes what the pattern matches at the end: both are turned around, which an error shows.
-pub(crate) fn trim_suffix(
-    pattern: &str,
-    value: &str,
-    stars: Stars,
-) -> Result<String, InvalidEscape> {
+pub(crate) fn trim_suffix(pattern: &str, value: &str, stars: Stars) -> Result<String, InvalidEscape> {
     let turned: String = value.chars().rev().collect();
     let trimmed = trim_prefix(&reverse_pattern(pattern), &turned, stars)?;
     Ok(trimmed.chars().rev().collect())

@@ -17,10 +17,7 @@ impl LineRange {
     /// The lines from `start` to `end`, or `start` alone if `end` lies before it.
     #[must_use]
     pub fn new(start: usize, end: usize) -> Self {
-        Self {
-            start,
-            end: end.max(start),
-        }
+        Self { start, end: end.max(start) }
     }
 
     /// One line.

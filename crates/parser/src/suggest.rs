@@ -71,11 +71,7 @@ mod tests {
             ("EXPOS\u{c9}", Some("EXPOSE")),
         ] {
             let options = ["ADD", "COPY", "ENTRYPOINT", "EXPOSE", "FROM", "RUN"];
-            assert_eq!(
-                nearest_ignoring_case(word, &options).as_deref(),
-                expected,
-                "{word}"
-            );
+            assert_eq!(nearest_ignoring_case(word, &options).as_deref(), expected, "{word}");
         }
         assert_eq!(nearest("chow", &["chmod", "chown"]), Some("chown"));
         assert_eq!(nearest("a", &["abcdef"]), None);

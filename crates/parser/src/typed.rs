@@ -5,8 +5,8 @@ use crate::duration::parse_duration;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::flags::{FlagType, Flags};
 use crate::instruction::{
-    Add, ArgVariable, CommandLine, Copy, Healthcheck, InlineFile, Instruction, InstructionKind,
-    Instructions, KeyValue, Network, Run, Security, SourceContent, SourcesAndDest, Stage,
+    Add, ArgVariable, CommandLine, Copy, Healthcheck, InlineFile, Instruction, InstructionKind, Instructions, KeyValue,
+    Network, Run, Security, SourceContent, SourcesAndDest, Stage,
 };
 use crate::mount::{Device, Mount};
 use crate::node::strip_onbuild;
@@ -54,12 +54,7 @@ impl Dockerfile {
         let version = self.options.version;
         let mut found = Instructions::default();
         for node in &self.nodes {
-            let error = |kind, names_line| ParseError {
-                kind,
-                lines: node.lines,
-                version,
-                names_line,
-            };
+            let error = |kind, names_line| ParseError { kind, lines: node.lines, version, names_line };
             match parse_instruction(node, self.options).map_err(|kind| error(kind, true))? {
                 Parsed::From(stage) => found.stages.push(stage),
                 Parsed::Instruction(instruction) => match found.stages.last_mut() {
@@ -86,19 +81,14 @@ pub fn parse_trigger(expression: &str, options: ParseOptions) -> Result<Instruct
     let [node] = &file.nodes[..] else {
         return Err(ParseError::reader(
             ParseErrorKind::TriggerNotSingle,
-            file.nodes
-                .first()
-                .map(|node| node.lines)
-                .unwrap_or_default(),
+            file.nodes.first().map(|node| node.lines).unwrap_or_default(),
             options.version,
         ));
     };
     let error = |kind| ParseError::reader(kind, node.lines, options.version);
     match parse_instruction(node, options).map_err(error)? {
         Parsed::Instruction(instruction) => Ok(instruction),
-        Parsed::From(_) => Err(error(ParseErrorKind::OnbuildTrigger {
-            instruction: "FROM".to_owned(),
-        })),
+        Parsed::From(_) => Err(error(ParseErrorKind::OnbuildTrigger { instruction: "FROM".to_owned() })),
     }
 }
 
@@ -127,9 +117,7 @@ fn parse_instruction(node: &Node, options: ParseOptions) -> Result<Parsed, Parse
         "stopsignal" => {
             // Its flags are not looked at.
             let [signal] = &node.args[..] else {
-                return Err(ParseErrorKind::ExactlyOneArgument {
-                    instruction: "STOPSIGNAL",
-                });
+                return Err(ParseErrorKind::ExactlyOneArgument { instruction: "STOPSIGNAL" });
             };
             InstructionKind::StopSignal(signal.clone())
         }
@@ -204,9 +192,9 @@ impl Request<'_> {
             [_, keyword, name] if keyword.eq_ignore_ascii_case("as") => {
                 let lower = name.to_lowercase();
                 let valid = lower.starts_with(|c: char| c.is_ascii_lowercase())
-                    && lower.chars().all(|c| {
-                        c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.')
-                    });
+                    && lower
+                        .chars()
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.'));
                 if !valid {
                     return Err(ParseErrorKind::InvalidStageName { name: name.clone() });
                 }
@@ -238,19 +226,12 @@ impl Request<'_> {
             if key.is_empty() {
                 return Err(ParseErrorKind::BlankName { instruction });
             }
-            pairs.push(KeyValue {
-                key: key.clone(),
-                value: value.clone(),
-                legacy_form: delimiter.is_empty(),
-            });
+            pairs.push(KeyValue { key: key.clone(), value: value.clone(), legacy_form: delimiter.is_empty() });
         }
         Ok(pairs)
     }
 
-    fn sources_and_dest(
-        &self,
-        instruction: &'static str,
-    ) -> Result<SourcesAndDest, ParseErrorKind> {
+    fn sources_and_dest(&self, instruction: &'static str) -> Result<SourcesAndDest, ParseErrorKind> {
         let no_destination = ParseErrorKind::NoDestination { instruction };
         let Some((dest, sources)) = self.node.args.split_last() else {
             return Err(no_destination);
@@ -262,25 +243,16 @@ impl Request<'_> {
         if heredoc(dest).is_some() {
             return Err(ParseErrorKind::HeredocDestination { instruction });
         }
-        let mut paths = SourcesAndDest {
-            dest: dest.clone(),
-            ..SourcesAndDest::default()
-        };
+        let mut paths = SourcesAndDest { dest: dest.clone(), ..SourcesAndDest::default() };
         for source in sources {
             let Some(mut heredoc) = heredoc(source) else {
                 paths.sources.push(source.clone());
                 continue;
             };
             let mut bodies = self.node.heredocs.iter().rev();
-            heredoc.content = bodies
-                .find(|body| body.name == heredoc.name)
-                .map(|body| body.content.clone())
-                .unwrap_or_default();
-            paths.contents.push(SourceContent {
-                data: heredoc.text(),
-                path: heredoc.name,
-                expand: heredoc.expand,
-            });
+            heredoc.content =
+                bodies.find(|body| body.name == heredoc.name).map(|body| body.content.clone()).unwrap_or_default();
+            paths.contents.push(SourceContent { data: heredoc.text(), path: heredoc.name, expand: heredoc.expand });
         }
         Ok(paths)
     }
@@ -319,11 +291,7 @@ impl Request<'_> {
 
     fn copy(&self) -> Result<Copy, ParseErrorKind> {
         self.at_least_two("COPY")?;
-        let mut known = vec![
-            ("chown", FlagType::String),
-            ("from", FlagType::String),
-            ("chmod", FlagType::String),
-        ];
+        let mut known = vec![("chown", FlagType::String), ("from", FlagType::String), ("chmod", FlagType::String)];
         if self.is_v28() {
             known.extend([("link", FlagType::Bool), ("exclude", FlagType::Strings)]);
         }
@@ -345,16 +313,11 @@ impl Request<'_> {
     fn onbuild(&self) -> Result<String, ParseErrorKind> {
         let trigger = self.at_least_one("ONBUILD")?;
         self.no_flags()?;
-        let keyword = trigger
-            .first()
-            .map(|keyword| keyword.trim().to_uppercase())
-            .unwrap_or_default();
+        let keyword = trigger.first().map(|keyword| keyword.trim().to_uppercase()).unwrap_or_default();
         match keyword.as_str() {
             "ONBUILD" => return Err(ParseErrorKind::ChainedOnbuild),
             "MAINTAINER" | "FROM" => {
-                return Err(ParseErrorKind::OnbuildTrigger {
-                    instruction: keyword,
-                });
+                return Err(ParseErrorKind::OnbuildTrigger { instruction: keyword });
             }
             _ => {}
         }
@@ -400,10 +363,8 @@ impl Request<'_> {
             known.push(("security", FlagType::String));
         }
         let flags = self.flags(&known)?;
-        let devices: Result<Vec<Device>, _> = flags
-            .all("device")
-            .map(|device| Device::parse(&device).map_err(ParseErrorKind::Device))
-            .collect();
+        let devices: Result<Vec<Device>, _> =
+            flags.all("device").map(|device| Device::parse(&device).map_err(ParseErrorKind::Device)).collect();
         let devices = devices?;
         let mounts: Vec<String> = flags.all("mount").collect();
         for mount in &mounts {
@@ -415,28 +376,17 @@ impl Request<'_> {
             Some("none") => Network::None,
             Some("host") => Network::Host,
             Some(mode) => {
-                return Err(ParseErrorKind::InvalidNetwork {
-                    mode: mode.to_owned(),
-                });
+                return Err(ParseErrorKind::InvalidNetwork { mode: mode.to_owned() });
             }
         };
         let security = match flags.all("security").next().as_deref() {
             None | Some("sandbox") => Security::Sandbox,
             Some("insecure") => Security::Insecure,
             Some(mode) => {
-                return Err(ParseErrorKind::InvalidSecurity {
-                    mode: mode.to_owned(),
-                });
+                return Err(ParseErrorKind::InvalidSecurity { mode: mode.to_owned() });
             }
         };
-        Ok(Run {
-            command: self.command(),
-            mounts,
-            network,
-            security,
-            devices,
-            flags_used: flags.used(),
-        })
+        Ok(Run { command: self.command(), mounts, network, security, devices, flags_used: flags.used() })
     }
 
     fn healthcheck(&self) -> Result<Healthcheck, ParseErrorKind> {
@@ -450,10 +400,7 @@ impl Request<'_> {
             if !command.is_empty() {
                 return Err(ParseErrorKind::HealthcheckNoneArguments);
             }
-            return Ok(Healthcheck {
-                test: vec![kind],
-                ..Healthcheck::default()
-            });
+            return Ok(Healthcheck { test: vec![kind], ..Healthcheck::default() });
         }
         let mut known = vec![
             ("interval", FlagType::String),
@@ -503,16 +450,11 @@ impl Request<'_> {
         let digits = value.strip_prefix(['+', '-']).unwrap_or(&value);
         let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         let Ok(retries) = value.parse::<i32>() else {
-            return Err(ParseErrorKind::InvalidRetries {
-                value,
-                out_of_range: is_number,
-            });
+            return Err(ParseErrorKind::InvalidRetries { value, out_of_range: is_number });
         };
         let least = if self.is_v28() { 0 } else { 1 };
         if retries < least {
-            return Err(ParseErrorKind::RetriesTooSmall {
-                retries: i64::from(retries),
-            });
+            return Err(ParseErrorKind::RetriesTooSmall { retries: i64::from(retries) });
         }
         Ok(retries)
     }
@@ -540,11 +482,7 @@ impl Request<'_> {
                     Some((key, value)) => (key, Some(value.to_owned())),
                     None => (word.as_str(), None),
                 };
-                Ok(ArgVariable {
-                    key: key.to_owned(),
-                    value,
-                    comment: self.comment(key),
-                })
+                Ok(ArgVariable { key: key.to_owned(), value, comment: self.comment(key) })
             })
             .collect()
     }
@@ -553,9 +491,7 @@ impl Request<'_> {
         self.no_flags()?;
         let shell = self.at_least_one("SHELL")?.to_vec();
         if !self.node.json {
-            return Err(ParseErrorKind::NotJson {
-                instruction: "SHELL",
-            });
+            return Err(ParseErrorKind::NotJson { instruction: "SHELL" });
         }
         Ok(shell)
     }
@@ -563,9 +499,5 @@ impl Request<'_> {
 
 /// JSON words as they are, anything else as one text.
 fn command_args(args: &[String], json: bool) -> Vec<String> {
-    if json || args.is_empty() {
-        args.to_vec()
-    } else {
-        vec![args.join(" ")]
-    }
+    if json || args.is_empty() { args.to_vec() } else { vec![args.join(" ")] }
 }

@@ -99,12 +99,7 @@ pub struct WordError {
 
 impl fmt::Display for WordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "failed to process {}: {}",
-            go_quote(&self.word),
-            self.kind
-        )
+        write!(f, "failed to process {}: {}", go_quote(&self.word), self.kind)
     }
 }
 
@@ -151,10 +146,9 @@ pub enum WordErrorKind {
 impl fmt::Display for WordErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnexpectedEnd { wanted } => write!(
-                f,
-                "unexpected end of statement while looking for matching {wanted}"
-            ),
+            Self::UnexpectedEnd { wanted } => {
+                write!(f, "unexpected end of statement while looking for matching {wanted}")
+            }
             Self::MissingBrace => f.write_str("syntax error: missing '}'"),
             Self::BadSubstitution => f.write_str("syntax error: bad substitution"),
             Self::UnsupportedModifier { modifier } => {
@@ -162,10 +156,9 @@ impl fmt::Display for WordErrorKind {
             }
             Self::MissingSlash => f.write_str("syntax error: missing '/' in ${}"),
             Self::Refused { name, message } => write!(f, "{name}: {message}"),
-            Self::InvalidPattern { pattern, escaped } => write!(
-                f,
-                "invalid pattern ({pattern}) in substitution: invalid escape '\\{escaped}'"
-            ),
+            Self::InvalidPattern { pattern, escaped } => {
+                write!(f, "invalid pattern ({pattern}) in substitution: invalid escape '\\{escaped}'")
+            }
             Self::MissingColon => f.write_str("missing ':' in substitution"),
             Self::TooDeep => write!(f, "substitutions nested deeper than {MAX_DEPTH}"),
         }
@@ -267,11 +260,7 @@ impl Lexer {
     /// # Errors
     ///
     /// Unbalanced quotes and braces, unknown operators, `${x?}` of an unset variable.
-    pub fn process_word<E: Environment + ?Sized>(
-        &self,
-        word: &str,
-        env: &E,
-    ) -> Result<String, WordError> {
+    pub fn process_word<E: Environment + ?Sized>(&self, word: &str, env: &E) -> Result<String, WordError> {
         Ok(self.process_word_with_matches(word, env)?.result)
     }
 
@@ -280,11 +269,7 @@ impl Lexer {
     /// # Errors
     ///
     /// As [`Self::process_word`].
-    pub fn process_words<E: Environment + ?Sized>(
-        &self,
-        word: &str,
-        env: &E,
-    ) -> Result<Vec<String>, WordError> {
+    pub fn process_words<E: Environment + ?Sized>(&self, word: &str, env: &E) -> Result<Vec<String>, WordError> {
         Ok(self.process_word_with_matches(word, env)?.words)
     }
 
@@ -312,16 +297,10 @@ impl Lexer {
             unmatched: BTreeSet::new(),
         };
         match reader.read(None, self.raw_escapes) {
-            Ok((result, words)) => Ok(Expansion {
-                result,
-                words,
-                matched: reader.matched,
-                unmatched: reader.unmatched,
-            }),
-            Err(kind) => Err(WordError {
-                word: word.to_owned(),
-                kind,
-            }),
+            Ok((result, words)) => {
+                Ok(Expansion { result, words, matched: reader.matched, unmatched: reader.unmatched })
+            }
+            Err(kind) => Err(WordError { word: word.to_owned(), kind }),
         }
     }
 }
@@ -378,11 +357,7 @@ impl Reader<'_> {
     }
 
     /// Reads up to `stop`, or to the end without one.
-    fn read(
-        &mut self,
-        stop: Option<char>,
-        raw_escapes: bool,
-    ) -> Result<(String, Vec<String>), WordErrorKind> {
+    fn read(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<(String, Vec<String>), WordErrorKind> {
         let outer = std::mem::take(&mut self.buffer);
         let outer_raw = std::mem::replace(&mut self.raw_escapes, raw_escapes);
         let found = self.read_inner(stop);
@@ -437,9 +412,7 @@ impl Reader<'_> {
             result.push(c);
         }
         match stop {
-            Some(stop) => Err(WordErrorKind::UnexpectedEnd {
-                wanted: stop.to_string(),
-            }),
+            Some(stop) => Err(WordErrorKind::UnexpectedEnd { wanted: stop.to_string() }),
             None => Ok((result, words.finish(&mut self.buffer))),
         }
     }
@@ -450,9 +423,7 @@ impl Reader<'_> {
         loop {
             match self.input.peek() {
                 None => {
-                    return Err(WordErrorKind::UnexpectedEnd {
-                        wanted: "single-quote".to_owned(),
-                    });
+                    return Err(WordErrorKind::UnexpectedEnd { wanted: "single-quote".to_owned() });
                 }
                 Some('\'') => {
                     self.quote_char(&mut result);
@@ -480,9 +451,7 @@ impl Reader<'_> {
         loop {
             match self.input.peek() {
                 None => {
-                    return Err(WordErrorKind::UnexpectedEnd {
-                        wanted: "double-quote".to_owned(),
-                    });
+                    return Err(WordErrorKind::UnexpectedEnd { wanted: "double-quote".to_owned() });
                 }
                 Some('"') => {
                     self.quote_char(&mut result);
@@ -540,10 +509,7 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        while let Some(c) = self
-            .input
-            .next_if(|c| c.is_letter() || c.is_numeric_digit() || *c == '_')
-        {
+        while let Some(c) = self.input.next_if(|c| c.is_letter() || c.is_numeric_digit() || *c == '_') {
             name.push(c);
         }
         name
@@ -563,11 +529,7 @@ impl Reader<'_> {
 
     fn dollar(&mut self) -> Result<String, WordErrorKind> {
         self.depth += 1;
-        let found = if self.depth > MAX_DEPTH {
-            Err(WordErrorKind::TooDeep)
-        } else {
-            self.dollar_inner()
-        };
+        let found = if self.depth > MAX_DEPTH { Err(WordErrorKind::TooDeep) } else { self.dollar_inner() };
         self.depth -= 1;
         found
     }
@@ -611,12 +573,7 @@ impl Reader<'_> {
     }
 
     /// `${name-word}` and its like, behind the operator's character; `colon` if one stood before.
-    fn operator(
-        &mut self,
-        name: &str,
-        modifier: Option<char>,
-        colon: bool,
-    ) -> Result<String, WordErrorKind> {
+    fn operator(&mut self, name: &str, modifier: Option<char>, colon: bool) -> Result<String, WordErrorKind> {
         let mut text = String::from(if colon { ":" } else { "" });
         text.push(modifier.unwrap_or(char::REPLACEMENT_CHARACTER));
         let unsupported = || WordErrorKind::UnsupportedModifier {
@@ -631,11 +588,7 @@ impl Reader<'_> {
         if colon && trims && !self.is_v20() {
             return Err(unsupported);
         }
-        let raw_escapes = if self.is_v20() {
-            self.raw_escapes
-        } else {
-            trims
-        };
+        let raw_escapes = if self.is_v20() { self.raw_escapes } else { trims };
         let word = self.read_part('}', raw_escapes, WordErrorKind::MissingBrace)?;
         let value = self.get(name);
         if value.is_none() && self.lexer.skip_unset && matches!(modifier, Some('+' | '-' | '?'))
@@ -665,11 +618,8 @@ impl Reader<'_> {
                     Some(pattern) => (pattern, Stars::Longest),
                     None => (word.as_str(), Stars::Shortest),
                 };
-                let trimmed = if c == '#' {
-                    trim_prefix(pattern, &value, stars)
-                } else {
-                    trim_suffix(pattern, &value, stars)
-                };
+                let trimmed =
+                    if c == '#' { trim_prefix(pattern, &value, stars) } else { trim_suffix(pattern, &value, stars) };
                 trimmed.map_err(Into::into)
             }
             _ => Err(unsupported),
@@ -687,19 +637,10 @@ impl Reader<'_> {
         }
         let value = value.unwrap_or_default();
         let compiled = ShellPattern::new(&pattern)?;
-        Ok(if all {
-            compiled.replace_all(&value, &replacement)
-        } else {
-            compiled.replace_first(&value, &replacement)
-        })
+        Ok(if all { compiled.replace_all(&value, &replacement) } else { compiled.replace_first(&value, &replacement) })
     }
 
-    fn read_part(
-        &mut self,
-        stop: char,
-        raw_escapes: bool,
-        at_end: WordErrorKind,
-    ) -> Result<String, WordErrorKind> {
+    fn read_part(&mut self, stop: char, raw_escapes: bool, at_end: WordErrorKind) -> Result<String, WordErrorKind> {
         match self.read(Some(stop), raw_escapes) {
             Ok((text, _)) => Ok(text),
             Err(WordErrorKind::TooDeep) => Err(WordErrorKind::TooDeep),
@@ -711,10 +652,7 @@ impl Reader<'_> {
 
 impl From<InvalidEscape> for WordErrorKind {
     fn from(error: InvalidEscape) -> Self {
-        Self::InvalidPattern {
-            pattern: error.pattern,
-            escaped: error.escaped,
-        }
+        Self::InvalidPattern { pattern: error.pattern, escaped: error.escaped }
     }
 }
 

@@ -7,16 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pretty_assertions::assert_eq;
-use rbuild_parser::{
-    Dockerfile, LineRange, Node, ParseError, ParseOptions, Stage, Version, parse_with,
-};
+use rbuild_parser::{Dockerfile, LineRange, Node, ParseError, ParseOptions, Stage, Version, parse_with};
 
 fn cases(kind: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/dockerfiles");
-    let mut cases: Vec<PathBuf> = fs::read_dir(root.join(kind))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut cases: Vec<PathBuf> = fs::read_dir(root.join(kind)).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
     assert!(cases.len() > 20, "too few cases in {kind}");
     cases
@@ -47,13 +42,7 @@ fn read(dockerfile: &[u8], version: Version) -> Result<(Dockerfile, String), Par
         writeln!(typed, "{:?}", instruction.kind).unwrap();
     }
     for stage in instructions.stages {
-        let Stage {
-            name,
-            base,
-            platform,
-            comment,
-            ..
-        } = &stage;
+        let Stage { name, base, platform, comment, .. } = &stage;
         writeln!(typed, "From({base:?} {name:?} {platform:?} {comment:?})").unwrap();
         for instruction in &stage.instructions {
             writeln!(typed, "    {:?}", instruction.kind).unwrap();

@@ -7,8 +7,8 @@ use rbuild_parser::ignore::{MatchInfo, PatternMatcher, Walk, clean, parse_ignore
 use rbuild_parser::mount::{Device, Mount, ram_in_bytes};
 use rbuild_parser::words::Lexer;
 use rbuild_parser::{
-    InstructionKind, ParseOptions, Version, detect_check, detect_syntax, go_quote, parse_duration,
-    parse_trigger, parse_with,
+    InstructionKind, ParseOptions, Version, detect_check, detect_syntax, go_quote, parse_duration, parse_trigger,
+    parse_with,
 };
 
 /// Pieces that Dockerfiles are made of, so that random text reaches the far corners.

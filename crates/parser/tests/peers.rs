@@ -15,11 +15,7 @@ fn ours(text: &str) -> Option<List> {
     let file = parse(text.as_bytes()).ok()?;
     file.instructions().ok()?;
     let nodes = file.nodes.iter();
-    Some(
-        nodes
-            .map(|node| (node.span.start, node.keyword.to_uppercase()))
-            .collect(),
-    )
+    Some(nodes.map(|node| (node.span.start, node.keyword.to_uppercase())).collect())
 }
 
 /// `parse-dockerfile` 0.1: here-documents too, but no word expansion and no legacy forms.

@@ -4,13 +4,7 @@
 use rbuild_parser::Version;
 use rbuild_parser::words::{Environment, Lexer};
 
-const ENV: [(&str, &str); 5] = [
-    ("x", "val.a.tar"),
-    ("e", ""),
-    ("p", "a*b"),
-    ("u", "éàé"),
-    ("q", "$0"),
-];
+const ENV: [(&str, &str); 5] = [("x", "val.a.tar"), ("e", ""), ("p", "a*b"), ("u", "éàé"), ("q", "$0")];
 
 #[test]
 fn as_docker_expands_them() {
@@ -36,13 +30,7 @@ fn as_docker_expands_them() {
 
 #[test]
 fn operators() {
-    let env = [
-        ("f", "archive.tar.gz"),
-        ("e", ""),
-        ("path", "/usr/local/bin"),
-        ("star", "a*b?c"),
-        ("lines", "a\nb"),
-    ];
+    let env = [("f", "archive.tar.gz"), ("e", ""), ("path", "/usr/local/bin"), ("star", "a*b?c"), ("lines", "a\nb")];
     for (word, expected) in [
         ("$f ${f}", "archive.tar.gz archive.tar.gz"),
         ("${f:-d} ${e:-d} ${n:-d} ${n:-}", "archive.tar.gz d d "),
@@ -51,15 +39,9 @@ fn operators() {
         ("${f+s} ${e+s} ${n+s}", "s s "),
         ("${n:-${f}}x${n:-$e}", "archive.tar.gzx"),
         ("${f?no} ${e?no} ${f:?no}", "archive.tar.gz  archive.tar.gz"),
-        (
-            "${f#*.} ${f##*.} ${f%.*} ${f%%.*}",
-            "tar.gz gz archive.tar archive",
-        ),
+        ("${f#*.} ${f##*.} ${f%.*} ${f%%.*}", "tar.gz gz archive.tar archive"),
         ("${path##*/} ${path%/*}", "bin /usr/local"),
-        (
-            "${path/local/x} ${path//\\//_}",
-            "/usr/x/bin _usr_local_bin",
-        ),
+        ("${path/local/x} ${path//\\//_}", "/usr/x/bin _usr_local_bin"),
         ("${star/\\*/-} ${star#a\\*}", "a-b?c b?c"),
         ("${star//?/x}", "xxxxx"),
         ("${f//a} b/x}", "archive.tar.gz"),
@@ -95,9 +77,7 @@ fn words_are_cut_after_expansion() {
 #[test]
 fn variables_are_reported() {
     let lexer = Lexer::new('\\');
-    let found = lexer
-        .process_word_with_matches("$a ${b:-$c} '$d'", &[("a", "1")][..])
-        .unwrap();
+    let found = lexer.process_word_with_matches("$a ${b:-$c} '$d'", &[("a", "1")][..]).unwrap();
     assert_eq!(found.matched.iter().collect::<Vec<_>>(), ["a"]);
     assert_eq!(found.unmatched.iter().collect::<Vec<_>>(), ["b", "c"]);
 }

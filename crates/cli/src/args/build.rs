@@ -197,10 +197,7 @@ pub(crate) enum DockerVersion {
 /// Flags of docker build that change nothing here: there are no intermediate containers, nothing is sent to a daemon, and
 /// no attestation is made.
 #[derive(Debug, Args)]
-#[allow(
-    dead_code,
-    reason = "taken from the command line and, being harmless, never looked at"
-)]
+#[allow(dead_code, reason = "taken from the command line and, being harmless, never looked at")]
 pub(crate) struct HarmlessArgs {
     #[arg(long, hide = true, action = ArgAction::SetTrue)]
     rm: bool,
@@ -267,59 +264,25 @@ impl RefusedArgs {
     pub(crate) fn first(&self) -> Option<(&'static str, &'static str)> {
         const CGROUPS: &str = "rbuild makes no cgroup; limit the whole build with `systemd-run --user --scope -p …`, your batch \
                                system or --ulimit";
-        const ATTEST: &str =
-            "no attestations are made; leave the flag out, or give it the value false";
-        const CACHE: &str =
-            "the build cache is in the store; keep the store between builds (--root, RBUILD_ROOT)";
-        let no = |value: &Option<String>| {
-            value
-                .as_deref()
-                .is_some_and(|v| values::boolean(v) != Ok(false))
-        };
+        const ATTEST: &str = "no attestations are made; leave the flag out, or give it the value false";
+        const CACHE: &str = "the build cache is in the store; keep the store between builds (--root, RBUILD_ROOT)";
+        let no = |value: &Option<String>| value.as_deref().is_some_and(|v| values::boolean(v) != Ok(false));
         // The host's network is what RUN steps have anyway.
         let allow = self.allow.iter().any(|what| what != "network.host");
         [
-            (
-                "--allow",
-                allow,
-                "RUN steps get no privileges beyond Docker's default; only network.host is known",
-            ),
-            (
-                "--annotation",
-                !self.annotation.is_empty(),
-                "use --label, which is kept in the image's configuration",
-            ),
-            (
-                "--attest",
-                self.attest.iter().any(|a| !a.contains("disabled=true")),
-                ATTEST,
-            ),
+            ("--allow", allow, "RUN steps get no privileges beyond Docker's default; only network.host is known"),
+            ("--annotation", !self.annotation.is_empty(), "use --label, which is kept in the image's configuration"),
+            ("--attest", self.attest.iter().any(|a| !a.contains("disabled=true")), ATTEST),
             ("--cache-from", !self.cache_from.is_empty(), CACHE),
             ("--cache-to", !self.cache_to.is_empty(), CACHE),
-            (
-                "--call",
-                self.call.as_deref().is_some_and(|call| call != "build"),
-                "rbuild only builds",
-            ),
+            ("--call", self.call.as_deref().is_some_and(|call| call != "build"), "rbuild only builds"),
             ("--cgroup-parent", self.cgroup_parent.is_some(), CGROUPS),
-            (
-                "--check",
-                self.check,
-                "rbuild only builds; warnings of build checks are in its log",
-            ),
+            ("--check", self.check, "rbuild only builds; warnings of build checks are in its log"),
             ("--cpu-period", self.cpu_period.is_some(), CGROUPS),
             ("--cpu-quota", self.cpu_quota.is_some(), CGROUPS),
             ("--cpu-shares", self.cpu_shares.is_some(), CGROUPS),
-            (
-                "--cpuset-cpus",
-                self.cpuset_cpus.is_some(),
-                "run the whole build under `taskset`",
-            ),
-            (
-                "--cpuset-mems",
-                self.cpuset_mems.is_some(),
-                "run the whole build under `numactl`",
-            ),
+            ("--cpuset-cpus", self.cpuset_cpus.is_some(), "run the whole build under `taskset`"),
+            ("--cpuset-mems", self.cpuset_mems.is_some(), "run the whole build under `numactl`"),
             ("--memory", self.memory.is_some(), CGROUPS),
             ("--memory-swap", self.memory_swap.is_some(), CGROUPS),
             ("--provenance", no(&self.provenance), ATTEST),
@@ -329,16 +292,8 @@ impl RefusedArgs {
                 !self.security_opt.is_empty(),
                 "RUN steps are confined as Docker's default does; see --isolation",
             ),
-            (
-                "--squash",
-                self.squash,
-                "build FROM scratch with COPY --from=STAGE / / as the last stage instead",
-            ),
-            (
-                "--stream",
-                self.stream,
-                "the context is read where it is; leave the flag out",
-            ),
+            ("--squash", self.squash, "build FROM scratch with COPY --from=STAGE / / as the last stage instead"),
+            ("--stream", self.stream, "the context is read where it is; leave the flag out"),
         ]
         .into_iter()
         .find_map(|(flag, set, hint)| set.then_some((flag, hint)))

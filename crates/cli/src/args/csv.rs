@@ -20,9 +20,7 @@ pub(crate) enum CsvError {
 
 /// Splits one line as RFC 4180 does: `a=1,"b=2,3"` gives `a=1` and `b=2,3`; a doubled quote inside quotes is one.
 pub(crate) fn parse_fields(text: &str) -> Result<Vec<String>, CsvError> {
-    let unbalanced = || CsvError::Unbalanced {
-        text: text.to_owned(),
-    };
+    let unbalanced = || CsvError::Unbalanced { text: text.to_owned() };
     let mut fields = Vec::new();
     let mut chars = text.chars().peekable();
     loop {
@@ -75,17 +73,8 @@ mod tests {
 
     #[test]
     fn bad_quotes() {
-        assert!(matches!(
-            parse_fields(r#"a"b"#),
-            Err(CsvError::BareQuote { .. })
-        ));
-        assert!(matches!(
-            parse_fields(r#""a"#),
-            Err(CsvError::Unbalanced { .. })
-        ));
-        assert!(matches!(
-            parse_fields(r#""a"b"#),
-            Err(CsvError::Unbalanced { .. })
-        ));
+        assert!(matches!(parse_fields(r#"a"b"#), Err(CsvError::BareQuote { .. })));
+        assert!(matches!(parse_fields(r#""a"#), Err(CsvError::Unbalanced { .. })));
+        assert!(matches!(parse_fields(r#""a"b"#), Err(CsvError::Unbalanced { .. })));
     }
 }

@@ -26,43 +26,28 @@ impl Environment {
 
     /// The value of a variable that is set and text.
     pub(crate) fn get_even_empty(&self, name: &str) -> Option<&str> {
-        self.variables
-            .get(OsStr::new(name))
-            .and_then(|value| value.to_str())
+        self.variables.get(OsStr::new(name)).and_then(|value| value.to_str())
     }
 
     /// The value of a variable as bytes, if it is set.
     pub(crate) fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.variables
-            .get(OsStr::new(name))
-            .map(|value| value.as_bytes())
+        self.variables.get(OsStr::new(name)).map(|value| value.as_bytes())
     }
 
     /// A path in a variable that is set and not empty.
     pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
-        self.variables
-            .get(OsStr::new(name))
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
+        self.variables.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     /// Names that begin with `RBUILD_`.
     pub(crate) fn own_names(&self) -> impl Iterator<Item = &str> {
-        self.variables
-            .keys()
-            .filter_map(|name| name.to_str())
-            .filter(|name| name.starts_with("RBUILD_"))
+        self.variables.keys().filter_map(|name| name.to_str()).filter(|name| name.starts_with("RBUILD_"))
     }
 }
 
 impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Environment {
-        Environment {
-            variables: variables
-                .into_iter()
-                .map(|(k, v)| (k.into(), v.into()))
-                .collect(),
-        }
+        Environment { variables: variables.into_iter().map(|(k, v)| (k.into(), v.into())).collect() }
     }
 }
 
@@ -79,15 +64,9 @@ pub(crate) fn variable_of(command: Option<&str>, flag: &str) -> String {
 
 /// Several values in one variable: one a line, or, on a single line, separated by spaces.
 pub(crate) fn split_values(text: &str) -> Vec<&str> {
-    let split: Vec<&str> = if text.contains('\n') {
-        text.lines().map(str::trim).collect()
-    } else {
-        text.split_whitespace().collect()
-    };
-    split
-        .into_iter()
-        .filter(|value| !value.is_empty())
-        .collect()
+    let split: Vec<&str> =
+        if text.contains('\n') { text.lines().map(str::trim).collect() } else { text.split_whitespace().collect() };
+    split.into_iter().filter(|value| !value.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -96,14 +75,8 @@ mod tests {
 
     #[test]
     fn names_of_variables() {
-        assert_eq!(
-            variable_of(None, "no-cache-filter"),
-            "RBUILD_NO_CACHE_FILTER"
-        );
-        assert_eq!(
-            variable_of(Some("login"), "password"),
-            "RBUILD_LOGIN_PASSWORD"
-        );
+        assert_eq!(variable_of(None, "no-cache-filter"), "RBUILD_NO_CACHE_FILTER");
+        assert_eq!(variable_of(Some("login"), "password"), "RBUILD_LOGIN_PASSWORD");
     }
 
     #[test]
@@ -115,9 +88,7 @@ mod tests {
 
     #[test]
     fn empty_is_not_set() {
-        let environment: Environment = [("A", ""), ("B", "x"), ("RBUILD_C", "")]
-            .into_iter()
-            .collect();
+        let environment: Environment = [("A", ""), ("B", "x"), ("RBUILD_C", "")].into_iter().collect();
         assert_eq!(environment.get("A"), None);
         assert_eq!(environment.get_even_empty("A"), Some(""));
         assert_eq!(environment.get("B"), Some("x"));

@@ -60,12 +60,7 @@ pub(crate) enum ArgsError {
 pub(crate) fn command() -> clap::Command {
     CommandLine::command()
         .disable_help_subcommand(true)
-        .mut_subcommands(|command| {
-            command
-                .args_override_self(true)
-                .disable_version_flag(true)
-                .mut_args(like_docker)
-        })
+        .mut_subcommands(|command| command.args_override_self(true).disable_version_flag(true).mut_args(like_docker))
 }
 
 /// The command line as a reader sees it: the flags of a build may stand without `build`. For completion and manual; not
@@ -95,20 +90,13 @@ fn like_docker(arg: clap::Arg) -> clap::Arg {
 }
 
 /// Understands the arguments after the program's name; what they leave open is taken from the environment.
-pub(crate) fn parse(
-    arguments: &[OsString],
-    environment: &Environment,
-) -> Result<Command, ArgsError> {
+pub(crate) fn parse(arguments: &[OsString], environment: &Environment) -> Result<Command, ArgsError> {
     let command = command();
     let arguments = name_command(&command, arguments);
     let parse = |extra: &[OsString]| {
         let split = arguments.len().min(1);
-        let line = [OsString::from("rbuild")]
-            .into_iter()
-            .chain(arguments[..split].iter().cloned());
-        let line = line
-            .chain(extra.iter().cloned())
-            .chain(arguments[split..].iter().cloned());
+        let line = [OsString::from("rbuild")].into_iter().chain(arguments[..split].iter().cloned());
+        let line = line.chain(extra.iter().cloned()).chain(arguments[split..].iter().cloned());
         command.clone().try_get_matches_from(line)
     };
     let mut matches = parse(&[]).map_err(explain)?;
@@ -126,9 +114,7 @@ pub(crate) fn parse(
     if !extra.is_empty() {
         matches = parse(&extra).map_err(explain)?;
     }
-    CommandLine::from_arg_matches(&matches)
-        .map(|line| line.command)
-        .map_err(explain)
+    CommandLine::from_arg_matches(&matches).map(|line| line.command).map_err(explain)
 }
 
 /// Puts the name of the command first: the first argument that is neither flag nor value of one if it names a command,
@@ -143,10 +129,7 @@ fn name_command(command: &clap::Command, arguments: &[OsString]) -> Vec<OsString
         }
         asks |= matches!(&*text, "-h" | "--help" | "-V" | "--version");
         if text == "-" || !text.starts_with('-') {
-            if command
-                .get_subcommands()
-                .any(|known| OsStr::new(known.get_name()) == argument)
-            {
+            if command.get_subcommands().any(|known| OsStr::new(known.get_name()) == argument) {
                 let mut named = vec![argument.clone()];
                 named.extend(arguments[..at].iter().chain(&arguments[at + 1..]).cloned());
                 return named;
@@ -169,16 +152,12 @@ fn wants_next(command: &clap::Command, flag: &str) -> bool {
     let takes = |found: Option<&clap::Arg>| {
         found.is_some_and(|arg| {
             matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
-                && arg
-                    .get_num_args()
-                    .is_none_or(|count| count.min_values() > 0)
+                && arg.get_num_args().is_none_or(|count| count.min_values() > 0)
         })
     };
     // The build's flags first: it is the default command.
     let find = |matching: &dyn Fn(&clap::Arg) -> bool| {
-        command
-            .get_subcommands()
-            .find_map(|sub| sub.get_arguments().find(|arg| matching(arg)))
+        command.get_subcommands().find_map(|sub| sub.get_arguments().find(|arg| matching(arg)))
     };
     if let Some(long) = flag.strip_prefix("--") {
         return !long.contains('=') && takes(find(&|arg| arg.get_long() == Some(long)));
@@ -211,11 +190,7 @@ fn flags_from_environment(
         let common = matches!(arg.get_help_heading(), Some("Common" | "Registries"));
         let own = environment::variable_of((!is_build).then_some(command.get_name()), long);
         let shared = environment::variable_of(None, long);
-        let names = if is_build || !common {
-            vec![own]
-        } else {
-            vec![own, shared]
-        };
+        let names = if is_build || !common { vec![own] } else { vec![own, shared] };
         let Some((variable, value)) = names.into_iter().find_map(|name| {
             let value = environment.get(&name)?.to_owned();
             Some((name, value))
@@ -224,16 +199,10 @@ fn flags_from_environment(
         };
         let flag = |value: &str| OsString::from(format!("--{long}={value}"));
         let flags = match action {
-            ArgAction::Append => environment::split_values(&value)
-                .into_iter()
-                .map(flag)
-                .collect(),
+            ArgAction::Append => environment::split_values(&value).into_iter().map(flag).collect(),
             ArgAction::Set => vec![flag(&value)],
             ArgAction::Count => {
-                vec![
-                    OsString::from(format!("--{long}"));
-                    value.parse::<usize>().unwrap_or(1).min(3)
-                ]
+                vec![OsString::from(format!("--{long}")); value.parse::<usize>().unwrap_or(1).min(3)]
             }
             _ => continue,
         };
@@ -247,20 +216,13 @@ pub(crate) fn unknown_variables(environment: &Environment) -> Vec<String> {
     let command = command();
     let known: Vec<String> = command
         .get_subcommands()
-        .flat_map(|sub| {
-            sub.get_arguments()
-                .filter_map(move |arg| Some((sub.get_name(), arg.get_long()?)))
-        })
+        .flat_map(|sub| sub.get_arguments().filter_map(move |arg| Some((sub.get_name(), arg.get_long()?))))
         .flat_map(|(sub, long)| match sub {
             "build" => vec![environment::variable_of(None, long)],
             _ => vec![environment::variable_of(Some(sub), long)],
         })
         .collect();
-    environment
-        .own_names()
-        .filter(|name| !known.iter().any(|known| known == name))
-        .map(str::to_owned)
-        .collect()
+    environment.own_names().filter(|name| !known.iter().any(|known| known == name)).map(str::to_owned).collect()
 }
 
 fn blame(error: ArgsError, variable: &str) -> ArgsError {
@@ -294,33 +256,18 @@ fn explain(error: clap::Error) -> ArgsError {
     };
     let flag = || text(ContextKind::InvalidArg).map(bare);
     let suggestion = |kind| text(kind).map(|known| format!("did you mean `{known}`?"));
-    let help = || {
-        Some("`rbuild --help` shows the commands, `rbuild COMMAND --help` their flags".to_owned())
-    };
+    let help = || Some("`rbuild --help` shows the commands, `rbuild COMMAND --help` their flags".to_owned());
     let (message, cause, hint) = match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return ArgsError::Shown(error.render().to_string());
         }
         ErrorKind::UnknownArgument => {
             let flag = text(ContextKind::InvalidArg).unwrap_or_default();
-            let kind = if flag.starts_with('-') {
-                "unknown flag"
-            } else {
-                "unexpected argument"
-            };
-            (
-                format!("{kind}: {flag}"),
-                None,
-                suggestion(ContextKind::SuggestedArg).or_else(help),
-            )
+            let kind = if flag.starts_with('-') { "unknown flag" } else { "unexpected argument" };
+            (format!("{kind}: {flag}"), None, suggestion(ContextKind::SuggestedArg).or_else(help))
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
-            let (flag, value) = (
-                flag().unwrap_or_default(),
-                text(ContextKind::InvalidValue).unwrap_or_default(),
-            );
+            let (flag, value) = (flag().unwrap_or_default(), text(ContextKind::InvalidValue).unwrap_or_default());
             let known = text(ContextKind::ValidValue).filter(|known| !known.is_empty());
             let known = known.map(|known| format!("it can be {known}"));
             if value.is_empty() && std::error::Error::source(&error).is_none() {
@@ -328,48 +275,22 @@ fn explain(error: clap::Error) -> ArgsError {
             } else {
                 (
                     format!("invalid value `{value}` for {flag}"),
-                    std::error::Error::source(&error)
-                        .map(ToString::to_string)
-                        .or(known),
+                    std::error::Error::source(&error).map(ToString::to_string).or(known),
                     suggestion(ContextKind::SuggestedValue),
                 )
             }
         }
         ErrorKind::ArgumentConflict => {
             let other = text(ContextKind::PriorArg).map(bare).unwrap_or_default();
-            (
-                format!(
-                    "{} cannot be used together with {other}",
-                    flag().unwrap_or_default()
-                ),
-                None,
-                None,
-            )
+            (format!("{} cannot be used together with {other}", flag().unwrap_or_default()), None, None)
         }
-        ErrorKind::MissingRequiredArgument => (
-            format!(
-                "missing argument: {}",
-                text(ContextKind::InvalidArg).unwrap_or_default()
-            ),
-            None,
-            help(),
-        ),
+        ErrorKind::MissingRequiredArgument => {
+            (format!("missing argument: {}", text(ContextKind::InvalidArg).unwrap_or_default()), None, help())
+        }
         ErrorKind::InvalidUtf8 => ("an argument is not UTF-8".to_owned(), None, None),
-        _ => (
-            error
-                .kind()
-                .as_str()
-                .unwrap_or("the command line is not understood")
-                .to_owned(),
-            None,
-            help(),
-        ),
+        _ => (error.kind().as_str().unwrap_or("the command line is not understood").to_owned(), None, help()),
     };
-    ArgsError::Flag {
-        message,
-        cause,
-        hint,
-    }
+    ArgsError::Flag { message, cause, hint }
 }
 
 #[cfg(test)]

@@ -96,10 +96,7 @@ impl Kind {
 
     /// Whether the result is an image, which has names.
     fn is_image(self) -> bool {
-        matches!(
-            self,
-            Kind::Store | Kind::Docker | Kind::Oci | Kind::Registry
-        )
+        matches!(self, Kind::Store | Kind::Docker | Kind::Oci | Kind::Registry)
     }
 }
 
@@ -137,18 +134,12 @@ pub(crate) fn parse_output(text: &str) -> Result<OutputSpec, OutputError> {
         && only == text
         && !only.starts_with("type=")
     {
-        return if only.is_empty() {
-            Err(OutputError::NoType)
-        } else {
-            Ok(plain(Kind::Local, only))
-        };
+        return if only.is_empty() { Err(OutputError::NoType) } else { Ok(plain(Kind::Local, only)) };
     }
     let mut pairs = Vec::new();
     let mut kind = None;
     for field in &fields {
-        let (key, value) = field
-            .split_once('=')
-            .ok_or_else(|| OutputError::Field(field.clone()))?;
+        let (key, value) = field.split_once('=').ok_or_else(|| OutputError::Field(field.clone()))?;
         let key = key.trim().to_ascii_lowercase();
         if key == "type" {
             kind = Some(Kind::parse(value).ok_or_else(|| OutputError::Type(value.to_owned()))?);
@@ -157,30 +148,17 @@ pub(crate) fn parse_output(text: &str) -> Result<OutputSpec, OutputError> {
         }
     }
     let kind = kind.ok_or(OutputError::NoType)?;
-    let mut spec = OutputSpec {
-        kind,
-        dest: None,
-        names: Vec::new(),
-        push: kind == Kind::Registry,
-        tar: true,
-    };
+    let mut spec = OutputSpec { kind, dest: None, names: Vec::new(), push: kind == Kind::Registry, tar: true };
     for (key, value) in pairs {
-        let bad_value = || OutputError::Value {
-            kind: kind.name(),
-            key: key.clone(),
-            value: value.to_owned(),
-        };
+        let bad_value = || OutputError::Value { kind: kind.name(), key: key.clone(), value: value.to_owned() };
         let flag = || values::boolean(value).map_err(|_| bad_value());
         match key.as_str() {
             "dest" if matches!(kind, Kind::Docker | Kind::Oci | Kind::Tar | Kind::Local) => {
                 spec.dest = (!value.is_empty()).then(|| PathBuf::from(value));
             }
-            "name" if kind.is_image() => spec.names.extend(
-                value
-                    .split(',')
-                    .filter(|n| !n.is_empty())
-                    .map(str::to_owned),
-            ),
+            "name" if kind.is_image() => {
+                spec.names.extend(value.split(',').filter(|n| !n.is_empty()).map(str::to_owned))
+            }
             "push" if matches!(kind, Kind::Store | Kind::Registry) => spec.push = flag()?,
             "tar" if matches!(kind, Kind::Docker | Kind::Oci) => spec.tar = flag()?,
             // Both say what is done anyway.
@@ -188,23 +166,16 @@ pub(crate) fn parse_output(text: &str) -> Result<OutputSpec, OutputError> {
             "rewrite-timestamp" if flag()? => {}
             "store" | "rewrite-timestamp" => return Err(bad_value()),
             _ => {
-                return Err(OutputError::Key {
-                    kind: kind.name(),
-                    key,
-                });
+                return Err(OutputError::Key { kind: kind.name(), key });
             }
         }
     }
     match kind {
         Kind::Local if spec.dest.is_none() => Err(OutputError::NoDestination("local")),
-        Kind::Local if spec.dest.as_deref().is_some_and(|d| d.as_os_str() == "-") => {
-            Err(OutputError::Stdout("local"))
+        Kind::Local if spec.dest.as_deref().is_some_and(|d| d.as_os_str() == "-") => Err(OutputError::Stdout("local")),
+        Kind::Docker if !spec.tar => {
+            Err(OutputError::Value { kind: "docker", key: "tar".to_owned(), value: "false".to_owned() })
         }
-        Kind::Docker if !spec.tar => Err(OutputError::Value {
-            kind: "docker",
-            key: "tar".to_owned(),
-            value: "false".to_owned(),
-        }),
         Kind::Oci if !spec.tar => match &spec.dest {
             None => Err(OutputError::NoDestination("oci")),
             Some(dest) if dest.as_os_str() == "-" => Err(OutputError::Stdout("oci")),
@@ -232,9 +203,7 @@ impl OutputSpec {
             (Kind::Local | Kind::Registry | Kind::CacheOnly, _) => Vec::new(),
         };
         if self.push {
-            outputs.push(Output::Registry {
-                names: self.names.clone(),
-            });
+            outputs.push(Output::Registry { names: self.names.clone() });
         }
         outputs
     }
@@ -245,9 +214,7 @@ mod tests {
     use super::*;
 
     fn outputs(text: &str) -> Vec<Output> {
-        parse_output(text)
-            .unwrap_or_else(|error| panic!("{text}: {error}"))
-            .outputs()
+        parse_output(text).unwrap_or_else(|error| panic!("{text}: {error}")).outputs()
     }
 
     #[test]
@@ -259,53 +226,22 @@ mod tests {
             ("./a=b", vec![Output::Local("./a=b".into())]),
             ("type=store", vec![Output::Store]),
             ("type=image", vec![Output::Store]),
-            (
-                "type=image,push=true,name=r/x",
-                vec![
-                    Output::Store,
-                    Output::Registry {
-                        names: vec!["r/x".into()],
-                    },
-                ],
-            ),
+            ("type=image,push=true,name=r/x", vec![Output::Store, Output::Registry { names: vec!["r/x".into()] }]),
             ("type=docker", vec![Output::Store]),
-            (
-                "type=docker,dest=x.tar",
-                vec![Output::DockerArchive(file("x.tar"))],
-            ),
-            (
-                "type=docker,dest=-",
-                vec![Output::DockerArchive(Destination::Stdout)],
-            ),
+            ("type=docker,dest=x.tar", vec![Output::DockerArchive(file("x.tar"))]),
+            ("type=docker,dest=-", vec![Output::DockerArchive(Destination::Stdout)]),
             ("type=oci", vec![Output::OciArchive(Destination::Stdout)]),
-            (
-                "type=oci,dest=x.tar",
-                vec![Output::OciArchive(file("x.tar"))],
-            ),
-            (
-                "type=oci,dest=d,tar=false",
-                vec![Output::OciDir("d".into())],
-            ),
-            (
-                "TYPE=oci,DEST=x.tar",
-                vec![Output::OciArchive(file("x.tar"))],
-            ),
+            ("type=oci,dest=x.tar", vec![Output::OciArchive(file("x.tar"))]),
+            ("type=oci,dest=d,tar=false", vec![Output::OciDir("d".into())]),
+            ("TYPE=oci,DEST=x.tar", vec![Output::OciArchive(file("x.tar"))]),
             ("type=tar", vec![Output::Tar(Destination::Stdout)]),
             ("type=tar,dest=x", vec![Output::Tar(file("x"))]),
             ("type=local,dest=d", vec![Output::Local("d".into())]),
             ("type=registry", vec![Output::Registry { names: vec![] }]),
-            (
-                r#"type=registry,"name=r/x,r/y""#,
-                vec![Output::Registry {
-                    names: vec!["r/x".into(), "r/y".into()],
-                }],
-            ),
+            (r#"type=registry,"name=r/x,r/y""#, vec![Output::Registry { names: vec!["r/x".into(), "r/y".into()] }]),
             ("type=registry,push=false", vec![]),
             ("type=cacheonly", vec![]),
-            (
-                "type=store,rewrite-timestamp=true,store=1",
-                vec![Output::Store],
-            ),
+            ("type=store,rewrite-timestamp=true,store=1", vec![Output::Store]),
         ];
         for (text, want) in cases {
             assert_eq!(outputs(text), want, "{text}");
@@ -331,11 +267,7 @@ mod tests {
             "type=store,foo",
             "type=registry,rewrite-timestamp=false",
         ] {
-            assert!(
-                parse_output(text).is_err(),
-                "{text}: {:?}",
-                parse_output(text)
-            );
+            assert!(parse_output(text).is_err(), "{text}: {:?}", parse_output(text));
         }
     }
 }

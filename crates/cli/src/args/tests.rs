@@ -24,11 +24,7 @@ fn build(line: &[&str]) -> BuildArgs {
 
 fn flag_error(line: &[&str]) -> (String, Option<String>, Option<String>) {
     match parse_with(line, &[]) {
-        Err(ArgsError::Flag {
-            message,
-            cause,
-            hint,
-        }) => (message, cause, hint),
+        Err(ArgsError::Flag { message, cause, hint }) => (message, cause, hint),
         other => panic!("{line:?}: {other:?}"),
     }
 }
@@ -54,11 +50,7 @@ fn where_flags_may_stand() {
         &["-qt", "a", "."],
     ] {
         let args = build(line);
-        assert_eq!(
-            (args.tag, args.contexts),
-            (vec!["a".to_owned()], vec![PathBuf::from(".")]),
-            "{line:?}"
-        );
+        assert_eq!((args.tag, args.contexts), (vec!["a".to_owned()], vec![PathBuf::from(".")]), "{line:?}");
     }
 }
 
@@ -72,20 +64,14 @@ fn build_is_the_default_command() {
     assert_eq!(build(&["-f", "-", "x"]).file, Some(PathBuf::from("-")));
     assert!(build(&[]).contexts.is_empty());
     assert_eq!(build(&["a", "b"]).contexts.len(), 2);
-    assert!(matches!(
-        parse_with(&["images"], &[]),
-        Ok(Command::Images(_))
-    ));
+    assert!(matches!(parse_with(&["images"], &[]), Ok(Command::Images(_))));
     match parse_with(&["--root", "/r", "images", "-q"], &[]) {
         Ok(Command::Images(args)) => {
             assert_eq!((args.common.root, args.quiet), (Some("/r".into()), true))
         }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(
-        parse_with(&["doctor", "--json"], &[]),
-        Ok(Command::Doctor(DoctorArgs { json: true, .. }))
-    ));
+    assert!(matches!(parse_with(&["doctor", "--json"], &[]), Ok(Command::Doctor(DoctorArgs { json: true, .. }))));
 }
 
 #[test]
@@ -96,30 +82,10 @@ fn booleans_take_values_and_the_last_one_counts() {
     assert!(!build(&["--no-cache", "--no-cache=false", "."]).no_cache);
     assert!(!build(&["."]).pull);
     // As with Docker, what follows a flag that is on or off is an argument.
-    assert_eq!(
-        build(&["--pull", "false"]).contexts,
-        [PathBuf::from("false")]
-    );
-    assert_eq!(
-        build(&["--target", "a", "--target=b", "."])
-            .target
-            .as_deref(),
-        Some("b")
-    );
+    assert_eq!(build(&["--pull", "false"]).contexts, [PathBuf::from("false")]);
+    assert_eq!(build(&["--target", "a", "--target=b", "."]).target.as_deref(), Some("b"));
     assert_eq!(build(&["--tag=a", "-t", "b", "."]).tag, ["a", "b"]);
-    assert!(
-        build(&[
-            "--rm",
-            "--rm=false",
-            "--force-rm",
-            "--compress",
-            "--builder=x",
-            "."
-        ])
-        .refused
-        .first()
-        .is_none()
-    );
+    assert!(build(&["--rm", "--rm=false", "--force-rm", "--compress", "--builder=x", "."]).refused.first().is_none());
 }
 
 #[test]
@@ -179,38 +145,20 @@ fn every_flag_of_a_build() {
         "plain",
         ".",
     ]);
-    let assignment = |name: &str, value: Option<&str>| Assignment {
-        name: name.into(),
-        value: value.map(Into::into),
-    };
-    assert_eq!(
-        args.build_arg,
-        [assignment("A", Some("1")), assignment("B", None)]
-    );
-    assert_eq!(
-        args.label,
-        [("l".into(), "1".into()), ("m".into(), String::new())]
-    );
+    let assignment = |name: &str, value: Option<&str>| Assignment { name: name.into(), value: value.map(Into::into) };
+    assert_eq!(args.build_arg, [assignment("A", Some("1")), assignment("B", None)]);
+    assert_eq!(args.label, [("l".into(), "1".into()), ("m".into(), String::new())]);
     assert_eq!(args.no_cache_filter, ["s1,s2"]);
     assert_eq!(args.network, Some(NetworkArg::None));
     assert_eq!(args.shm_size, Some(64 << 20));
     assert_eq!(args.ulimit.len(), 1);
-    assert_eq!(
-        (args.log_format, args.progress),
-        (Some(LogFormat::Docker), Some(Progress::Plain))
-    );
+    assert_eq!((args.log_format, args.progress), (Some(LogFormat::Docker), Some(Progress::Plain)));
     assert_eq!(args.docker_version, Some(DockerVersion::V20));
     assert_eq!(args.isolation, Some(IsolationArg::Userns));
     assert_eq!(args.output.len(), 2);
-    assert_eq!(
-        (args.common.verbose, args.common.no_hint, args.timestamp),
-        (2, true, Some(7))
-    );
+    assert_eq!((args.common.verbose, args.common.no_hint, args.timestamp), (2, true, Some(7)));
     assert!(args.push && args.load && args.quiet && args.lenient && args.pull);
-    assert_eq!(
-        build(&["--isolation=default", "."]).isolation,
-        Some(IsolationArg::Auto)
-    );
+    assert_eq!(build(&["--isolation=default", "."]).isolation, Some(IsolationArg::Auto));
 }
 
 #[test]
@@ -234,11 +182,7 @@ fn flags_that_would_not_be_honoured() {
         ("--call=outline", "--call"),
         ("--cgroup-parent=/x", "--cgroup-parent"),
     ] {
-        assert_eq!(
-            build(&[flag, "."]).refused.first().map(|(flag, _)| flag),
-            Some(known),
-            "{flag}"
-        );
+        assert_eq!(build(&[flag, "."]).refused.first().map(|(flag, _)| flag), Some(known), "{flag}");
     }
     for flag in [
         "--provenance=false",
@@ -257,36 +201,21 @@ fn errors_say_what_is_wrong() {
     let (message, _, hint) = flag_error(&["--nope", "."]);
     assert_eq!(message, "unknown flag: --nope");
     assert!(hint.is_some());
-    assert_eq!(
-        flag_error(&["--targe", "x", "."]).2.as_deref(),
-        Some("did you mean `--target`?")
-    );
+    assert_eq!(flag_error(&["--targe", "x", "."]).2.as_deref(), Some("did you mean `--target`?"));
     assert_eq!(flag_error(&["-Z", "."]).0, "unknown flag: -Z");
     let (message, cause, _) = flag_error(&["--shm-size", "3q", "."]);
     assert_eq!(message, "invalid value `3q` for --shm-size");
-    assert_eq!(
-        cause.as_deref(),
-        Some("`3q` is no size, write bytes or a number with k, m, g, t or p")
-    );
+    assert_eq!(cause.as_deref(), Some("`3q` is no size, write bytes or a number with k, m, g, t or p"));
     let (message, cause, _) = flag_error(&["--no-cache=maybe", "."]);
     assert_eq!(
         (message.as_str(), cause.as_deref()),
-        (
-            "invalid value `maybe` for --no-cache",
-            Some("`maybe` is neither true nor false"),
-        )
+        ("invalid value `maybe` for --no-cache", Some("`maybe` is neither true nor false"),)
     );
     let (message, cause, _) = flag_error(&["--log-format=x", "."]);
     assert_eq!(message, "invalid value `x` for --log-format");
-    assert_eq!(
-        cause.as_deref(),
-        Some("it can be docker, buildkit, tty, rawjson, events")
-    );
+    assert_eq!(cause.as_deref(), Some("it can be docker, buildkit, tty, rawjson, events"));
     assert_eq!(flag_error(&[".", "--tag"]).0, "flag needs a value: --tag");
-    assert_eq!(
-        flag_error(&["prune", "--all", "--cache"]).0,
-        "--all cannot be used together with --cache"
-    );
+    assert_eq!(flag_error(&["prune", "--all", "--cache"]).0, "--all cannot be used together with --cache");
 }
 
 #[test]
@@ -299,16 +228,10 @@ fn help_and_version() {
         &["images", "--help"],
         &["--version"],
     ] {
-        assert!(
-            matches!(parse_with(line, &[]), Err(ArgsError::Shown(_))),
-            "{line:?}"
-        );
+        assert!(matches!(parse_with(line, &[]), Err(ArgsError::Shown(_))), "{line:?}");
     }
     match parse_with(&["build", "--help"], &[]) {
-        Err(ArgsError::Shown(text)) => assert!(
-            text.contains("--build-arg") && !text.contains("--memory"),
-            "{text}"
-        ),
+        Err(ArgsError::Shown(text)) => assert!(text.contains("--build-arg") && !text.contains("--memory"), "{text}"),
         other => panic!("{other:?}"),
     }
 }
@@ -330,34 +253,18 @@ fn variables_set_flags() {
         ],
     );
     assert_eq!(args.tag, ["a", "b"]);
-    assert_eq!(
-        args.label,
-        [("x".into(), "1 2".into()), ("y".into(), "3".into())]
-    );
+    assert_eq!(args.label, [("x".into(), "1 2".into()), ("y".into(), "3".into())]);
     assert_eq!(args.log_format, Some(LogFormat::Docker));
     assert!(args.no_cache && !args.pull);
-    assert_eq!(
-        (args.common.root, args.target, args.common.verbose),
-        (Some("/r".into()), None, 2)
-    );
+    assert_eq!((args.common.root, args.target, args.common.verbose), (Some("/r".into()), None, 2));
     assert_eq!(args.output.len(), 1);
 }
 
 #[test]
 fn the_command_line_goes_before_variables() {
-    let variables = [
-        ("RBUILD_TAG", "a b"),
-        ("RBUILD_NO_CACHE", "1"),
-        ("RBUILD_TARGET", "x"),
-    ];
-    let args = build_with(
-        &["--tag=c", "--no-cache=false", "--target", "y", "."],
-        &variables,
-    );
-    assert_eq!(
-        (args.tag, args.no_cache, args.target.as_deref()),
-        (vec!["c".to_owned()], false, Some("y"))
-    );
+    let variables = [("RBUILD_TAG", "a b"), ("RBUILD_NO_CACHE", "1"), ("RBUILD_TARGET", "x")];
+    let args = build_with(&["--tag=c", "--no-cache=false", "--target", "y", "."], &variables);
+    assert_eq!((args.tag, args.no_cache, args.target.as_deref()), (vec!["c".to_owned()], false, Some("y")));
 }
 
 #[test]
@@ -365,11 +272,7 @@ fn variables_of_other_commands() {
     // The flags of a build are not those of another command that are called the same.
     match parse_with(
         &["save", "x"],
-        &[
-            ("RBUILD_OUTPUT", "type=oci"),
-            ("RBUILD_ROOT", "/r"),
-            ("RBUILD_SAVE_FORMAT", "oci"),
-        ],
+        &[("RBUILD_OUTPUT", "type=oci"), ("RBUILD_ROOT", "/r"), ("RBUILD_SAVE_FORMAT", "oci")],
     ) {
         Ok(Command::Save(args)) => {
             assert_eq!(
@@ -379,10 +282,7 @@ fn variables_of_other_commands() {
         }
         other => panic!("{other:?}"),
     }
-    match parse_with(
-        &["pull", "x"],
-        &[("RBUILD_REGISTRY_MIRROR", "http://a http://b")],
-    ) {
+    match parse_with(&["pull", "x"], &[("RBUILD_REGISTRY_MIRROR", "http://a http://b")]) {
         Ok(Command::Pull(args)) => {
             assert_eq!(args.registry.registry_mirror, ["http://a", "http://b"])
         }
@@ -395,9 +295,7 @@ fn a_wrong_variable_is_named() {
     match parse_with(&["."], &[("RBUILD_TAG", "a"), ("RBUILD_SHM_SIZE", "3q")]) {
         Err(ArgsError::Flag { message, cause, .. }) => {
             assert_eq!(message, "the variable RBUILD_SHM_SIZE is wrong");
-            assert!(
-                cause.is_some_and(|cause| cause.starts_with("invalid value `3q` for --shm-size: "))
-            );
+            assert!(cause.is_some_and(|cause| cause.starts_with("invalid value `3q` for --shm-size: ")));
         }
         other => panic!("{other:?}"),
     }
@@ -405,14 +303,10 @@ fn a_wrong_variable_is_named() {
 
 #[test]
 fn variables_that_set_nothing_are_known() {
-    let environment: Environment = [
-        ("RBUILD_TAGS", "x"),
-        ("RBUILD_TAG", "x"),
-        ("RBUILD_LOGIN_PASSWORD", "x"),
-        ("PATH", "x"),
-    ]
-    .into_iter()
-    .collect();
+    let environment: Environment =
+        [("RBUILD_TAGS", "x"), ("RBUILD_TAG", "x"), ("RBUILD_LOGIN_PASSWORD", "x"), ("PATH", "x")]
+            .into_iter()
+            .collect();
     assert_eq!(unknown_variables(&environment), ["RBUILD_TAGS"]);
 }
 

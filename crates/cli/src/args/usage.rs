@@ -41,8 +41,7 @@ impl Arity {
 }
 
 /// What Docker 28 says before anything else when its legacy builder is used.
-const DEPRECATED: &str =
-    "DEPRECATED: The legacy builder is deprecated and will be removed in a future release.
+const DEPRECATED: &str = "DEPRECATED: The legacy builder is deprecated and will be removed in a future release.
             BuildKit is currently disabled; enable it by removing the DOCKER_BUILDKIT=0
             environment-variable.
 
@@ -70,12 +69,7 @@ pub(crate) fn check_build_arity(count: usize, dialect: Dialect) -> Result<(), Ar
 }
 
 /// Checks the number of arguments of another command.
-pub(crate) fn check_command_arity(
-    command: &str,
-    usage: &str,
-    arity: Arity,
-    count: usize,
-) -> Result<(), ArgsError> {
+pub(crate) fn check_command_arity(command: &str, usage: &str, arity: Arity, count: usize) -> Result<(), ArgsError> {
     if arity.allows(count) {
         return Ok(());
     }
@@ -124,41 +118,21 @@ mod tests {
                  Usage:  docker build [OPTIONS] PATH | URL | -\n\nBuild an image from a Dockerfile\n"
             );
         }
-        assert!(
-            check_build_arity(
-                1,
-                Dialect {
-                    builder: Builder::Legacy,
-                    version: Version::V20
-                }
-            )
-            .is_ok()
-        );
+        assert!(check_build_arity(1, Dialect { builder: Builder::Legacy, version: Version::V20 }).is_ok());
     }
 
     #[test]
     fn other_commands() {
         assert_eq!(
-            text(check_command_arity(
-                "rmi",
-                "[OPTIONS] IMAGE [IMAGE...]",
-                Arity::AtLeast(1),
-                0
-            )),
+            text(check_command_arity("rmi", "[OPTIONS] IMAGE [IMAGE...]", Arity::AtLeast(1), 0)),
             "rbuild: 'rbuild rmi' requires at least 1 argument\n\nUsage:  rbuild rmi [OPTIONS] IMAGE [IMAGE...]\n\n\
              Run 'rbuild rmi --help' for more information\n"
         );
+        assert!(text(check_command_arity("tag", "A B", Arity::Exactly(2), 1)).contains("requires 2 arguments"));
         assert!(
-            text(check_command_arity("tag", "A B", Arity::Exactly(2), 1))
-                .contains("requires 2 arguments")
+            text(check_command_arity("images", "A", Arity::AtMost(1), 2)).contains("requires at most 1 argument\n")
         );
-        assert!(
-            text(check_command_arity("images", "A", Arity::AtMost(1), 2))
-                .contains("requires at most 1 argument\n")
-        );
-        assert!(
-            text(check_command_arity("load", "", Arity::None, 2)).contains("accepts no arguments")
-        );
+        assert!(text(check_command_arity("load", "", Arity::None, 2)).contains("accepts no arguments"));
         assert!(check_command_arity("images", "A", Arity::AtMost(1), 0).is_ok());
     }
 }

@@ -80,18 +80,10 @@ pub(crate) fn boolean(text: &str) -> Result<bool, ValueError> {
 /// A size in bytes: `64m`, `1.5 GiB`, `1024`. All units are powers of 1024 (go-units `RAMInBytes`).
 pub(crate) fn size(text: &str) -> Result<u64, ValueError> {
     let bad = || ValueError::Size(text.to_owned());
-    let end = text
-        .rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')
-        .ok_or_else(bad)?;
-    let number: f64 = text[..=end]
-        .trim_end_matches(' ')
-        .parse()
-        .map_err(|_| bad())?;
+    let end = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').ok_or_else(bad)?;
+    let number: f64 = text[..=end].trim_end_matches(' ').parse().map_err(|_| bad())?;
     let suffix = text[end + 1..].to_ascii_lowercase();
-    let unit = suffix
-        .strip_suffix("ib")
-        .or_else(|| suffix.strip_suffix('b'))
-        .unwrap_or(&suffix);
+    let unit = suffix.strip_suffix("ib").or_else(|| suffix.strip_suffix('b')).unwrap_or(&suffix);
     let shift = match (unit, suffix.as_str()) {
         ("", "ib") => return Err(bad()),
         ("", _) => 0,
@@ -145,11 +137,7 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
     if hard != -1 && (soft == -1 || soft > hard) {
         return Err(ValueError::UlimitOrder { soft, hard });
     }
-    Ok(Ulimit {
-        name: name.to_owned(),
-        soft,
-        hard,
-    })
+    Ok(Ulimit { name: name.to_owned(), soft, hard })
 }
 
 /// A line for /etc/hosts: `host:ip`, `host=ip`, `host=[ip6]`.
@@ -158,20 +146,14 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
 /// loopback.
 pub(crate) fn add_host(text: &str) -> Result<(String, String), ValueError> {
     let bad = || ValueError::AddHost(text.to_owned());
-    let (host, address) = text
-        .split_once('=')
-        .or_else(|| text.split_once(':'))
-        .ok_or_else(bad)?;
+    let (host, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(bad)?;
     if host.is_empty() || host.contains(char::is_whitespace) {
         return Err(bad());
     }
     if address == "host-gateway" {
         return Ok((host.to_owned(), "127.0.0.1".to_owned()));
     }
-    let bare = address
-        .strip_prefix('[')
-        .and_then(|a| a.strip_suffix(']'))
-        .unwrap_or(address);
+    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
     if bare.parse::<std::net::IpAddr>().is_err() {
         return Err(ValueError::Address(address.to_owned()));
     }
@@ -196,10 +178,7 @@ pub(crate) fn assignment(text: &str) -> Result<Assignment, ValueError> {
     if name.is_empty() {
         return Err(ValueError::EmptyKey(text.to_owned()));
     }
-    Ok(Assignment {
-        name: name.to_owned(),
-        value,
-    })
+    Ok(Assignment { name: name.to_owned(), value })
 }
 
 /// `NAME=VALUE`, or `NAME` for an empty value (`--label`).
@@ -210,26 +189,16 @@ pub(crate) fn label(text: &str) -> Result<(String, String), ValueError> {
 /// `NAME=VALUE` (`--build-context`).
 pub(crate) fn build_context(text: &str) -> Result<(String, String), ValueError> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
-            Ok((name.to_owned(), value.to_owned()))
-        }
-        _ => Err(ValueError::Form {
-            text: text.to_owned(),
-            form: "NAME=VALUE",
-        }),
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(ValueError::Form { text: text.to_owned(), form: "NAME=VALUE" }),
     }
 }
 
 /// `HOST=FILE` (`--registry-certificate`).
 pub(crate) fn certificate(text: &str) -> Result<(String, PathBuf), ValueError> {
     match text.split_once('=') {
-        Some((host, file)) if !host.is_empty() && !file.is_empty() => {
-            Ok((host.to_owned(), PathBuf::from(file)))
-        }
-        _ => Err(ValueError::Form {
-            text: text.to_owned(),
-            form: "HOST=FILE",
-        }),
+        Some((host, file)) if !host.is_empty() && !file.is_empty() => Ok((host.to_owned(), PathBuf::from(file))),
+        _ => Err(ValueError::Form { text: text.to_owned(), form: "HOST=FILE" }),
     }
 }
 
@@ -249,10 +218,7 @@ pub(crate) fn secret(text: &str) -> Result<SecretSpec, ValueError> {
     let (mut id, mut file, mut variable, mut from_env) = (None, None, None, false);
     for field in csv::parse_fields(text)? {
         let Some((key, value)) = field.split_once('=') else {
-            return Err(ValueError::Form {
-                text: field,
-                form: "KEY=VALUE",
-            });
+            return Err(ValueError::Form { text: field, form: "KEY=VALUE" });
         };
         match (key.to_ascii_lowercase().as_str(), value) {
             ("id", _) => id = Some(value.to_owned()),
@@ -262,10 +228,7 @@ pub(crate) fn secret(text: &str) -> Result<SecretSpec, ValueError> {
             ("type", "env") => from_env = true,
             ("type", _) => return Err(ValueError::SecretType(value.to_owned())),
             _ => {
-                return Err(ValueError::Key {
-                    key: key.to_owned(),
-                    known: "id, src, env and type",
-                });
+                return Err(ValueError::Key { key: key.to_owned(), known: "id, src, env and type" });
             }
         }
     }
@@ -274,11 +237,7 @@ pub(crate) fn secret(text: &str) -> Result<SecretSpec, ValueError> {
     }
     let id = id.filter(|id| !id.is_empty()).ok_or(ValueError::SecretId)?;
     let some = |text: String| (!text.is_empty()).then_some(text);
-    Ok(SecretSpec {
-        id,
-        file: file.and_then(some).map(PathBuf::from),
-        variable: variable.and_then(some),
-    })
+    Ok(SecretSpec { id, file: file.and_then(some).map(PathBuf::from), variable: variable.and_then(some) })
 }
 
 /// What `--ssh` says.
@@ -294,23 +253,14 @@ pub(crate) struct SshSpec {
 pub(crate) fn ssh(text: &str) -> Result<SshSpec, ValueError> {
     let (id, path) = text.split_once('=').unwrap_or((text, ""));
     if id.is_empty() {
-        return Err(ValueError::Form {
-            text: text.to_owned(),
-            form: "ID or ID=SOCKET",
-        });
+        return Err(ValueError::Form { text: text.to_owned(), form: "ID or ID=SOCKET" });
     }
-    Ok(SshSpec {
-        id: id.to_owned(),
-        path: (!path.is_empty()).then(|| PathBuf::from(path)),
-    })
+    Ok(SshSpec { id: id.to_owned(), path: (!path.is_empty()).then(|| PathBuf::from(path)) })
 }
 
 /// Seconds since the epoch (`--timestamp`).
 pub(crate) fn timestamp(text: &str) -> Result<i64, ValueError> {
-    text.parse().map_err(|_| ValueError::Form {
-        text: text.to_owned(),
-        form: "SECONDS since 1970",
-    })
+    text.parse().map_err(|_| ValueError::Form { text: text.to_owned(), form: "SECONDS since 1970" })
 }
 
 #[cfg(test)]
@@ -348,55 +298,22 @@ mod tests {
         for (text, want) in cases {
             assert_eq!(size(text), Ok(want), "{text}");
         }
-        for text in [
-            "",
-            "m",
-            "3q",
-            "3ib",
-            "3mbb",
-            "-1",
-            "1e400",
-            "99999999p",
-            "nan",
-            "6 4m",
-        ] {
+        for text in ["", "m", "3q", "3ib", "3mbb", "-1", "1e400", "99999999p", "nan", "6 4m"] {
             assert!(size(text).is_err(), "{text}: {:?}", size(text));
         }
     }
 
     #[test]
     fn ulimits() {
-        let limit = |soft, hard| {
-            Ok(Ulimit {
-                name: "nofile".into(),
-                soft,
-                hard,
-            })
-        };
+        let limit = |soft, hard| Ok(Ulimit { name: "nofile".into(), soft, hard });
         assert_eq!(ulimit("nofile=1024"), limit(1024, 1024));
         assert_eq!(ulimit("nofile=1024:2048"), limit(1024, 2048));
         assert_eq!(ulimit("nofile=-1"), limit(-1, -1));
         assert_eq!(ulimit("nofile=10:-1"), limit(10, -1));
-        assert_eq!(
-            ulimit("nofile=20:10"),
-            Err(ValueError::UlimitOrder { soft: 20, hard: 10 })
-        );
-        assert_eq!(
-            ulimit("nofile=-1:10"),
-            Err(ValueError::UlimitOrder { soft: -1, hard: 10 })
-        );
-        assert_eq!(
-            ulimit("files=1"),
-            Err(ValueError::UlimitName("files".into()))
-        );
-        for text in [
-            "nofile",
-            "nofile=",
-            "nofile=a",
-            "nofile=1:2:3",
-            "nofile=-2",
-            "",
-        ] {
+        assert_eq!(ulimit("nofile=20:10"), Err(ValueError::UlimitOrder { soft: 20, hard: 10 }));
+        assert_eq!(ulimit("nofile=-1:10"), Err(ValueError::UlimitOrder { soft: -1, hard: 10 }));
+        assert_eq!(ulimit("files=1"), Err(ValueError::UlimitName("files".into())));
+        for text in ["nofile", "nofile=", "nofile=a", "nofile=1:2:3", "nofile=-2", ""] {
             assert!(ulimit(text).is_err(), "{text}");
         }
     }
@@ -416,54 +333,22 @@ mod tests {
 
     #[test]
     fn assignments() {
-        assert_eq!(
-            assignment("A=b=c"),
-            Ok(Assignment {
-                name: "A".into(),
-                value: Some("b=c".into())
-            })
-        );
-        assert_eq!(
-            assignment("A="),
-            Ok(Assignment {
-                name: "A".into(),
-                value: Some(String::new())
-            })
-        );
-        assert_eq!(
-            assignment("A"),
-            Ok(Assignment {
-                name: "A".into(),
-                value: None
-            })
-        );
+        assert_eq!(assignment("A=b=c"), Ok(Assignment { name: "A".into(), value: Some("b=c".into()) }));
+        assert_eq!(assignment("A="), Ok(Assignment { name: "A".into(), value: Some(String::new()) }));
+        assert_eq!(assignment("A"), Ok(Assignment { name: "A".into(), value: None }));
         assert_eq!(label("a"), Ok(("a".into(), String::new())));
         assert!(assignment("=b").is_err());
         assert!(label("").is_err());
-        assert_eq!(
-            build_context("a=docker-image://x=y"),
-            Ok(("a".into(), "docker-image://x=y".into()))
-        );
-        assert!(
-            build_context("a").is_err()
-                && build_context("a=").is_err()
-                && build_context("=a").is_err()
-        );
-        assert_eq!(
-            certificate("h:5000=/ca.pem"),
-            Ok(("h:5000".into(), "/ca.pem".into()))
-        );
+        assert_eq!(build_context("a=docker-image://x=y"), Ok(("a".into(), "docker-image://x=y".into())));
+        assert!(build_context("a").is_err() && build_context("a=").is_err() && build_context("=a").is_err());
+        assert_eq!(certificate("h:5000=/ca.pem"), Ok(("h:5000".into(), "/ca.pem".into())));
         assert!(certificate("h").is_err());
     }
 
     #[test]
     fn secrets() {
         let spec = |file: Option<&str>, variable: Option<&str>| {
-            Ok(SecretSpec {
-                id: "x".into(),
-                file: file.map(PathBuf::from),
-                variable: variable.map(str::to_owned),
-            })
+            Ok(SecretSpec { id: "x".into(), file: file.map(PathBuf::from), variable: variable.map(str::to_owned) })
         };
         assert_eq!(secret("id=x"), spec(None, None));
         assert_eq!(secret("id=x,src=/f"), spec(Some("/f"), None));
@@ -472,29 +357,14 @@ mod tests {
         assert_eq!(secret("type=env,id=x,src=V"), spec(None, Some("V")));
         assert_eq!(secret(r#"id=x,"src=/a,b""#), spec(Some("/a,b"), None));
         assert_eq!(secret("src=/f"), Err(ValueError::SecretId));
-        assert_eq!(
-            secret("id=x,type=vault"),
-            Err(ValueError::SecretType("vault".into()))
-        );
+        assert_eq!(secret("id=x,type=vault"), Err(ValueError::SecretType("vault".into())));
         assert!(secret("foo").is_err() && secret("id=x,mode=1").is_err());
     }
 
     #[test]
     fn agents() {
-        assert_eq!(
-            ssh("default"),
-            Ok(SshSpec {
-                id: "default".into(),
-                path: None
-            })
-        );
-        assert_eq!(
-            ssh("a=/s"),
-            Ok(SshSpec {
-                id: "a".into(),
-                path: Some("/s".into())
-            })
-        );
+        assert_eq!(ssh("default"), Ok(SshSpec { id: "default".into(), path: None }));
+        assert_eq!(ssh("a=/s"), Ok(SshSpec { id: "a".into(), path: Some("/s".into()) }));
         assert!(ssh("").is_err() && ssh("=/s").is_err());
         assert_eq!(timestamp("-1"), Ok(-1));
         assert!(timestamp("now").is_err());

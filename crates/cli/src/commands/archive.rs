@@ -11,17 +11,8 @@ use crate::error::CliError;
 use crate::output::{self, Output};
 
 /// Writes images into an archive.
-pub(crate) fn save(
-    args: SaveArgs,
-    environment: &Environment,
-    cancel: &AtomicBool,
-) -> Result<(), CliError> {
-    check_command_arity(
-        "save",
-        "[OPTIONS] IMAGE [IMAGE...]",
-        Arity::AtLeast(1),
-        args.images.len(),
-    )?;
+pub(crate) fn save(args: SaveArgs, environment: &Environment, cancel: &AtomicBool) -> Result<(), CliError> {
+    check_command_arity("save", "[OPTIONS] IMAGE [IMAGE...]", Arity::AtLeast(1), args.images.len())?;
     let store = store_options(&args.common, environment)?;
     let format = match args.format {
         None | Some(ArchiveFormat::Docker) => manage::ArchiveFormat::Docker,
@@ -38,11 +29,7 @@ pub(crate) fn save(
 /// Reads images from an archive.
 ///
 /// A signal ends it at once: a read from standard input cannot be cancelled, and the store stays usable.
-pub(crate) fn load(
-    args: LoadArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
+pub(crate) fn load(args: LoadArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let cancel = &AtomicBool::new(false);
     check_command_arity("load", "[OPTIONS]", Arity::None, args.rest.len())?;
     let store = store_options(&args.common, environment)?;
@@ -75,10 +62,8 @@ mod tests {
 
     #[test]
     fn what_was_loaded() {
-        let image = |names: &[&str]| Loaded {
-            id: "sha256:1".into(),
-            names: names.iter().map(ToString::to_string).collect(),
-        };
+        let image =
+            |names: &[&str]| Loaded { id: "sha256:1".into(), names: names.iter().map(ToString::to_string).collect() };
         assert_eq!(
             show_loaded(&[image(&["q1:a", "q1:b"]), image(&[])]),
             "Loaded image: q1:a\nLoaded image: q1:b\nLoaded image ID: sha256:1\n"

@@ -20,11 +20,7 @@ const TICK: Duration = Duration::from_millis(100);
 const LAG: Duration = Duration::from_millis(200);
 
 /// Builds.
-pub(crate) fn run(
-    args: BuildArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
+pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let request = convert::build_request(args, environment, Output::terminals())?;
     if request.stdout_taken {
         output.give_away_stdout();
@@ -34,10 +30,8 @@ pub(crate) fn run(
     }
     let cancel = Cancel::new();
     let to_cancel = cancel.clone();
-    let received = signals::listen(move || to_cancel.cancel()).map_err(|source| CliError::Io {
-        action: "listen to signals".to_owned(),
-        source,
-    })?;
+    let received = signals::listen(move || to_cancel.cancel())
+        .map_err(|source| CliError::Io { action: "listen to signals".to_owned(), source })?;
     let dialect = request.options.dialect;
     match show(&request, &cancel, output) {
         Ok(result) => {
@@ -52,14 +46,9 @@ pub(crate) fn run(
         // A log that cannot be written ends the build; `output` knows why.
         Err(_) if output.has_failed() => Ok(()),
         Err(BuildError::Failed(failure)) => Err(CliError::Build { failure, dialect }),
-        Err(BuildError::Cancelled) => Err(CliError::Interrupted {
-            signal: received.signal().unwrap_or(2),
-        }),
+        Err(BuildError::Cancelled) => Err(CliError::Interrupted { signal: received.signal().unwrap_or(2) }),
         Err(BuildError::Worker { message, hint }) => Err(CliError::Worker { message, hint }),
-        Err(other) => Err(CliError::Worker {
-            message: causes(&other),
-            hint: None,
-        }),
+        Err(other) => Err(CliError::Worker { message: causes(&other), hint: None }),
     }
 }
 
@@ -88,37 +77,27 @@ impl Log<'_> {
     fn event(&mut self, event: &Event) {
         self.began.get_or_insert_with(|| {
             let now = Instant::now();
-            now.checked_sub(Duration::from_nanos(event.at))
-                .unwrap_or(now)
+            now.checked_sub(Duration::from_nanos(event.at)).unwrap_or(now)
         });
         if self.hints {
             self.renderer.event(event, self.output);
         } else {
-            self.renderer
-                .event(&without_hint(event.clone()), self.output);
+            self.renderer.event(&without_hint(event.clone()), self.output);
         }
     }
 
     fn tick(&mut self) {
-        let Some(now) = self
-            .began
-            .and_then(|began| began.elapsed().checked_sub(LAG))
-        else {
+        let Some(now) = self.began.and_then(|began| began.elapsed().checked_sub(LAG)) else {
             return;
         };
-        self.renderer.tick(
-            u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            self.output,
-        );
+        self.renderer.tick(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), self.output);
     }
 }
 
 fn without_hint(mut event: Event) -> Event {
     let failure = match &mut event.fact {
         Fact::StepFailed { failure, .. } => failure.as_mut(),
-        Fact::BuildEnded {
-            outcome: Outcome::Failure { failure, .. },
-        } => Some(failure),
+        Fact::BuildEnded { outcome: Outcome::Failure { failure, .. } } => Some(failure),
         _ => None,
     };
     if let Some(Failure::Own { hint, .. }) = failure {
@@ -128,23 +107,12 @@ fn without_hint(mut event: Event) -> Event {
 }
 
 /// Builds and shows the build's events, those of the clock in between.
-fn show(
-    request: &BuildRequest,
-    cancel: &Cancel,
-    output: &mut Output,
-) -> Result<BuildResult, BuildError> {
+fn show(request: &BuildRequest, cancel: &Cancel, output: &mut Output) -> Result<BuildResult, BuildError> {
     let live = request.format == Format::Tty && Output::terminals().stderr;
-    let options = RenderOptions {
-        expand_warnings: request.expand_warnings,
-        draw_target: live.then(output::draw_target),
-    };
+    let options =
+        RenderOptions { expand_warnings: request.expand_warnings, draw_target: live.then(output::draw_target) };
     let renderer = rbuild_logfmt::renderer(request.format, options);
-    let log = Mutex::new(Log {
-        renderer,
-        output,
-        began: None,
-        hints: request.hints,
-    });
+    let log = Mutex::new(Log { renderer, output, began: None, hints: request.hints });
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     let result = std::thread::scope(|scope| {
         let log = &log;
@@ -178,27 +146,12 @@ mod tests {
 
     #[test]
     fn hints_can_be_left_out() {
-        let failure = Failure::Own {
-            message: "no space".into(),
-            hint: Some("make some".into()),
-        };
-        let outcome = Outcome::Failure {
-            failure,
-            step: None,
-            lines: None,
-        };
-        let event = without_hint(Event {
-            at: 1,
-            fact: Fact::BuildEnded { outcome },
-        });
+        let failure = Failure::Own { message: "no space".into(), hint: Some("make some".into()) };
+        let outcome = Outcome::Failure { failure, step: None, lines: None };
+        let event = without_hint(Event { at: 1, fact: Fact::BuildEnded { outcome } });
         assert!(matches!(
             event.fact,
-            Fact::BuildEnded {
-                outcome: Outcome::Failure {
-                    failure: Failure::Own { hint: None, .. },
-                    ..
-                }
-            }
+            Fact::BuildEnded { outcome: Outcome::Failure { failure: Failure::Own { hint: None, .. }, .. } }
         ));
     }
 }

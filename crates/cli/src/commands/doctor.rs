@@ -8,35 +8,20 @@ use crate::error::CliError;
 use crate::output::Output;
 
 /// Shows what was found; fails where no build can run.
-pub(crate) fn doctor(
-    args: DoctorArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
+pub(crate) fn doctor(args: DoctorArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let diagnosis = manage::doctor(&store_options(&args.common, environment)?);
     if args.json {
-        let json = serde_json::to_string_pretty(&diagnosis).map_err(|error| CliError::Io {
-            action: "write JSON".to_owned(),
-            source: error.into(),
-        })?;
+        let json = serde_json::to_string_pretty(&diagnosis)
+            .map_err(|error| CliError::Io { action: "write JSON".to_owned(), source: error.into() })?;
         output.out(json + "\n");
     } else {
         output.out(show(&diagnosis));
     }
-    if diagnosis.can_run {
-        Ok(())
-    } else {
-        Err(CliError::Partly)
-    }
+    if diagnosis.can_run { Ok(()) } else { Err(CliError::Partly) }
 }
 
 fn show(diagnosis: &Diagnosis) -> String {
-    let width = diagnosis
-        .checks
-        .iter()
-        .map(|check| check.name.len())
-        .max()
-        .unwrap_or_default();
+    let width = diagnosis.checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
     let mut text = String::new();
     for check in &diagnosis.checks {
         let mark = match check.state {
@@ -67,11 +52,7 @@ mod tests {
 
     #[test]
     fn shown() {
-        let check = |name: &str, state, detail: &str| Check {
-            name: name.into(),
-            state,
-            detail: detail.into(),
-        };
+        let check = |name: &str, state, detail: &str| Check { name: name.into(), state, detail: detail.into() };
         let diagnosis = Diagnosis {
             can_run: true,
             isolation: Some("userns with one id".into()),

@@ -2,15 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rbuild_executor::manage::{
-    self, Force, HistoryRow, ImageName, ImageSummary, ManageError, Removed, Time,
-};
+use rbuild_executor::manage::{self, Force, HistoryRow, ImageName, ImageSummary, ManageError, Removed, Time};
 use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::args::{
-    Arity, Environment, HistoryArgs, ImagesArgs, InspectArgs, ListFormat, RmiArgs, TagArgs,
-    check_command_arity,
+    Arity, Environment, HistoryArgs, ImagesArgs, InspectArgs, ListFormat, RmiArgs, TagArgs, check_command_arity,
 };
 use crate::convert::store_options;
 use crate::error::CliError;
@@ -21,25 +18,12 @@ use crate::output::Output;
 const NONE: &str = "<none>";
 
 fn now() -> Time {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-        })
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Lists images.
-pub(crate) fn images(
-    args: ImagesArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
-    check_command_arity(
-        "images",
-        "[OPTIONS] [REPOSITORY[:TAG]]",
-        Arity::AtMost(1),
-        args.names.len(),
-    )?;
+pub(crate) fn images(args: ImagesArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    check_command_arity("images", "[OPTIONS] [REPOSITORY[:TAG]]", Arity::AtMost(1), args.names.len())?;
     let images = manage::list(&store_options(&args.common, environment)?)?;
     output.out(show_images(&images, &args, now()));
     Ok(())
@@ -54,14 +38,8 @@ struct Line<'a> {
 fn lines<'a>(images: &'a [ImageSummary], wanted: Option<&str>) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     for image in images {
-        let names = image
-            .names
-            .iter()
-            .filter(|name| wanted.is_none_or(|wanted| is_named(name, wanted)));
-        lines.extend(names.map(|name| Line {
-            image,
-            name: Some(name),
-        }));
+        let names = image.names.iter().filter(|name| wanted.is_none_or(|wanted| is_named(name, wanted)));
+        lines.extend(names.map(|name| Line { image, name: Some(name) }));
         if image.names.is_empty() && wanted.is_none() {
             lines.push(Line { image, name: None });
         }
@@ -82,31 +60,15 @@ fn is_named(name: &ImageName, wanted: &str) -> bool {
 fn show_images(images: &[ImageSummary], args: &ImagesArgs, now: Time) -> String {
     let lines = lines(images, args.names.first().map(String::as_str));
     let id = |line: &Line<'_>| {
-        if args.no_trunc {
-            line.image.id.clone()
-        } else {
-            human::short_id(&line.image.id).to_owned()
-        }
+        if args.no_trunc { line.image.id.clone() } else { human::short_id(&line.image.id).to_owned() }
     };
     if args.quiet {
         return lines.iter().map(|line| id(line) + "\n").collect();
     }
     let repository = |line: &Line<'_>| line.name.map_or(NONE, |name| &name.repository).to_owned();
-    let tag = |line: &Line<'_>| {
-        line.name
-            .and_then(|name| name.tag.clone())
-            .unwrap_or_else(|| NONE.to_owned())
-    };
-    let digest = |line: &Line<'_>| {
-        line.name
-            .and_then(|name| name.digest.clone())
-            .unwrap_or_else(|| NONE.to_owned())
-    };
-    let since = |line: &Line<'_>| {
-        line.image
-            .created
-            .map_or_else(|| "N/A".to_owned(), |time| human::ago(time, now))
-    };
+    let tag = |line: &Line<'_>| line.name.and_then(|name| name.tag.clone()).unwrap_or_else(|| NONE.to_owned());
+    let digest = |line: &Line<'_>| line.name.and_then(|name| name.digest.clone()).unwrap_or_else(|| NONE.to_owned());
+    let since = |line: &Line<'_>| line.image.created.map_or_else(|| "N/A".to_owned(), |time| human::ago(time, now));
     if args.format == Some(ListFormat::Json) {
         let object = |line: &Line<'_>| {
             json!({
@@ -122,23 +84,14 @@ fn show_images(images: &[ImageSummary], args: &ImagesArgs, now: Time) -> String 
                 "UniqueSize": "N/A",
             })
         };
-        return lines
-            .iter()
-            .map(|line| format!("{}\n", object(line)))
-            .collect();
+        return lines.iter().map(|line| format!("{}\n", object(line))).collect();
     }
     let mut header = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
     if args.digests {
         header.insert(2, "DIGEST");
     }
     let row = |line: &Line<'_>| {
-        let mut row = vec![
-            repository(line),
-            tag(line),
-            id(line),
-            since(line),
-            human::size(line.image.size),
-        ];
+        let mut row = vec![repository(line), tag(line), id(line), since(line), human::size(line.image.size)];
         if args.digests {
             row.insert(2, digest(line));
         }
@@ -149,35 +102,21 @@ fn show_images(images: &[ImageSummary], args: &ImagesArgs, now: Time) -> String 
 
 /// A time as Go writes it: `2026-11-22 10:31:34 +0000 UTC`.
 fn date(time: Time) -> String {
-    let format = time::macros::format_description!(
-        "[year]-[month]-[day] [hour]:[minute]:[second] +0000 UTC"
-    );
+    let format = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] +0000 UTC");
     let date = OffsetDateTime::from_unix_timestamp(time).ok();
-    date.and_then(|date| date.format(format).ok())
-        .unwrap_or_else(|| "N/A".to_owned())
+    date.and_then(|date| date.format(format).ok()).unwrap_or_else(|| "N/A".to_owned())
 }
 
 /// Removes names and images. One that cannot be removed does not keep the others.
-pub(crate) fn rmi(
-    args: RmiArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
-    check_command_arity(
-        "rmi",
-        "[OPTIONS] IMAGE [IMAGE...]",
-        Arity::AtLeast(1),
-        args.images.len(),
-    )?;
+pub(crate) fn rmi(args: RmiArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    check_command_arity("rmi", "[OPTIONS] IMAGE [IMAGE...]", Arity::AtLeast(1), args.images.len())?;
     let store = store_options(&args.common, environment)?;
     let force = if args.force { Force::Yes } else { Force::No };
     let (mut failed, mut deleted) = (false, false);
     for image in &args.images {
         match manage::remove(&store, image, force) {
             Ok(removed) => {
-                deleted |= removed
-                    .iter()
-                    .any(|removed| matches!(removed, Removed::Deleted(_)));
+                deleted |= removed.iter().any(|removed| matches!(removed, Removed::Deleted(_)));
                 output.out(show_removed(&removed));
             }
             Err(error) => {
@@ -189,11 +128,7 @@ pub(crate) fn rmi(
     if deleted && !args.no_prune {
         manage::collect(&store)?;
     }
-    if failed {
-        Err(CliError::Partly)
-    } else {
-        Ok(())
-    }
+    if failed { Err(CliError::Partly) } else { Ok(()) }
 }
 
 /// What was removed, as `docker rmi` tells it.
@@ -210,12 +145,7 @@ pub(crate) fn show_removed(removed: &[Removed]) -> String {
 
 /// Gives an image another name.
 pub(crate) fn tag(args: TagArgs, environment: &Environment) -> Result<(), CliError> {
-    check_command_arity(
-        "tag",
-        "IMAGE NAME[:TAG]",
-        Arity::Exactly(2),
-        args.names.len(),
-    )?;
+    check_command_arity("tag", "IMAGE NAME[:TAG]", Arity::Exactly(2), args.names.len())?;
     if let [image, name] = args.names.as_slice() {
         manage::tag(&store_options(&args.common, environment)?, image, name)?;
     }
@@ -223,17 +153,8 @@ pub(crate) fn tag(args: TagArgs, environment: &Environment) -> Result<(), CliErr
 }
 
 /// Shows how an image was made.
-pub(crate) fn history(
-    args: HistoryArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
-    check_command_arity(
-        "history",
-        "[OPTIONS] IMAGE",
-        Arity::Exactly(1),
-        args.images.len(),
-    )?;
+pub(crate) fn history(args: HistoryArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    check_command_arity("history", "[OPTIONS] IMAGE", Arity::Exactly(1), args.images.len())?;
     let store = store_options(&args.common, environment)?;
     for image in &args.images {
         let rows = manage::history(&store, image)?;
@@ -251,25 +172,14 @@ fn show_history(rows: &[HistoryRow], args: &HistoryArgs, now: Time) -> String {
     if args.quiet {
         return rows.iter().map(|row| id(row) + "\n").collect();
     }
-    let since = |row: &HistoryRow| {
-        row.created
-            .map_or_else(|| "N/A".to_owned(), |time| human::ago(time, now))
-    };
+    let since = |row: &HistoryRow| row.created.map_or_else(|| "N/A".to_owned(), |time| human::ago(time, now));
     let at = |row: &HistoryRow| row.created.map_or_else(|| "N/A".to_owned(), whole_seconds);
     let size = |row: &HistoryRow| {
-        if args.human {
-            human::size(row.size)
-        } else {
-            row.size.to_string()
-        }
+        if args.human { human::size(row.size) } else { row.size.to_string() }
     };
     let by = |row: &HistoryRow| {
         let text = row.created_by.replace('\t', " ");
-        if args.no_trunc {
-            text
-        } else {
-            human::ellipsis(&text, 45)
-        }
+        if args.no_trunc { text } else { human::ellipsis(&text, 45) }
     };
     if args.format == Some(ListFormat::Json) {
         let object = |row: &HistoryRow| {
@@ -282,22 +192,13 @@ fn show_history(rows: &[HistoryRow], args: &HistoryArgs, now: Time) -> String {
                 "Size": size(row),
             })
         };
-        return rows
-            .iter()
-            .map(|row| format!("{}\n", object(row)))
-            .collect();
+        return rows.iter().map(|row| format!("{}\n", object(row))).collect();
     }
     let created = if args.human { "CREATED" } else { "CREATED AT" };
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
-            vec![
-                id(row),
-                if args.human { since(row) } else { at(row) },
-                by(row),
-                size(row),
-                row.comment.clone(),
-            ]
+            vec![id(row), if args.human { since(row) } else { at(row) }, by(row), size(row), row.comment.clone()]
         })
         .collect();
     human::table(&["IMAGE", created, "CREATED BY", "SIZE", "COMMENT"], &rows)
@@ -306,22 +207,12 @@ fn show_history(rows: &[HistoryRow], args: &HistoryArgs, now: Time) -> String {
 fn whole_seconds(time: Time) -> String {
     let rfc3339 = &time::format_description::well_known::Rfc3339;
     let date = OffsetDateTime::from_unix_timestamp(time).ok();
-    date.and_then(|date| date.format(rfc3339).ok())
-        .unwrap_or_else(|| "N/A".to_owned())
+    date.and_then(|date| date.format(rfc3339).ok()).unwrap_or_else(|| "N/A".to_owned())
 }
 
 /// Shows images in full. Those there are are shown even where others are not there.
-pub(crate) fn inspect(
-    args: InspectArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
-    check_command_arity(
-        "inspect",
-        "[OPTIONS] IMAGE [IMAGE...]",
-        Arity::AtLeast(1),
-        args.images.len(),
-    )?;
+pub(crate) fn inspect(args: InspectArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    check_command_arity("inspect", "[OPTIONS] IMAGE [IMAGE...]", Arity::AtLeast(1), args.images.len())?;
     let store = store_options(&args.common, environment)?;
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for image in &args.images {
@@ -331,23 +222,14 @@ pub(crate) fn inspect(
         }
     }
     if args.format.is_some() {
-        output.out(
-            found
-                .iter()
-                .map(|image| format!("{image}\n"))
-                .collect::<String>(),
-        );
+        output.out(found.iter().map(|image| format!("{image}\n")).collect::<String>());
     } else {
         output.out(indented(&found)? + "\n");
     }
     for error in &errors {
         output.err(error.report(!args.common.no_hint));
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(CliError::Partly)
-    }
+    if errors.is_empty() { Ok(()) } else { Err(CliError::Partly) }
 }
 
 /// JSON with four spaces, as `docker inspect` writes it.
@@ -358,10 +240,7 @@ fn indented(values: &[serde_json::Value]) -> Result<String, CliError> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
     values
         .serialize(&mut serializer)
-        .map_err(|error| CliError::Io {
-            action: "write JSON".to_owned(),
-            source: error.into(),
-        })?;
+        .map_err(|error| CliError::Io { action: "write JSON".to_owned(), source: error.into() })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -374,16 +253,12 @@ mod tests {
     use crate::args::{self, Command, CommandLine};
 
     fn command(line: &[&str]) -> Command {
-        let matches = args::command()
-            .try_get_matches_from([&["rbuild"], line].concat())
-            .unwrap();
+        let matches = args::command().try_get_matches_from([&["rbuild"], line].concat()).unwrap();
         CommandLine::from_arg_matches(&matches).unwrap().command
     }
 
     fn images_of(line: &[&str]) -> String {
-        let Command::Images(args) = command(line) else {
-            panic!("{line:?}")
-        };
+        let Command::Images(args) = command(line) else { panic!("{line:?}") };
         let name = |repository: &str, tag: &str, digest: Option<&str>| ImageName {
             repository: repository.into(),
             tag: Some(tag.into()),
@@ -397,13 +272,7 @@ mod tests {
             layers: 1,
         };
         let images = [
-            image(
-                'a',
-                vec![
-                    name("busybox", "latest", Some("sha256:dd")),
-                    name("r.io/x", "1", None),
-                ],
-            ),
+            image('a', vec![name("busybox", "latest", Some("sha256:dd")), name("r.io/x", "1", None)]),
             image('b', vec![]),
         ];
         show_images(&images, &args, 1_000_000 + 7 * 3600)
@@ -418,10 +287,7 @@ mod tests {
              r.io/x       1         aaaaaaaaaaaa   7 hours ago   1.98MB\n\
              <none>       <none>    bbbbbbbbbbbb   7 hours ago   1.98MB\n"
         );
-        assert_eq!(
-            images_of(&["images", "-q", "docker.io/library/busybox"]),
-            "aaaaaaaaaaaa\n"
-        );
+        assert_eq!(images_of(&["images", "-q", "docker.io/library/busybox"]), "aaaaaaaaaaaa\n");
         assert_eq!(images_of(&["images", "-q", "r.io/x:1"]), "aaaaaaaaaaaa\n");
         assert_eq!(images_of(&["images", "-q", "r.io/x:2"]), "");
         assert_eq!(
@@ -436,9 +302,7 @@ mod tests {
     }
 
     fn history_of(line: &[&str]) -> String {
-        let Command::History(args) = command(line) else {
-            panic!("{line:?}")
-        };
+        let Command::History(args) = command(line) else { panic!("{line:?}") };
         let row = |id: Option<&str>, by: &str, size| HistoryRow {
             id: id.map(Into::into),
             created: Some(1_000_000),
@@ -447,14 +311,8 @@ mod tests {
             size,
             comment: "c".into(),
         };
-        let rows = [
-            row(
-                Some("sha256:0123456789abcdef"),
-                &format!("RUN\t{}", "x".repeat(50)),
-                2048,
-            ),
-            row(None, "ADD", 0),
-        ];
+        let rows =
+            [row(Some("sha256:0123456789abcdef"), &format!("RUN\t{}", "x".repeat(50)), 2048), row(None, "ADD", 0)];
         show_history(&rows, &args, 1_000_060)
     }
 
@@ -466,26 +324,14 @@ mod tests {
              0123456789ab   About a minute ago   RUN xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…   2.05kB    c\n\
              <missing>      About a minute ago   ADD                                             0B        c\n"
         );
-        assert_eq!(
-            history_of(&["history", "-q", "x"]),
-            "0123456789ab\n<missing>\n"
-        );
-        assert!(
-            history_of(&["history", "-H=false", "--no-trunc", "x"])
-                .contains("1970-01-12T13:46:40Z")
-        );
-        assert!(
-            history_of(&["history", "--format", "json", "x"])
-                .starts_with(r#"{"Comment":"c","CreatedAt":"#)
-        );
+        assert_eq!(history_of(&["history", "-q", "x"]), "0123456789ab\n<missing>\n");
+        assert!(history_of(&["history", "-H=false", "--no-trunc", "x"]).contains("1970-01-12T13:46:40Z"));
+        assert!(history_of(&["history", "--format", "json", "x"]).starts_with(r#"{"Comment":"c","CreatedAt":"#));
     }
 
     #[test]
     fn removals() {
-        let removed = [
-            Removed::Untagged("a:1".into()),
-            Removed::Deleted("sha256:1".into()),
-        ];
+        let removed = [Removed::Untagged("a:1".into()), Removed::Deleted("sha256:1".into())];
         assert_eq!(show_removed(&removed), "Untagged: a:1\nDeleted: sha256:1\n");
     }
 }

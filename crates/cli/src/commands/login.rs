@@ -14,24 +14,12 @@ use crate::output::Output;
 const MAX_PASSWORD: u64 = 64 * 1024;
 
 /// Proves name and password to a registry and keeps them.
-pub(crate) fn login(
-    args: LoginArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
-    check_command_arity(
-        "login",
-        "[OPTIONS] [SERVER]",
-        Arity::AtMost(1),
-        args.servers.len(),
-    )?;
-    let username = args
-        .username
-        .filter(|name| !name.is_empty())
-        .ok_or(CliError::Login {
-            message: "a user name is needed",
-            hint: "give one with --username, and the password with --password-stdin",
-        })?;
+pub(crate) fn login(args: LoginArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    check_command_arity("login", "[OPTIONS] [SERVER]", Arity::AtMost(1), args.servers.len())?;
+    let username = args.username.filter(|name| !name.is_empty()).ok_or(CliError::Login {
+        message: "a user name is needed",
+        hint: "give one with --username, and the password with --password-stdin",
+    })?;
     let password = match (args.password, args.password_stdin) {
         (Some(_), true) => {
             return Err(CliError::Login {
@@ -40,8 +28,7 @@ pub(crate) fn login(
             });
         }
         (Some(password), false) => {
-            output
-                .err("WARNING! Using --password via the CLI is insecure. Use --password-stdin.\n");
+            output.err("WARNING! Using --password via the CLI is insecure. Use --password-stdin.\n");
             password
         }
         (None, true) => read_password()?,
@@ -53,20 +40,11 @@ pub(crate) fn login(
         }
     };
     if password.is_empty() {
-        return Err(CliError::Login {
-            message: "the password is empty",
-            hint: "pipe it in with --password-stdin",
-        });
+        return Err(CliError::Login { message: "the password is empty", hint: "pipe it in with --password-stdin" });
     }
     let access = convert::registry_access(&args.registry, environment);
     let server = args.servers.first().map(String::as_str);
-    if let Kept::File(path) = manage::login(
-        &access,
-        server,
-        &username,
-        &password,
-        &AtomicBool::new(false),
-    )? {
+    if let Kept::File(path) = manage::login(&access, server, &username, &password, &AtomicBool::new(false))? {
         output.err(format!(
             "\nWARNING! Your credentials are stored unencrypted in '{}'.\nConfigure a credential helper to remove this \
              warning. See\nhttps://docs.docker.com/go/credential-store/\n\n",
@@ -78,28 +56,18 @@ pub(crate) fn login(
 }
 
 /// Forgets what [`login`] kept.
-pub(crate) fn logout(
-    args: LogoutArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
+pub(crate) fn logout(args: LogoutArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     check_command_arity("logout", "[SERVER]", Arity::AtMost(1), args.servers.len())?;
     let access = convert::registry_access(&RegistryArgs::default(), environment);
     let server = args.servers.first().map(String::as_str);
-    output.out(format!(
-        "Removing login credentials for {}\n",
-        manage::server_name(server)
-    ));
+    output.out(format!("Removing login credentials for {}\n", manage::server_name(server)));
     manage::logout(&access, server)?;
     Ok(())
 }
 
 /// The password on standard input, without the line feed at its end.
 fn read_password() -> Result<String, CliError> {
-    let failed = |source| CliError::Io {
-        action: "read the password from standard input".to_owned(),
-        source,
-    };
+    let failed = |source| CliError::Io { action: "read the password from standard input".to_owned(), source };
     if io::stdin().is_terminal() {
         return Err(CliError::Login {
             message: "the password would be seen on the terminal",
@@ -107,11 +75,7 @@ fn read_password() -> Result<String, CliError> {
         });
     }
     let mut text = String::new();
-    io::stdin()
-        .lock()
-        .take(MAX_PASSWORD)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
+    io::stdin().lock().take(MAX_PASSWORD).read_to_string(&mut text).map_err(failed)?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }

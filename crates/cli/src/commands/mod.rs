@@ -17,11 +17,7 @@ use crate::output::Output;
 use crate::signals;
 
 /// Does what the command line says.
-pub(crate) fn run(
-    command: Command,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
+pub(crate) fn run(command: Command, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     match command {
         Command::Build(args) => build::run(*args, environment, output),
         Command::Images(args) => images::images(args, environment, output),
@@ -30,12 +26,8 @@ pub(crate) fn run(
         Command::Prune(args) => prune::prune(args, environment, output),
         Command::Save(args) => cancellable(|cancel| archive::save(args, environment, cancel)),
         Command::Load(args) => archive::load(args, environment, output),
-        Command::Pull(args) => {
-            cancellable(|cancel| transfer::pull(args, environment, output, cancel))
-        }
-        Command::Push(args) => {
-            cancellable(|cancel| transfer::push(args, environment, output, cancel))
-        }
+        Command::Pull(args) => cancellable(|cancel| transfer::pull(args, environment, output, cancel)),
+        Command::Push(args) => cancellable(|cancel| transfer::push(args, environment, output, cancel)),
         Command::Login(args) => login::login(args, environment, output),
         Command::Logout(args) => login::logout(args, environment, output),
         Command::Inspect(args) => images::inspect(args, environment, output),
@@ -52,10 +44,7 @@ fn cancellable(run: impl FnOnce(&AtomicBool) -> Result<(), CliError>) -> Result<
     let cancel = std::sync::Arc::new(AtomicBool::new(false));
     let flag = cancel.clone();
     let received = signals::listen(move || flag.store(true, std::sync::atomic::Ordering::SeqCst))
-        .map_err(|source| CliError::Io {
-        action: "listen to signals".to_owned(),
-        source,
-    })?;
+        .map_err(|source| CliError::Io { action: "listen to signals".to_owned(), source })?;
     let done = run(&cancel);
     match received.signal() {
         Some(signal) if done.is_err() => Err(CliError::Interrupted { signal }),

@@ -10,11 +10,7 @@ use crate::error::CliError;
 use crate::output::Output;
 
 /// Removes what the flags say, after asking.
-pub(crate) fn prune(
-    args: PruneArgs,
-    environment: &Environment,
-    output: &mut Output,
-) -> Result<(), CliError> {
+pub(crate) fn prune(args: PruneArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let store = store_options(&args.common, environment)?;
     let (scope, what) = match (args.all, args.cache) {
         (true, _) => (PruneScope::All, "all images and the whole build cache"),
@@ -22,9 +18,7 @@ pub(crate) fn prune(
         (false, false) => (PruneScope::Dangling, "all images without a name"),
     };
     if !args.force {
-        output.out(format!(
-            "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "
-        ));
+        output.out(format!("WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "));
         if !io::stdin().is_terminal() {
             output.out("\n");
             return Err(CliError::NobodyToAsk);
@@ -33,10 +27,7 @@ pub(crate) fn prune(
         io::stdin()
             .lock()
             .read_line(&mut answer)
-            .map_err(|source| CliError::Io {
-                action: "read the answer".to_owned(),
-                source,
-            })?;
+            .map_err(|source| CliError::Io { action: "read the answer".to_owned(), source })?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
             return Ok(());
         }
@@ -48,24 +39,15 @@ pub(crate) fn prune(
 fn show(report: &PruneReport) -> String {
     let mut text = super::images::show_removed(&report.removed);
     if report.cache_records > 0 {
-        text.push_str(&format!(
-            "Build cache records removed: {}\n",
-            report.cache_records
-        ));
+        text.push_str(&format!("Build cache records removed: {}\n", report.cache_records));
     }
     if report.running > 0 {
-        text.push_str(&format!(
-            "Running builds whose work was spared: {}\n",
-            report.running
-        ));
+        text.push_str(&format!("Running builds whose work was spared: {}\n", report.running));
     }
     if !text.is_empty() {
         text.push('\n');
     }
-    text.push_str(&format!(
-        "Total reclaimed space: {}\n",
-        rbuild_logfmt::units::human_size(report.freed_bytes)
-    ));
+    text.push_str(&format!("Total reclaimed space: {}\n", rbuild_logfmt::units::human_size(report.freed_bytes)));
     text
 }
 

@@ -17,12 +17,7 @@ pub(crate) fn pull(
     output: &mut Output,
     cancel: &AtomicBool,
 ) -> Result<(), CliError> {
-    check_command_arity(
-        "pull",
-        "[OPTIONS] NAME[:TAG|@DIGEST]",
-        Arity::Exactly(1),
-        args.images.len(),
-    )?;
+    check_command_arity("pull", "[OPTIONS] NAME[:TAG|@DIGEST]", Arity::Exactly(1), args.images.len())?;
     let store = store_options(&args.common, environment)?;
     let access = registry_access(&args.registry, environment);
     for image in &args.images {
@@ -34,24 +29,10 @@ pub(crate) fn pull(
                 output.out(show_pull(fact));
             }
         };
-        let pulled = manage::pull(
-            &store,
-            &access,
-            image,
-            args.platform.as_deref(),
-            &mut tell,
-            cancel,
-        )?;
+        let pulled = manage::pull(&store, &access, image, args.platform.as_deref(), &mut tell, cancel)?;
         if !args.quiet {
-            let status = if pulled.newer {
-                "Downloaded newer image for"
-            } else {
-                "Image is up to date for"
-            };
-            output.out(format!(
-                "Digest: {}\nStatus: {status} {}\n",
-                pulled.digest, pulled.name
-            ));
+            let status = if pulled.newer { "Downloaded newer image for" } else { "Image is up to date for" };
+            output.out(format!("Digest: {}\nStatus: {status} {}\n", pulled.digest, pulled.name));
         }
         output.out(pulled.canonical + "\n");
     }
@@ -65,12 +46,7 @@ pub(crate) fn push(
     output: &mut Output,
     cancel: &AtomicBool,
 ) -> Result<(), CliError> {
-    check_command_arity(
-        "push",
-        "[OPTIONS] NAME[:TAG]",
-        Arity::Exactly(1),
-        args.images.len(),
-    )?;
+    check_command_arity("push", "[OPTIONS] NAME[:TAG]", Arity::Exactly(1), args.images.len())?;
     let store = store_options(&args.common, environment)?;
     let access = registry_access(&args.registry, environment);
     for image in &args.images {
@@ -80,10 +56,7 @@ pub(crate) fn push(
             true => manage::tags(&store, image)?,
         };
         if names.is_empty() {
-            return Err(manage::ManageError::NoImage {
-                name: image.clone(),
-            }
-            .into());
+            return Err(manage::ManageError::NoImage { name: image.clone() }.into());
         }
         if !args.quiet && !args.all_tags && !has_version(image) {
             output.out("Using default tag: latest\n");
@@ -98,10 +71,7 @@ pub(crate) fn push(
             if args.quiet {
                 output.out(full_name(&pushed.name) + "\n");
             } else {
-                output.out(format!(
-                    "{}: digest: {} size: {}\n",
-                    pushed.tag, pushed.digest, pushed.size
-                ));
+                output.out(format!("{}: digest: {} size: {}\n", pushed.tag, pushed.digest, pushed.size));
             }
         }
     }
@@ -189,47 +159,21 @@ mod tests {
 
     #[test]
     fn lines_as_docker_has_them() {
-        let layer = |state| TransferFact::Layer {
-            digest: "sha256:8359e783cc098ab9".into(),
-            state,
-        };
-        let started = TransferFact::Started {
-            repository: "127.0.0.1:5000/x".into(),
-            path: "x".into(),
-            version: "1".into(),
-        };
+        let layer = |state| TransferFact::Layer { digest: "sha256:8359e783cc098ab9".into(), state };
+        let started =
+            TransferFact::Started { repository: "127.0.0.1:5000/x".into(), path: "x".into(), version: "1".into() };
         assert_eq!(show_pull(&started), "1: Pulling from x\n");
-        assert_eq!(
-            show_pull(&layer(LayerState::Exists)),
-            "8359e783cc09: Already exists\n"
-        );
+        assert_eq!(show_pull(&layer(LayerState::Exists)), "8359e783cc09: Already exists\n");
         assert_eq!(
             show_pull(&layer(LayerState::Downloaded)),
             "8359e783cc09: Verifying Checksum\n8359e783cc09: Download complete\n"
         );
+        assert_eq!(show_pull(&layer(LayerState::Progress { current: 1, total: 2 })), "");
+        assert_eq!(show_push(&started), "The push refers to repository [127.0.0.1:5000/x]\n");
+        assert_eq!(show_push(&layer(LayerState::Waiting)), "8359e783cc09: Preparing\n");
+        assert_eq!(show_push(&layer(LayerState::Exists)), "8359e783cc09: Layer already exists\n");
         assert_eq!(
-            show_pull(&layer(LayerState::Progress {
-                current: 1,
-                total: 2
-            })),
-            ""
-        );
-        assert_eq!(
-            show_push(&started),
-            "The push refers to repository [127.0.0.1:5000/x]\n"
-        );
-        assert_eq!(
-            show_push(&layer(LayerState::Waiting)),
-            "8359e783cc09: Preparing\n"
-        );
-        assert_eq!(
-            show_push(&layer(LayerState::Exists)),
-            "8359e783cc09: Layer already exists\n"
-        );
-        assert_eq!(
-            show_push(&layer(LayerState::Mounted {
-                from: "library/busybox".into()
-            })),
+            show_push(&layer(LayerState::Mounted { from: "library/busybox".into() })),
             "8359e783cc09: Mounted from library/busybox\n"
         );
     }

@@ -8,16 +8,8 @@ use pretty_assertions::assert_eq;
 use super::*;
 use crate::args::Command;
 
-fn convert_on(
-    line: &[&str],
-    variables: &[(&str, &str)],
-    terminals: Terminals,
-) -> Result<BuildRequest, ConvertError> {
-    let line: Vec<OsString> = ["--root", "/r"]
-        .iter()
-        .chain(line)
-        .map(OsString::from)
-        .collect();
+fn convert_on(line: &[&str], variables: &[(&str, &str)], terminals: Terminals) -> Result<BuildRequest, ConvertError> {
+    let line: Vec<OsString> = ["--root", "/r"].iter().chain(line).map(OsString::from).collect();
     let environment: Environment = variables.iter().copied().collect();
     match args::parse(&line, &environment)? {
         Command::Build(args) => build_request(*args, &environment, terminals),
@@ -36,10 +28,7 @@ fn convert(line: &[&str]) -> BuildRequest {
 #[test]
 fn nothing_but_a_context() {
     let request = convert(&["."]);
-    assert_eq!(
-        request.options,
-        BuildOptions::new("/r", ContextSource::Dir(".".into()))
-    );
+    assert_eq!(request.options, BuildOptions::new("/r", ContextSource::Dir(".".into())));
     assert_eq!(request.format, Format::Buildkit);
     assert!(request.hints && !request.stdout_taken);
 }
@@ -54,30 +43,14 @@ fn where_the_store_is() {
     };
     let home = ("HOME", "/home/u");
     let data = ("XDG_DATA_HOME", "/data");
-    assert_eq!(
-        root(
-            &["images", "--root", "/a"],
-            &[("RBUILD_ROOT", "/b"), data, home]
-        )
-        .unwrap(),
-        Path::new("/a")
-    );
-    assert_eq!(
-        root(&["images"], &[("RBUILD_ROOT", "/b"), data, home]).unwrap(),
-        Path::new("/b")
-    );
-    assert_eq!(
-        root(&["images"], &[data, home]).unwrap(),
-        Path::new("/data/rbuild")
-    );
+    assert_eq!(root(&["images", "--root", "/a"], &[("RBUILD_ROOT", "/b"), data, home]).unwrap(), Path::new("/a"));
+    assert_eq!(root(&["images"], &[("RBUILD_ROOT", "/b"), data, home]).unwrap(), Path::new("/b"));
+    assert_eq!(root(&["images"], &[data, home]).unwrap(), Path::new("/data/rbuild"));
     assert_eq!(
         root(&["images"], &[("XDG_DATA_HOME", "relative"), home]).unwrap(),
         Path::new("/home/u/.local/share/rbuild")
     );
-    assert_eq!(
-        root(&["images"], &[home]).unwrap(),
-        Path::new("/home/u/.local/share/rbuild")
-    );
+    assert_eq!(root(&["images"], &[home]).unwrap(), Path::new("/home/u/.local/share/rbuild"));
     let error = root(&["images"], &[("HOME", "")]).unwrap_err();
     assert!(matches!(error, ConvertError::NoRoot));
     assert!(error.hint().is_some());
@@ -86,10 +59,7 @@ fn where_the_store_is() {
 #[test]
 fn forms_of_the_log() {
     use Format::{Buildkit, Events, Legacy, Quiet, RawJson, Tty};
-    let on_terminal = Terminals {
-        stdout: true,
-        stderr: true,
-    };
+    let on_terminal = Terminals { stdout: true, stderr: true };
     // Flags, without a terminal, on one.
     let cases: &[(&[&str], Format, Format)] = &[
         (&[], Buildkit, Tty),
@@ -110,63 +80,27 @@ fn forms_of_the_log() {
     ];
     for (flags, without, with) in cases {
         let line: Vec<&str> = flags.iter().copied().chain(["."]).collect();
-        assert_eq!(
-            convert_on(&line, &[], Terminals::default()).unwrap().format,
-            *without,
-            "{flags:?}"
-        );
-        assert_eq!(
-            convert_on(&line, &[], on_terminal).unwrap().format,
-            *with,
-            "{flags:?}"
-        );
+        assert_eq!(convert_on(&line, &[], Terminals::default()).unwrap().format, *without, "{flags:?}");
+        assert_eq!(convert_on(&line, &[], on_terminal).unwrap().format, *with, "{flags:?}");
     }
     assert!(convert(&["--progress=quiet", "."]).options.quiet);
     assert!(convert(&["-q", "--log-format=docker", "."]).options.quiet);
-    assert_eq!(
-        convert_with(&["."], &[("BUILDKIT_PROGRESS", "plain")])
-            .unwrap()
-            .format,
-        Buildkit
-    );
-    assert_eq!(
-        convert_with(
-            &["--log-format=docker", "."],
-            &[("BUILDKIT_PROGRESS", "tty")]
-        )
-        .unwrap()
-        .format,
-        Legacy
-    );
+    assert_eq!(convert_with(&["."], &[("BUILDKIT_PROGRESS", "plain")]).unwrap().format, Buildkit);
+    assert_eq!(convert_with(&["--log-format=docker", "."], &[("BUILDKIT_PROGRESS", "tty")]).unwrap().format, Legacy);
     let error = convert_with(&["--log-format=docker", "--progress=rawjson", "."], &[]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "--log-format=docker and --progress=rawjson contradict each other"
-    );
+    assert_eq!(error.to_string(), "--log-format=docker and --progress=rawjson contradict each other");
     assert!(convert_with(&["."], &[("BUILDKIT_PROGRESS", "fancy")]).is_err());
 }
 
 #[test]
 fn dialects() {
     let dialect = |line: &[&str]| convert(line).options.dialect;
-    assert_eq!(
-        dialect(&["--log-format=docker", "."]),
-        Dialect {
-            builder: Builder::Legacy,
-            version: Version::V28
-        }
-    );
+    assert_eq!(dialect(&["--log-format=docker", "."]), Dialect { builder: Builder::Legacy, version: Version::V28 });
     assert_eq!(
         dialect(&["--log-format=docker", "--docker-version=20", "."]),
-        Dialect {
-            builder: Builder::Legacy,
-            version: Version::V20
-        }
+        Dialect { builder: Builder::Legacy, version: Version::V20 }
     );
-    assert_eq!(
-        dialect(&["--log-format=events", "."]).builder,
-        Builder::Buildkit
-    );
+    assert_eq!(dialect(&["--log-format=events", "."]).builder, Builder::Buildkit);
 }
 
 #[test]
@@ -174,155 +108,67 @@ fn contexts() {
     let context = |path: &str| convert(&[path]).options.context;
     assert_eq!(context("-"), ContextSource::Stdin);
     assert_eq!(context("dir"), ContextSource::Dir("dir".into()));
-    for url in [
-        "https://example.com/x.git#main",
-        "git@example.com:x.git",
-        "github.com/a/b",
-        "http://h/c.tar",
-    ] {
+    for url in ["https://example.com/x.git#main", "git@example.com:x.git", "github.com/a/b", "http://h/c.tar"] {
         assert_eq!(context(url), ContextSource::Url(url.into()));
     }
-    assert_eq!(
-        convert(&["-f", "-", "."]).options.dockerfile,
-        DockerfileSource::Stdin
-    );
-    assert_eq!(
-        convert(&["-f", "a/B", "."]).options.dockerfile,
-        DockerfileSource::Path("a/B".into())
-    );
-    assert!(matches!(
-        convert_with(&["-f", "-", "-"], &[]),
-        Err(ConvertError::StdinTwice)
-    ));
+    assert_eq!(convert(&["-f", "-", "."]).options.dockerfile, DockerfileSource::Stdin);
+    assert_eq!(convert(&["-f", "a/B", "."]).options.dockerfile, DockerfileSource::Path("a/B".into()));
+    assert!(matches!(convert_with(&["-f", "-", "-"], &[]), Err(ConvertError::StdinTwice)));
     for line in [&[][..], &["a", "b"]] {
-        assert!(
-            matches!(
-                convert_with(line, &[]),
-                Err(ConvertError::Args(ArgsError::Arity { .. }))
-            ),
-            "{line:?}"
-        );
+        assert!(matches!(convert_with(line, &[]), Err(ConvertError::Args(ArgsError::Arity { .. }))), "{line:?}");
     }
 }
 
 #[test]
 fn build_arguments_and_cache() {
     let options = convert_with(
-        &[
-            "--build-arg=A=1",
-            "--build-arg=B",
-            "--build-arg=C",
-            "--build-arg=D",
-            ".",
-        ],
+        &["--build-arg=A=1", "--build-arg=B", "--build-arg=C", "--build-arg=D", "."],
         &[("B", "2"), ("D", "")],
     )
     .unwrap()
     .options;
     let pair = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
-    assert_eq!(
-        options.build_args,
-        [
-            pair("A", Some("1")),
-            pair("B", Some("2")),
-            pair("C", None),
-            pair("D", Some(""))
-        ]
-    );
+    assert_eq!(options.build_args, [pair("A", Some("1")), pair("B", Some("2")), pair("C", None), pair("D", Some(""))]);
     let options = convert(&["--no-cache-filter=a,b", "--no-cache-filter=c", "."]).options;
-    assert_eq!(
-        (options.no_cache, options.no_cache_filter),
-        (false, vec!["a".into(), "b".into(), "c".into()])
-    );
+    assert_eq!((options.no_cache, options.no_cache_filter), (false, vec!["a".into(), "b".into(), "c".into()]));
     assert!(convert(&["--no-cache-filter=", "."]).options.no_cache);
 }
 
 #[test]
 fn platforms() {
-    let platform = |line: &[&str], variables: &[(&str, &str)]| {
-        convert_with(line, variables).map(|r| r.options.platform)
-    };
+    let platform =
+        |line: &[&str], variables: &[(&str, &str)]| convert_with(line, variables).map(|r| r.options.platform);
     let default = ("DOCKER_DEFAULT_PLATFORM", "linux/arm64");
     assert_eq!(platform(&["."], &[]).unwrap(), None);
-    assert_eq!(
-        platform(&["."], &[default]).unwrap().as_deref(),
-        Some("linux/arm64")
-    );
-    assert_eq!(
-        platform(&["--platform=linux/386", "."], &[default])
-            .unwrap()
-            .as_deref(),
-        Some("linux/386")
-    );
-    assert!(matches!(
-        platform(&["--platform=linux/386,linux/arm64", "."], &[]),
-        Err(ConvertError::Platforms(_))
-    ));
+    assert_eq!(platform(&["."], &[default]).unwrap().as_deref(), Some("linux/arm64"));
+    assert_eq!(platform(&["--platform=linux/386", "."], &[default]).unwrap().as_deref(), Some("linux/386"));
+    assert!(matches!(platform(&["--platform=linux/386,linux/arm64", "."], &[]), Err(ConvertError::Platforms(_))));
 }
 
 #[test]
 fn results() {
     let outputs = |line: &[&str]| convert(line).options.outputs;
-    let registry = |names: &[&str]| Output::Registry {
-        names: names.iter().map(ToString::to_string).collect(),
-    };
+    let registry = |names: &[&str]| Output::Registry { names: names.iter().map(ToString::to_string).collect() };
     assert_eq!(outputs(&["."]), [Output::Store]);
-    assert_eq!(
-        outputs(&["--push", "-t", "a", "."]),
-        [Output::Store, registry(&[])]
-    );
-    assert_eq!(
-        outputs(&["-o", "type=registry", "-t", "a", "."]),
-        [registry(&[])]
-    );
-    assert_eq!(
-        outputs(&["-o", "type=registry,name=r/x", "-t", "a", "."]),
-        [registry(&[])]
-    );
-    assert_eq!(
-        outputs(&["-o", "type=registry,name=r/x", "."]),
-        [registry(&["r/x"])]
-    );
+    assert_eq!(outputs(&["--push", "-t", "a", "."]), [Output::Store, registry(&[])]);
+    assert_eq!(outputs(&["-o", "type=registry", "-t", "a", "."]), [registry(&[])]);
+    assert_eq!(outputs(&["-o", "type=registry,name=r/x", "-t", "a", "."]), [registry(&[])]);
+    assert_eq!(outputs(&["-o", "type=registry,name=r/x", "."]), [registry(&["r/x"])]);
     assert_eq!(outputs(&["-o", "d", "."]), [Output::Local("d".into())]);
-    assert_eq!(
-        outputs(&["-o", "d", "--load", "."]),
-        [Output::Store, Output::Local("d".into())]
-    );
+    assert_eq!(outputs(&["-o", "d", "--load", "."]), [Output::Store, Output::Local("d".into())]);
     assert_eq!(outputs(&["-o", "type=cacheonly", "."]), []);
-    assert_eq!(
-        convert(&["-o", "type=docker,dest=x,name=a", "."])
-            .options
-            .tags,
-        ["a"]
-    );
-    assert_eq!(
-        convert(&["-o", "type=docker,dest=x,name=a", "-t", "b", "."])
-            .options
-            .tags,
-        ["b"]
-    );
-    assert!(matches!(
-        convert_with(&["--push", "."], &[]),
-        Err(ConvertError::PushWithoutName)
-    ));
+    assert_eq!(convert(&["-o", "type=docker,dest=x,name=a", "."]).options.tags, ["a"]);
+    assert_eq!(convert(&["-o", "type=docker,dest=x,name=a", "-t", "b", "."]).options.tags, ["b"]);
+    assert!(matches!(convert_with(&["--push", "."], &[]), Err(ConvertError::PushWithoutName)));
 }
 
 #[test]
 fn results_on_standard_output() {
     assert!(convert(&["-o", "-", "."]).stdout_taken);
     assert!(!convert(&["-o", "type=tar,dest=x", "."]).stdout_taken);
-    let terminal = Terminals {
-        stdout: true,
-        stderr: false,
-    };
-    assert!(matches!(
-        convert_on(&["-o", "-", "."], &[], terminal),
-        Err(ConvertError::StdoutTerminal)
-    ));
-    assert!(matches!(
-        convert_with(&["-o", "-", "-o", "type=oci", "."], &[]),
-        Err(ConvertError::StdoutTwice)
-    ));
+    let terminal = Terminals { stdout: true, stderr: false };
+    assert!(matches!(convert_on(&["-o", "-", "."], &[], terminal), Err(ConvertError::StdoutTerminal)));
+    assert!(matches!(convert_with(&["-o", "-", "-o", "type=oci", "."], &[]), Err(ConvertError::StdoutTwice)));
 }
 
 #[test]
@@ -338,8 +184,7 @@ fn secrets() {
     let file = dir.path().join("token");
     std::fs::write(&file, "t").unwrap();
     let secret = |spec: &str, variables: &[(&str, &str)]| {
-        convert_with(&["--secret", spec, "."], variables)
-            .map(|request| request.options.secrets[0].clone().source)
+        convert_with(&["--secret", spec, "."], variables).map(|request| request.options.secrets[0].clone().source)
     };
     let value = |text: &str| SecretSource::Value(text.as_bytes().to_vec());
     assert!(secret("id=x,env=V", &[("V", "v")]).unwrap() == value("v"));
@@ -347,20 +192,11 @@ fn secrets() {
     assert!(secret("id=V", &[("V", "v")]).unwrap() == value("v"));
     let spec = format!("id=x,src={}", file.display());
     assert!(secret(&spec, &[("x", "v")]).unwrap() == SecretSource::File(file.clone()));
-    assert!(matches!(
-        secret("id=x,src=/nonexistent", &[]),
-        Err(ConvertError::SecretFile { .. })
-    ));
+    assert!(matches!(secret("id=x,src=/nonexistent", &[]), Err(ConvertError::SecretFile { .. })));
     std::fs::write(&file, vec![0; 500 * 1024 + 1]).unwrap();
-    assert!(matches!(
-        secret(&spec, &[]),
-        Err(ConvertError::SecretSize { .. })
-    ));
+    assert!(matches!(secret(&spec, &[]), Err(ConvertError::SecretSize { .. })));
     let long = "x".repeat(500 * 1024 + 1);
-    assert!(matches!(
-        secret("id=x,env=V", &[("V", &long)]),
-        Err(ConvertError::SecretSize { .. })
-    ));
+    assert!(matches!(secret("id=x,env=V", &[("V", &long)]), Err(ConvertError::SecretSize { .. })));
 }
 
 #[test]
@@ -372,42 +208,20 @@ fn agents() {
     let agent = |spec: &str, variables: &[(&str, &str)]| {
         convert_with(&["--ssh", spec, "."], variables).map(|request| request.options.ssh[0].clone())
     };
-    let want = |id: &str| Ssh {
-        id: id.into(),
-        socket: socket.clone(),
-    };
-    assert_eq!(
-        agent("default", &[("SSH_AUTH_SOCK", path)]).unwrap(),
-        want("default")
-    );
+    let want = |id: &str| Ssh { id: id.into(), socket: socket.clone() };
+    assert_eq!(agent("default", &[("SSH_AUTH_SOCK", path)]).unwrap(), want("default"));
     assert_eq!(agent(&format!("k={path}"), &[]).unwrap(), want("k"));
-    assert!(matches!(
-        agent("default", &[]),
-        Err(ConvertError::NoAgent { .. })
-    ));
-    assert!(matches!(
-        agent("k=/nonexistent", &[]),
-        Err(ConvertError::Agent { .. })
-    ));
-    assert!(matches!(
-        agent("k=/dev/null", &[]),
-        Err(ConvertError::NotASocket { .. })
-    ));
+    assert!(matches!(agent("default", &[]), Err(ConvertError::NoAgent { .. })));
+    assert!(matches!(agent("k=/nonexistent", &[]), Err(ConvertError::Agent { .. })));
+    assert!(matches!(agent("k=/dev/null", &[]), Err(ConvertError::NotASocket { .. })));
 }
 
 #[test]
 fn times() {
-    let epoch = |line: &[&str], variables: &[(&str, &str)]| {
-        convert_with(line, variables).map(|r| r.options.source_date_epoch)
-    };
-    assert_eq!(
-        epoch(&["."], &[("SOURCE_DATE_EPOCH", "5")]).unwrap(),
-        Some(5)
-    );
-    assert_eq!(
-        epoch(&["--timestamp=6", "."], &[("SOURCE_DATE_EPOCH", "5")]).unwrap(),
-        Some(6)
-    );
+    let epoch =
+        |line: &[&str], variables: &[(&str, &str)]| convert_with(line, variables).map(|r| r.options.source_date_epoch);
+    assert_eq!(epoch(&["."], &[("SOURCE_DATE_EPOCH", "5")]).unwrap(), Some(5));
+    assert_eq!(epoch(&["--timestamp=6", "."], &[("SOURCE_DATE_EPOCH", "5")]).unwrap(), Some(6));
     assert_eq!(epoch(&["."], &[("SOURCE_DATE_EPOCH", "")]).unwrap(), None);
     assert!(epoch(&["."], &[("SOURCE_DATE_EPOCH", "today")]).is_err());
 }
@@ -415,20 +229,8 @@ fn times() {
 #[test]
 fn registries() {
     let access = convert_with(
-        &[
-            "--registry-mirror=http://m",
-            "--insecure-registry",
-            "i:1",
-            "--registry-certificate",
-            "h=/ca",
-            ".",
-        ],
-        &[
-            ("HOME", "/h"),
-            ("https_proxy", "http://p"),
-            ("HTTPS_PROXY", "http://q"),
-            ("NO_PROXY", "x"),
-        ],
+        &["--registry-mirror=http://m", "--insecure-registry", "i:1", "--registry-certificate", "h=/ca", "."],
+        &[("HOME", "/h"), ("https_proxy", "http://p"), ("HTTPS_PROXY", "http://q"), ("NO_PROXY", "x")],
     )
     .unwrap()
     .options
@@ -445,9 +247,6 @@ fn registries() {
             no_proxy: Some("x".into()),
         }
     );
-    let access = convert_with(&["."], &[("HOME", "/h"), ("DOCKER_CONFIG", "/d")])
-        .unwrap()
-        .options
-        .registry;
+    let access = convert_with(&["."], &[("HOME", "/h"), ("DOCKER_CONFIG", "/d")]).unwrap().options.registry;
     assert_eq!(access.docker_config, Some("/d/config.json".into()));
 }

@@ -40,13 +40,7 @@ pub(super) struct Mux {
 
 impl Mux {
     pub(super) fn new(version: Version) -> Self {
-        Self {
-            version,
-            current: None,
-            shown_rows: HashMap::new(),
-            begun: false,
-            next_index: 0,
-        }
+        Self { version, current: None, shown_rows: HashMap::new(), begun: false, next_index: 0 }
     }
 
     /// What is to be shown now.
@@ -74,19 +68,11 @@ impl Mux {
         }
 
         if rest.is_empty() {
-            let running =
-                |step: &Traced| step.is_started() && step.completed(self.version).is_none();
-            if current
-                .and_then(|id| trace.steps.get(&id))
-                .is_some_and(running)
-            {
+            let running = |step: &Traced| step.is_started() && step.completed(self.version).is_none();
+            if current.and_then(|id| trace.steps.get(&id)).is_some_and(running) {
                 return out;
             }
-            let open = trace
-                .steps
-                .iter()
-                .find(|(_, step)| running(step))
-                .map(|(id, _)| *id);
+            let open = trace.steps.iter().find(|(_, step)| running(step)).map(|(id, _)| *id);
             if let Some(open) = open {
                 self.print_step(trace, open, &mut out);
             }
@@ -137,14 +123,7 @@ impl Mux {
             // Since some time always passes between news and display, there is no division by zero.
             let waiting = now.saturating_sub(step.last_block?).max(1);
             let speed = step.count as f64 / seconds(waiting);
-            Some((
-                *id,
-                Load {
-                    waiting,
-                    speed,
-                    over_limit: waiting > MAX_DELAY && Some(*id) != current,
-                },
-            ))
+            Some((*id, Load { waiting, speed, over_limit: waiting > MAX_DELAY && Some(*id) != current }))
         };
         rest.iter().filter_map(load).collect()
     }
@@ -202,8 +181,7 @@ impl Mux {
             if !step.status_updates.contains(&status.id) || !self.is_due(status) {
                 continue;
             }
-            self.shown_rows
-                .insert(status.id.clone(), (status.timestamp, status.current));
+            self.shown_rows.insert(status.id.clone(), (status.timestamp, status.current));
             let size = match (status.current, status.total) {
                 (0, 0) => String::new(),
                 (current, 0) => format!(" {}", progress_size(current)),
@@ -211,36 +189,18 @@ impl Mux {
                     format!(" {} / {}", progress_size(current), progress_size(total))
                 }
             };
-            let took = status
-                .completed
-                .unwrap_or(status.timestamp)
-                .saturating_sub(status.started);
-            let time = if took > MIN_SHOWN {
-                format!(" {:.1}s", seconds(took))
-            } else {
-                String::new()
-            };
-            let done = if status.completed.is_some() {
-                " done"
-            } else {
-                ""
-            };
+            let took = status.completed.unwrap_or(status.timestamp).saturating_sub(status.started);
+            let time = if took > MIN_SHOWN { format!(" {:.1}s", seconds(took)) } else { String::new() };
+            let done = if status.completed.is_some() { " done" } else { "" };
             open |= status.completed.is_none();
-            line(
-                out,
-                format_args!("#{} {}{size}{time}{done}", step.index, status.id),
-            );
+            line(out, format_args!("#{} {}{size}{time}{done}", step.index, status.id));
         }
         step.status_updates.clear();
         open && self.version == Version::V28
     }
 
     fn is_due(&self, status: &VertexStatus) -> bool {
-        let Some((time, amount)) = self
-            .shown_rows
-            .get(&status.id)
-            .filter(|_| status.completed.is_none())
-        else {
+        let Some((time, amount)) = self.shown_rows.get(&status.id).filter(|_| status.completed.is_none()) else {
             return true;
         };
         let moved = match status.total {
@@ -295,9 +255,10 @@ fn print_end(step: &Traced, version: Version, completed: u64, out: &mut Vec<u8>)
     } else {
         let took = match version {
             Version::V20 => completed.saturating_sub(vertex.started.unwrap_or(completed)),
-            Version::V28 => step.merged().iter().fold(0, |sum: u64, run| {
-                sum.saturating_add(run.stop.unwrap_or(completed).saturating_sub(run.start))
-            }),
+            Version::V28 => step
+                .merged()
+                .iter()
+                .fold(0, |sum: u64, run| sum.saturating_add(run.stop.unwrap_or(completed).saturating_sub(run.start))),
         };
         line(out, format_args!("#{index} DONE {:.1}s", seconds(took)));
     }

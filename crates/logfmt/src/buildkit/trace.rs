@@ -109,10 +109,7 @@ impl Traced {
         while !rest.is_empty() {
             let end = rest.iter().position(|byte| *byte == b'\n');
             let (line, after) = match end {
-                Some(end) => (
-                    rest.get(..end).unwrap_or(rest),
-                    rest.get(end + 1..).unwrap_or_default(),
-                ),
+                Some(end) => (rest.get(..end).unwrap_or(rest), rest.get(end + 1..).unwrap_or_default()),
                 None => (rest, &[][..]),
             };
             match self.logs.last_mut() {
@@ -125,11 +122,7 @@ impl Traced {
                         s if s < 100.0 => 2,
                         _ => 1,
                     };
-                    let number = if version == Version::V20 {
-                        format!("#{} ", self.index)
-                    } else {
-                        String::new()
-                    };
+                    let number = if version == Version::V20 { format!("#{} ", self.index) } else { String::new() };
                     let mut text = format!("{number}{seconds:.decimals$} ").into_bytes();
                     text.extend_from_slice(line);
                     self.logs.push(text);
@@ -157,12 +150,7 @@ pub(super) struct Trace {
 
 impl Trace {
     pub(super) fn new(version: Version) -> Self {
-        Self {
-            version,
-            steps: BTreeMap::new(),
-            begun: Vec::new(),
-            updates: BTreeSet::new(),
-        }
+        Self { version, steps: BTreeMap::new(), begun: Vec::new(), updates: BTreeSet::new() }
     }
 
     /// How many steps have something new to show.
@@ -178,11 +166,7 @@ impl Trace {
             let Some(step) = self.steps.get_mut(&status.step) else {
                 continue;
             };
-            match step
-                .by_id
-                .get(&status.id)
-                .and_then(|at| step.statuses.get_mut(*at))
-            {
+            match step.by_id.get(&status.id).and_then(|at| step.statuses.get_mut(*at)) {
                 Some(known) => known.clone_from(status),
                 None => {
                     step.by_id.insert(status.id.clone(), step.statuses.len());
@@ -195,10 +179,7 @@ impl Trace {
         }
         for warning in &status.warnings {
             // A warning alone is no reason to show its step.
-            let step = warning
-                .vertex
-                .as_ref()
-                .and_then(|(id, _)| self.steps.get_mut(id));
+            let step = warning.vertex.as_ref().and_then(|(id, _)| self.steps.get_mut(id));
             if let Some(step) = step {
                 step.warnings.push(warning.clone());
                 step.touch(now);
@@ -217,15 +198,10 @@ impl Trace {
     fn take_vertex(&mut self, vertex: &Vertex, now: u64) {
         // 20.10 numbers steps as it hears of them, 28 as it shows them.
         let next = match self.version {
-            Version::V20 => u32::try_from(self.steps.len())
-                .unwrap_or(u32::MAX)
-                .saturating_add(1),
+            Version::V20 => u32::try_from(self.steps.len()).unwrap_or(u32::MAX).saturating_add(1),
             Version::V28 => 0,
         };
-        let step = self
-            .steps
-            .entry(vertex.step)
-            .or_insert_with(|| Traced::new(vertex.clone(), next));
+        let step = self.steps.entry(vertex.step).or_insert_with(|| Traced::new(vertex.clone(), next));
         if vertex.started.is_some() {
             let changed = step.previous.as_ref().is_none_or(|old| {
                 vertex.digest != old.digest
@@ -260,10 +236,7 @@ impl Trace {
                 continue;
             }
             out.extend_from_slice(format!("------\n > {}:\n", step.vertex.name).as_bytes());
-            let recent = (self.version == Version::V28)
-                .then(|| step.ring.iter())
-                .into_iter()
-                .flatten();
+            let recent = (self.version == Version::V28).then(|| step.ring.iter()).into_iter().flatten();
             for line in step.logs.iter().map(Vec::as_slice).chain(recent) {
                 out.extend_from_slice(line);
                 out.push(b'\n');

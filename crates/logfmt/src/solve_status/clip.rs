@@ -22,12 +22,7 @@ pub(super) struct Clip {
 
 impl Clip {
     pub(super) fn new(began: u64) -> Self {
-        Self {
-            began,
-            size: 0,
-            clipping: false,
-            kept: None,
-        }
+        Self { began, size: 0, clipping: false, kept: None }
     }
 
     /// What is shown of a piece written at `now`.
@@ -52,14 +47,9 @@ impl Clip {
             self.clipping = false;
         } else if !self.clipping {
             self.clipping = true;
-            let limit = if by_speed > MAX_SIZE {
-                binary_size(MAX_SIZE)
-            } else {
-                format!("{}/s", binary_size(MAX_SPEED))
-            };
-            shown.extend_from_slice(
-                format!("\n[output clipped, log limit {limit} reached]\n").as_bytes(),
-            );
+            let limit =
+                if by_speed > MAX_SIZE { binary_size(MAX_SIZE) } else { format!("{}/s", binary_size(MAX_SPEED)) };
+            shown.extend_from_slice(format!("\n[output clipped, log limit {limit} reached]\n").as_bytes());
         }
         shown
     }
@@ -78,10 +68,7 @@ mod tests {
     fn too_fast() {
         let mut clip = Clip::new(0);
         assert_eq!(clip.pass(&[b'y'; 200 << 10], 0).len(), 200 << 10);
-        assert_eq!(
-            clip.pass(b"more", 5),
-            b"\n[output clipped, log limit 200KiB/s reached]\n"
-        );
+        assert_eq!(clip.pass(b"more", 5), b"\n[output clipped, log limit 200KiB/s reached]\n");
         assert_eq!(clip.pass(b"more", SECOND), b"");
         assert_eq!(clip.pass(b"later", SECOND + 1), b"later");
         assert_eq!(clip.flush(), b"moremorelater");
@@ -94,10 +81,7 @@ mod tests {
         let piece = vec![b'z'; 1 << 20];
         assert_eq!(clip.pass(&piece, 60 * SECOND).len(), 1 << 20);
         assert_eq!(clip.pass(&piece, 61 * SECOND).len(), 1 << 20);
-        assert_eq!(
-            clip.pass(&piece, 62 * SECOND),
-            b"\n[output clipped, log limit 2MiB reached]\n"
-        );
+        assert_eq!(clip.pass(&piece, 62 * SECOND), b"\n[output clipped, log limit 2MiB reached]\n");
         assert_eq!(clip.pass(b"x", u64::MAX), b"");
         assert_eq!(clip.flush().len(), KEPT);
     }

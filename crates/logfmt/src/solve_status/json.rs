@@ -15,34 +15,10 @@ impl Translator {
                 object.insert(key.to_owned(), Value::Array(values));
             }
         };
-        list(
-            "vertexes",
-            status
-                .vertexes
-                .iter()
-                .map(|vertex| self.vertex(vertex))
-                .collect(),
-        );
-        list(
-            "statuses",
-            status
-                .statuses
-                .iter()
-                .map(|status| self.status(status))
-                .collect(),
-        );
-        list(
-            "logs",
-            status.logs.iter().map(|log| self.log(log)).collect(),
-        );
-        list(
-            "warnings",
-            status
-                .warnings
-                .iter()
-                .map(|warning| self.warning(warning))
-                .collect(),
-        );
+        list("vertexes", status.vertexes.iter().map(|vertex| self.vertex(vertex)).collect());
+        list("statuses", status.statuses.iter().map(|status| self.status(status)).collect());
+        list("logs", status.logs.iter().map(|log| self.log(log)).collect());
+        list("warnings", status.warnings.iter().map(|warning| self.warning(warning)).collect());
         let mut line = go_escape(&Value::Object(object).to_string());
         line.push('\n');
         line
@@ -127,17 +103,8 @@ impl Translator {
         let nanos = format!(".{:09}", time.nanosecond());
         let nanos = nanos.trim_end_matches('0').trim_end_matches('.');
         let (date, month) = (time.date(), u8::from(time.month()));
-        let clock = format!(
-            "{:02}:{:02}:{:02}",
-            time.hour(),
-            time.minute(),
-            time.second()
-        );
-        format!(
-            "{:04}-{month:02}-{:02}T{clock}{nanos}Z",
-            date.year(),
-            date.day()
-        )
+        let clock = format!("{:02}:{:02}:{:02}", time.hour(), time.minute(), time.second());
+        format!("{:04}-{month:02}-{:02}T{clock}{nanos}Z", date.year(), date.day())
     }
 }
 
@@ -162,19 +129,10 @@ fn base64(data: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(data.len().div_ceil(3) * 4);
     for group in data.chunks(3) {
-        let bits = (0..3).fold(0u32, |bits, i| {
-            bits << 8 | u32::from(group.get(i).copied().unwrap_or(0))
-        });
+        let bits = (0..3).fold(0u32, |bits, i| bits << 8 | u32::from(group.get(i).copied().unwrap_or(0)));
         for i in 0..4u32 {
-            let digit = DIGITS
-                .get((bits >> (18 - 6 * i) & 63) as usize)
-                .copied()
-                .unwrap_or(b'=');
-            out.push(char::from(if i as usize <= group.len() {
-                digit
-            } else {
-                b'='
-            }));
+            let digit = DIGITS.get((bits >> (18 - 6 * i) & 63) as usize).copied().unwrap_or(b'=');
+            out.push(char::from(if i as usize <= group.len() { digit } else { b'=' }));
         }
     }
     out
@@ -186,14 +144,9 @@ mod tests {
 
     #[test]
     fn base64_pads() {
-        for (data, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("hi\n", "aGkK"),
-            ("err\n", "ZXJyCg=="),
-        ] {
+        for (data, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("hi\n", "aGkK"), ("err\n", "ZXJyCg==")]
+        {
             assert_eq!(base64(data.as_bytes()), text);
         }
     }
@@ -202,10 +155,7 @@ mod tests {
     fn times_as_go_writes_them() {
         let mut translator = Translator::new();
         translator.unix_ns = 1_795_343_539_000_000_000;
-        assert_eq!(
-            translator.time(332_949_762),
-            "2026-11-22T10:32:19.332949762Z"
-        );
+        assert_eq!(translator.time(332_949_762), "2026-11-22T10:32:19.332949762Z");
         assert_eq!(translator.time(500_000_000), "2026-11-22T10:32:19.5Z");
         assert_eq!(translator.time(0), "2026-11-22T10:32:19Z");
     }

@@ -52,11 +52,7 @@ fn instruction(step: &InstructionStep) -> String {
     }
     let total = step.positions.to_string();
     let stage = stage.map_or_else(String::new, |stage| format!("{stage} "));
-    format!(
-        "[{stage}{:>width$}/{total}] {title}",
-        step.position,
-        width = total.len()
-    )
+    format!("[{stage}{:>width$}/{total}] {title}", step.position, width = total.len())
 }
 
 /// The words of an item's row, before sizes and times.
@@ -64,8 +60,7 @@ pub(super) fn item(item: &Item, kind: &StepKind) -> String {
     match item {
         Item::TransferDockerfile => "transferring dockerfile:".to_owned(),
         Item::TransferContext => match kind {
-            StepKind::LoadContext { name: Some(name) }
-            | StepKind::LoadContextIgnore { context: name } => {
+            StepKind::LoadContext { name: Some(name) } | StepKind::LoadContextIgnore { context: name } => {
                 format!("transferring {name}:")
             }
             _ => "transferring context:".to_owned(),

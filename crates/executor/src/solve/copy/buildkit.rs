@@ -97,7 +97,8 @@ pub(in crate::solve) fn selection_hash(
     exclude: &[String],
 ) -> Result<String, Stop> {
     if let CopySourceTree::Context(context) = tree {
-        let key = KeyBuilder::new("selection").field("pattern", pattern).list("parents", parents).list("exclude", exclude);
+        let key =
+            KeyBuilder::new("selection").field("pattern", pattern).list("parents", parents).list("exclude", exclude);
         return context.selection_hash(&key.finish(), || read_selection(&tree.source(), pattern, parents, exclude));
     }
     read_selection(&tree.source(), pattern, parents, exclude)
