@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_image::archive::{self, ArchiveError, Loaded};
-use rbuild_image::digest::{DiffId, ImageId};
 use rbuild_image::compression::ReadAhead;
+use rbuild_image::digest::{DiffId, ImageId};
 use rbuild_image::layer::LayerReader;
 use rbuild_image::manifest::{Descriptor, annotation};
 use rbuild_image::platform::Platform;
@@ -425,6 +425,11 @@ impl<'a> Session<'a> {
         if self.abort.is_cancelled() {
             return Stop::Cancelled;
         }
+        if matches!(error, RegistryError::Sink { .. }) {
+            // It is our own disk that failed, and not the registry.
+            let root = self.store.root();
+            return Stop::own(error).while_doing(|| format!("cannot store {reference} in `{}`", root.display()));
+        }
         Stop::failed(Failure::Pull { reference: reference.to_owned(), cause: pull_failure(platform, error) })
     }
 
@@ -488,7 +493,8 @@ impl<'a> Session<'a> {
                 self.registry
                     .fetch_blob(&remote.reference, blob, &mut writer, &mut report, self.abort.flag())
                     .map_err(|error| {
-                        self.pull_failed(&remote.reference.to_string(), &image.config.platform(), &error)
+                        let stop = self.pull_failed(&remote.reference.to_string(), &image.config.platform(), &error);
+                        blob_missing(stop, blob)
                     })?;
                 writer.commit()?;
             }
@@ -710,6 +716,18 @@ pub(crate) fn pull_failure(platform: &Platform, error: &RegistryError) -> PullFa
             PullFailure::Other { status, detail }
         }
     }
+}
+
+/// Of a registry that has an image but lacks one of its blobs, says which.
+fn blob_missing(mut stop: Stop, blob: &Descriptor) -> Stop {
+    if let Stop::Failed(failed) = &mut stop
+        && let Failure::Pull { cause, .. } = &mut failed.failure
+        && *cause == PullFailure::NotFound
+    {
+        let detail = format!("the registry has the image, but not its layer {}", blob.digest);
+        *cause = PullFailure::Other { status: None, detail };
+    }
+    stop
 }
 
 /// The lock under which a layer is fetched and unpacked.

@@ -7,7 +7,7 @@ use rbuild_image::layer::LayerWriter;
 use rbuild_image::manifest::media_type;
 use rbuild_image::store::LayerBlob;
 use rbuild_sandbox::root::Root;
-use rbuild_sandbox::{Durability, Overlay, OverlayMount, mount_overlay};
+use rbuild_sandbox::{Durability, Overlay, OverlayMount, mount_layers, mount_overlay};
 
 use crate::rootfs;
 use crate::session::{Cancellable, Session};
@@ -56,6 +56,12 @@ impl Change {
         Ok(mount_overlay(&self.overlay, &target)?)
     }
 
+    /// What is there before the change, to be read: far cheaper than to mount it to be changed.
+    pub(crate) fn look(&self) -> Result<View, Stop> {
+        // The directory is only used while the change is mounted.
+        View::of(&self.overlay.lower, &self.overlay.upper, &self.overlay.work)
+    }
+
     /// Writes the layer's tar into the store while hashing it, and keeps the directory as its unpacked form.
     pub(crate) fn commit(self, session: &Session<'_>) -> Result<NewLayer, Stop> {
         let upper = Root::open(&self.overlay.upper, session.ownership())?;
@@ -64,9 +70,11 @@ impl Change {
         let options =
             rootfs::DiffOptions { rewrite_timestamp: session.options().source_date_epoch, ..Default::default() };
         let written = rootfs::diff(&upper, &mut writer, options).map_err(Stop::from);
-        let written = written.map_err(|stop| session.check().err().unwrap_or(stop))?;
+        let root = session.store().root();
+        let what = || format!("cannot store the changes as a layer in `{}`", root.display());
+        let written = written.map_err(|stop| session.check().err().unwrap_or(stop.while_doing(what)))?;
         drop(upper);
-        let (digest, size) = writer.finish()?.inner.commit()?;
+        let (digest, size) = writer.finish().map_err(|e| Stop::from(e).while_doing(what))?.inner.commit()?;
         let diff_id = DiffId(digest.clone());
         let blob = LayerBlob { media_type: media_type::OCI_LAYER.to_owned(), digest, size, tar_size: Some(size) };
         session.store().add_diff_blob(&diff_id, &blob)?;
@@ -100,14 +108,21 @@ impl View {
             return Ok(View { root: only.clone(), _mount: None });
         }
         let dir = session.scratch_dir()?;
-        let (upper, work, target) = (dir.join("upper"), dir.join("work"), dir.join("merged"));
-        for path in [&upper, &work, &target] {
-            std::fs::create_dir(path)?;
+        View::of(&stack, &dir, &dir)
+    }
+
+    /// The layers (top first) mounted on `target`, where there is more than one; `empty` where there is none.
+    fn of(layers: &[PathBuf], empty: &Path, target: &Path) -> Result<View, Stop> {
+        let alone = match layers {
+            [] => Some(empty),
+            [only] => Some(only.as_path()),
+            _ => None,
+        };
+        if let Some(root) = alone {
+            return Ok(View { root: root.to_owned(), _mount: None });
         }
-        session.copy_root_attributes(stack.first().map(PathBuf::as_path), &upper)?;
-        let overlay = Overlay { lower: stack, upper, work, durability: Durability::Volatile };
-        let mount = mount_overlay(&overlay, &target)?;
-        Ok(View { root: target, _mount: Some(mount) })
+        let mount = mount_layers(layers, target)?;
+        Ok(View { root: target.to_owned(), _mount: Some(mount) })
     }
 
     pub(crate) fn path(&self) -> &Path {

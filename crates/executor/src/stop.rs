@@ -36,6 +36,16 @@ impl Stop {
         self
     }
 
+    /// Puts before an error of our own what was being done.
+    pub(crate) fn while_doing(mut self, what: impl FnOnce() -> String) -> Stop {
+        if let Stop::Failed(failed) = &mut self
+            && let Failure::Own { message, .. } = &mut failed.failure
+        {
+            *message = format!("{}: {message}", what());
+        }
+        self
+    }
+
     /// An error that has nothing to do with Docker.
     pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Stop {
         Stop::failed(own(error))
@@ -47,6 +57,13 @@ pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut cause = Some(error);
     let mut hint = None;
     while let Some(error) = cause {
+        if is_unmapped_owner(error) {
+            hint = Some(
+                "the file's owner is none of the ids that you may use; give yourself more in /etc/subuid and /etc/subgid \
+                 (`rbuild doctor` tells how many there are)",
+            );
+            break;
+        }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             hint = match io.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -60,6 +77,14 @@ pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
         cause = error.source();
     }
     Failure::Own { message: with_causes(error), hint: hint.map(str::to_owned) }
+}
+
+/// Whether the kernel refused an owner that the user namespace has no id for.
+fn is_unmapped_owner(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rbuild_sandbox::root::RootError;
+    let error = error.downcast_ref::<RootError>();
+    matches!(error, Some(RootError::Io { operation: "change the owner of", source, .. })
+        if source.kind() == std::io::ErrorKind::InvalidInput)
 }
 
 impl From<PlanError> for Stop {
@@ -90,3 +115,38 @@ own_errors!(
     rbuild_sandbox::root::RootError,
     crate::rootfs::RootfsError,
 );
+
+#[cfg(test)]
+mod tests {
+    use rbuild_sandbox::root::RootError;
+
+    use super::*;
+
+    fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+        match own(error) {
+            Failure::Own { hint, .. } => hint,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn remedies() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(hint(&full).unwrap().contains("make room"));
+        assert_eq!(hint(&std::io::Error::other("x")), None);
+        let refused = |kind: std::io::ErrorKind| RootError::Io {
+            operation: "change the owner of",
+            path: "f".into(),
+            source: kind.into(),
+        };
+        assert!(hint(&refused(std::io::ErrorKind::InvalidInput)).unwrap().contains("/etc/subuid"));
+        assert!(!hint(&refused(std::io::ErrorKind::PermissionDenied)).unwrap().contains("/etc/subuid"));
+    }
+
+    #[test]
+    fn errors_say_what_was_being_done() {
+        let stop = Stop::own(&std::io::Error::other("x")).while_doing(|| "cannot y".to_owned());
+        let Stop::Failed(failed) = stop else { panic!("it failed") };
+        assert_eq!(failed.failure, Failure::Own { message: "cannot y: x".to_owned(), hint: None });
+    }
+}
