@@ -17,9 +17,12 @@ use rbuild_testkit::{bases, leftovers, require};
 /// Tells the program, started again, where to work and which registry to ask.
 const INNER: &str = "RBUILD_EMBED_TEST";
 
+/// A test by its name.
+type Test = (&'static str, fn(&Place));
+
 fn main() -> ExitCode {
     init();
-    let tests: [(&str, fn(&Place)); 4] = [
+    let tests: [Test; 4] = [
         ("two_builds_at_once", two_builds_at_once),
         ("a_cancelled_run", a_cancelled_run),
         ("a_cancelled_pull_and_a_cancel_before_the_build", a_cancelled_pull),
