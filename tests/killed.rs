@@ -27,7 +27,7 @@ impl Random {
 fn build(workspace: &Workspace, registry: &Registry, round: u32) -> std::process::Command {
     let mut build = workspace.rbuild(build_flags(registry));
     // The kinds of work take turns, and each round has some that no other has done.
-    let format = if round % 2 == 0 { "buildkit" } else { "docker" };
+    let format = if round.is_multiple_of(2) { "buildkit" } else { "docker" };
     build.arg(format!("--log-format={format}")).args([
         "--build-arg",
         &format!("ROUND={round}"),
