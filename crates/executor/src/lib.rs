@@ -19,6 +19,7 @@ pub mod manage;
 mod mode;
 mod options;
 mod plan;
+mod removal;
 pub mod rootfs;
 mod session;
 mod snapshot;

@@ -27,6 +27,7 @@ use crate::emit::Emitter;
 use crate::key::CacheKey;
 use crate::options::BuildOptions;
 use crate::plan::buildkit::StageBase;
+use crate::removal::{Removals, remove_large_tree};
 use crate::stop::Stop;
 use crate::{manage, rootfs};
 
@@ -45,6 +46,7 @@ pub(crate) struct Session<'a> {
     downloads: Mutex<HashMap<String, Download>>,
     input: Mutex<Option<OwnedFd>>,
     output: Mutex<Option<OwnedFd>>,
+    removals: Removals,
 }
 
 /// Layers of a base image as they come.
@@ -102,6 +104,7 @@ impl<'a> Session<'a> {
             downloads: Mutex::default(),
             input: Mutex::new(input),
             output: Mutex::new(output),
+            removals: Removals::default(),
         })
     }
 
@@ -186,11 +189,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Removes a directory of this build. What cannot be removed goes with the lease.
+    /// Removes a directory of this build, while the build goes on.
     pub(crate) fn forget_dir(&self, dir: &Path) {
-        if let Err(error) = rbuild_sandbox::remove_tree(dir) {
-            tracing::debug!(%error, "left for the end of the build");
-        }
+        self.removals.begin(dir);
     }
 
     /// Directories of unpacked layers, top first, from a stack with the lowest first.
@@ -670,13 +671,14 @@ impl<'a> Session<'a> {
 
     /// Removes what this build kept for itself.
     pub(crate) fn close(self) {
+        self.removals.finish();
         let ended = self.lease.end(&mut |path| {
-            rbuild_sandbox::remove_tree(path).map_err(std::io::Error::other)?;
+            remove_large_tree(path).map_err(std::io::Error::other)?;
             Ok(0)
         });
         let swept = ended.and_then(|()| {
             self.store.sweep_dead(&mut |path| {
-                rbuild_sandbox::remove_tree(path).map_err(std::io::Error::other)?;
+                remove_large_tree(path).map_err(std::io::Error::other)?;
                 Ok(0)
             })
         });

@@ -267,7 +267,7 @@ impl<'a> SyncSizer<'a> {
 
     fn data(&mut self, node: &Node, id: u64) {
         // The sender passes over what it cannot open: such a file arrives empty.
-        let size = if self.tree.file(&node.path).is_ok() { node.status.size } else { 0 };
+        let size = if self.tree.is_readable(&node.path) { node.status.size } else { 0 };
         self.bytes += data_len(id, size);
     }
 

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rbuild_sandbox::root::{Metadata, Ownership, Root, RootError};
+use rustix::fs::AtFlags;
 
 use super::ContextError;
 use crate::rootfs::KnownFiles;
@@ -88,6 +89,13 @@ impl SourceTree {
     /// Opens a file for reading, following links inside the root; never waits for a FIFO's other end.
     pub(super) fn file(&self, path: &Path) -> Result<File, RootError> {
         self.root.open_file(path)
+    }
+
+    /// Whether a file that is no symbolic link may be read.
+    pub(super) fn is_readable(&self, path: &Path) -> bool {
+        let place = self.root.parent(path).ok();
+        let access = rustix::fs::Access::READ_OK;
+        place.is_some_and(|(dir, name)| rustix::fs::accessat(&dir, &name, access, AtFlags::empty()).is_ok())
     }
 
     /// The bytes of a small file (a Dockerfile, an ignore file), refusing more than `limit`.
