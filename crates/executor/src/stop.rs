@@ -57,6 +57,10 @@ pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut cause = Some(error);
     let mut hint = None;
     while let Some(error) = cause {
+        if error.downcast_ref::<crate::rootfs::RootfsError>().is_some_and(changed_meanwhile) {
+            hint = Some("something changed the files while they were read; build again when nothing writes there");
+            break;
+        }
         if is_unmapped_owner(error) {
             hint = Some(
                 "the file's owner is none of the ids that you may use; give yourself more in /etc/subuid and /etc/subgid \
@@ -77,6 +81,11 @@ pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
         cause = error.source();
     }
     Failure::Own { message: with_causes(error), hint: hint.map(str::to_owned) }
+}
+
+/// Whether a file that was there a moment ago is another now, or is gone.
+fn changed_meanwhile(error: &crate::rootfs::RootfsError) -> bool {
+    error.is_not_found() || matches!(error, crate::rootfs::RootfsError::Changed { .. })
 }
 
 /// Whether the kernel refused an owner that the user namespace has no id for.
@@ -134,6 +143,8 @@ mod tests {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         assert!(hint(&full).unwrap().contains("make room"));
         assert_eq!(hint(&std::io::Error::other("x")), None);
+        let changed = crate::rootfs::RootfsError::Changed { path: "f".into(), expected: 2, found: 1 };
+        assert!(hint(&changed).unwrap().contains("build again"));
         let refused = |kind: std::io::ErrorKind| RootError::Io {
             operation: "change the owner of",
             path: "f".into(),

@@ -297,7 +297,11 @@ impl ContextError {
         }
         let hint = match cause {
             Self::Remote { .. } => Some("fetch it first and pass the directory, or a tar of it as `-`".to_owned()),
-            Self::Archive { .. } => Some("make the archive again with tar".to_owned()),
+            // Our own disk or ids may be at fault, and then the archive is not.
+            Self::Archive { source } => match crate::stop::own(source.as_ref()) {
+                Failure::Own { hint: Some(hint), .. } => Some(hint),
+                _ => Some("make the archive again with tar".to_owned()),
+            },
             _ => None,
         };
         Failure::Own { message, hint }

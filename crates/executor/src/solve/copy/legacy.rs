@@ -116,7 +116,8 @@ fn hash_of(
     copy: &CopyAction,
 ) -> Result<String, Stop> {
     let found = match rootfs::legacy_hash(source, sums, path) {
-        Err(error) if error.is_not_found() => None,
+        // The source itself; a file in it that is gone since it was listed is another matter.
+        Err(error) if error.is_not_found() && !matches!(source.lstat(path), Ok(Some(_))) => None,
         other => other?,
     };
     found.ok_or_else(|| {
