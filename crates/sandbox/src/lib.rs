@@ -29,7 +29,7 @@ pub mod worker;
 pub use channel::{Channel, ChannelError};
 pub use init::{Entry, init};
 pub use isolation::{Facts, IdRange, Isolation, Privilege};
-pub use overlay::{Durability, Overlay, OverlayError, OverlayMount, mount_overlay, probe_overlay};
+pub use overlay::{Durability, Overlay, OverlayError, OverlayMount, mount_layers, mount_overlay, probe_overlay};
 pub use probe::{Probe, probe};
 pub use remove::{RemoveError, remove_tree};
 pub use run::{

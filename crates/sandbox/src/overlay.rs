@@ -142,6 +142,18 @@ pub fn mount_overlay(overlay: &Overlay, target: &Path) -> Result<OverlayMount, O
     Ok(OverlayMount { target: Some(target.to_owned()) })
 }
 
+/// Mounts two or more directories, top first, on the existing directory `target`, to be read only. Nothing is written to
+/// disk for it, so that it costs a fraction of what an [`Overlay`] does.
+///
+/// # Errors
+/// Where a directory is missing or the kernel refuses.
+pub fn mount_layers(lower: &[PathBuf], target: &Path) -> Result<OverlayMount, OverlayError> {
+    let directory = open_directory(target)?;
+    let lower = lower.iter().map(|path| open_directory(path)).collect::<Result<Vec<_>, _>>()?;
+    Stack { lower: &lower, changes: None }.attach(directory.as_fd())?;
+    Ok(OverlayMount { target: Some(target.to_owned()) })
+}
+
 /// Mounts an overlay in a new directory inside `dir`, writes to it and takes it away: whether one works there.
 ///
 /// # Errors
@@ -207,12 +219,8 @@ pub(crate) fn attach(overlay: &Overlay, bottom: Option<&Path>, target: BorrowedF
     // Named by descriptor: such a name is short, whatever the path, and has no character that is special in options.
     let lower = lower.iter().map(|path| open_directory(path)).collect::<Result<Vec<_>, _>>()?;
     let (upper, work) = (open_directory(&overlay.upper)?, open_directory(&work)?);
-    let stack = Stack { lower: &lower, upper: &upper, work: &work, durability: overlay.durability };
-    match stack.attach_one_by_one(target) {
-        // `lowerdir+` is from kernel 6.7; some seccomp profiles refuse the new calls altogether.
-        Err(OverlayError::Mount { action: ADD_LAYER | OPEN, .. }) => stack.attach_at_once(target),
-        other => other,
-    }
+    let changes = Changes { upper: &upper, work: &work, durability: overlay.durability };
+    Stack { lower: &lower, changes: Some(changes) }.attach(target)
 }
 
 const OPEN: &str = "open the file system";
@@ -222,6 +230,11 @@ const PAGE: usize = 4096;
 
 struct Stack<'a> {
     lower: &'a [OwnedFd],
+    /// Without them it is read only.
+    changes: Option<Changes<'a>>,
+}
+
+struct Changes<'a> {
     upper: &'a OwnedFd,
     work: &'a OwnedFd,
     durability: Durability,
@@ -241,6 +254,14 @@ impl Stack<'_> {
         OverlayError::Mount { layers: self.lower.len(), action, detail, source: error.into() }
     }
 
+    fn attach(&self, target: BorrowedFd<'_>) -> Result<(), OverlayError> {
+        match self.attach_one_by_one(target) {
+            // `lowerdir+` is from kernel 6.7; some seccomp profiles refuse the new calls altogether.
+            Err(OverlayError::Mount { action: ADD_LAYER | OPEN, .. }) => self.attach_at_once(target),
+            other => other,
+        }
+    }
+
     fn attach_one_by_one(&self, target: BorrowedFd<'_>) -> Result<(), OverlayError> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| self.error(OPEN, error, None))?;
         let log = &context;
@@ -248,14 +269,16 @@ impl Stack<'_> {
         for layer in self.lower {
             fsconfig_set_string(&context, "lowerdir+", name_of(layer)).map_err(|e| self.error(ADD_LAYER, e, None))?;
         }
-        fsconfig_set_string(&context, "upperdir", name_of(self.upper)).map_err(failed("set the upper directory"))?;
-        fsconfig_set_string(&context, "workdir", name_of(self.work)).map_err(failed("set the work directory"))?;
+        if let Some(Changes { upper, work, durability }) = &self.changes {
+            fsconfig_set_string(&context, "upperdir", name_of(upper)).map_err(failed("set the upper directory"))?;
+            fsconfig_set_string(&context, "workdir", name_of(work)).map_err(failed("set the work directory"))?;
+            if *durability == Durability::Volatile {
+                fsconfig_set_flag(&context, "volatile").map_err(failed("do without syncs"))?;
+            }
+        }
         fsconfig_set_flag(&context, "userxattr").map_err(failed("use user attributes"))?;
         fsconfig_set_string(&context, "index", "off").map_err(failed("do without an index"))?;
         fsconfig_set_string(&context, "source", "overlay").map_err(failed("set the source"))?;
-        if self.durability == Durability::Volatile {
-            fsconfig_set_flag(&context, "volatile").map_err(failed("do without syncs"))?;
-        }
         fsconfig_create(&context).map_err(failed("create it"))?;
         let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
             .map_err(failed("make a mount of it"))?;
@@ -266,14 +289,12 @@ impl Stack<'_> {
     /// With mount(2), whose options are limited to a page: about 220 layers.
     fn attach_at_once(&self, target: BorrowedFd<'_>) -> Result<(), OverlayError> {
         let lower: Vec<String> = self.lower.iter().map(name_of).collect();
-        let mut options = format!(
-            "lowerdir={},upperdir={},workdir={},userxattr,index=off",
-            lower.join(":"),
-            name_of(self.upper),
-            name_of(self.work)
-        );
-        if self.durability == Durability::Volatile {
-            options.push_str(",volatile");
+        let mut options = format!("lowerdir={},userxattr,index=off", lower.join(":"));
+        if let Some(Changes { upper, work, durability }) = &self.changes {
+            options.push_str(&format!(",upperdir={},workdir={}", name_of(upper), name_of(work)));
+            if *durability == Durability::Volatile {
+                options.push_str(",volatile");
+            }
         }
         if options.len() >= PAGE {
             return Err(self.error("name so many layers to this kernel (6.7 can)", Errno::TOOBIG, None));

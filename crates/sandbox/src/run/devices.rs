@@ -165,6 +165,7 @@ pub(super) fn mask(tree: &Tree<'_>) -> Result<(), Failure> {
             .map_err(|errno| failure("bind", path, "make it read-only", errno))?;
     }
     let throttles = thermal_throttles(tree);
+    let null = tree.find(Path::new("dev/null"));
     let mut nothing = None;
     for path in MASKED.iter().map(Path::new).chain(throttles.iter().map(|path| path.as_path())) {
         let failed = |action| move |errno| failure("mask", path, action, errno);
@@ -182,7 +183,7 @@ pub(super) fn mask(tree: &Tree<'_>) -> Result<(), Failure> {
             }
             nothing.as_ref().map_or(Err(Errno::NOENT), |cover| copy_mount(cover.as_fd()))
         } else {
-            tree.find(Path::new("dev/null")).and_then(|null| copy_mount(&null))
+            null.as_ref().map_err(|errno| *errno).and_then(copy_mount)
         };
         cover.and_then(|cover| attach_to(&cover, &found)).map_err(failed("cover it"))?;
     }

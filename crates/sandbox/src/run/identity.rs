@@ -13,8 +13,8 @@ use rustix::{
     io::Errno,
     process::{Rlimit, getrlimit, setrlimit},
     thread::{
-        CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
-        remove_capability_from_bounding_set, set_capabilities,
+        CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
+        set_capabilities,
     },
 };
 use std::sync::OnceLock;
@@ -97,12 +97,10 @@ pub(super) fn bound(security: Security) -> Result<(), Failure> {
         if kept.contains(capability) {
             continue;
         }
-        match capability_is_in_bounding_set(capability) {
-            Ok(true) => remove_capability_from_bounding_set(capability).or_fail("give up a capability")?,
-            Ok(false) => {}
+        match remove_capability_from_bounding_set(capability) {
             // The kernel knows no further one.
             Err(Errno::INVAL) => break,
-            Err(errno) => return Err(errno).or_fail("read the bounding capabilities"),
+            other => other.or_fail("give up a capability")?,
         }
     }
     Ok(())

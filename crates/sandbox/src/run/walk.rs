@@ -3,7 +3,7 @@
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, FileType, Mode, OFlags, fstat, mkdirat, openat, readlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat},
     io::Errno,
 };
 use std::{
@@ -83,6 +83,14 @@ pub(super) fn walk(
 
 /// Makes nothing.
 pub(super) fn find(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside) {
+        Ok(found) => return Ok(found),
+        // An empty path, which is the root itself, is no path for the kernel.
+        Err(Errno::NOENT) if !path.as_os_str().is_empty() => return Err(Errno::NOENT),
+        // A seccomp filter, a rename elsewhere meanwhile, a magic link, a slash after a file: step by step.
+        Err(_) => {}
+    }
     walk(root, path, Missing::Refuse, &mut |_, _, _| Ok(())).map(|(fd, _)| fd)
 }
 

@@ -2,7 +2,7 @@
 
 use rbuild_sandbox::{
     Access, Cancel, Durability, ExecError, ExitStatus, Facts, Mount, Network, Overlay, Privilege, Resource, RootAccess,
-    RootFs, RunError, RunReport, RunSpec, Security, Stream, Ulimit, Worker, WorkerChannel, idmap::IdKind,
+    RootFs, RunError, RunReport, RunSpec, Security, Stream, Ulimit, Worker, WorkerChannel, idmap::IdKind, mount_layers,
     mount_overlay, probe_overlay, remove_tree, run,
 };
 use serde::{Deserialize, Serialize};
@@ -895,6 +895,14 @@ fn many_layers_and_none(place: &Place) {
     }
     assert_eq!(listing(&overlay.upper), ["file"]);
     assert_eq!(listing(&merged), Vec::<String>::new());
+
+    let layers = stack(place, 3);
+    let mounted = mount_layers(&layers, &merged).unwrap();
+    assert_eq!(fs::read_to_string(merged.join("same")).unwrap(), "0", "the top one hides the others");
+    assert_eq!(listing(&merged).iter().filter(|name| name.starts_with("file-")).count(), 3);
+    let refused = fs::write(merged.join("same"), "").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    mounted.unmount().unwrap();
 }
 
 fn trees_of_other_ids_are_removed(place: &Place) {
