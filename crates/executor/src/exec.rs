@@ -59,37 +59,18 @@ pub(crate) fn run(
 
 fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: StepId) -> Result<(), Stop> {
     let setup = |message: String| Stop::failed(Failure::Setup { argv: command.argv.to_vec(), message });
-    let mount = change.mount()?;
-    let root = Root::open(mount.target(), session.ownership())?;
+    let view = change.look()?;
+    let root = Root::open(view.path(), session.ownership())?;
     let file = |path: &str| {
         let bytes = root.read(path, 4 << 20).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     };
     let passwd = file("etc/passwd");
     let who = users::exec_user(command.user, &passwd, &file("etc/group")).map_err(setup)?;
-    let made = root.create_dir_all(command.cwd, NewDirs { mode: 0o755, owner: (0, 0), time: None });
-    if let Err(error) = made {
-        return Err(setup(format!(
-            "mkdir {}: {}",
-            command.cwd,
-            error.errno().map_or_else(|| error.to_string(), go::errno_text)
-        )));
-    }
-    let mut volumes = Vec::new();
-    if command.container.is_some() {
-        for volume in &command.volumes {
-            volumes.push(volume_mount(session, &root, volume)?);
-        }
-    } else {
-        // Docker's runtime makes these in the snapshot, and BuildKit leaves them there.
-        for dir in ["dev", "proc", "sys"] {
-            if root.try_lstat(dir)?.is_none() {
-                root.create_dir(dir)?.chmod(0o755)?;
-            }
-        }
-    }
+    let lacks = lacks_directories(&root, &command)?;
     drop(root);
-    drop(mount);
+    drop(view);
+    let volumes = if lacks { make_directories(session, change, &command)? } else { Vec::new() };
 
     let host_network = command.network != RunNetwork::None && session.options().network != options::Network::None;
     let hostname = hostname(session, &command);
@@ -155,6 +136,51 @@ fn no_such_id(session: &Session<'_>, user: &str, error: &RunError) -> Failure {
         "grant more subordinate ids in /etc/subuid and /etc/subgid; `rbuild doctor` shows those there are"
     };
     Failure::Own { message: format!("cannot run as `{user}`: {error}{why}"), hint: Some(hint.to_owned()) }
+}
+
+/// Whether something must be made in the snapshot before the command starts: the working directory, places of volumes,
+/// and what Docker's runtime makes there, which BuildKit leaves.
+fn lacks_directories(root: &Root, command: &Command<'_>) -> Result<bool, Stop> {
+    if !root.stat(command.cwd).is_ok_and(|found| found.is_dir()) {
+        return Ok(true);
+    }
+    if command.container.is_some() {
+        return Ok(!command.volumes.is_empty());
+    }
+    for dir in RUNTIME_DIRECTORIES {
+        if root.try_lstat(dir)?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Mount points that every container has.
+const RUNTIME_DIRECTORIES: &[&str] = &["dev", "proc", "sys"];
+
+/// Makes them, and tells the mounts of the volumes.
+fn make_directories(session: &Session<'_>, change: &Change, command: &Command<'_>) -> Result<Vec<Mount>, Stop> {
+    let mount = change.mount()?;
+    let root = Root::open(mount.target(), session.ownership())?;
+    let made = root.create_dir_all(command.cwd, NewDirs { mode: 0o755, owner: (0, 0), time: None });
+    if let Err(error) = made {
+        let why = error.errno().map_or_else(|| error.to_string(), go::errno_text);
+        let message = format!("mkdir {}: {why}", command.cwd);
+        return Err(Stop::failed(Failure::Setup { argv: command.argv.to_vec(), message }));
+    }
+    let mut volumes = Vec::new();
+    if command.container.is_some() {
+        for volume in &command.volumes {
+            volumes.push(volume_mount(session, &root, volume)?);
+        }
+    } else {
+        for dir in RUNTIME_DIRECTORIES {
+            if root.try_lstat(dir)?.is_none() {
+                root.create_dir(dir)?.chmod(0o755)?;
+            }
+        }
+    }
+    Ok(volumes)
 }
 
 /// An anonymous volume as a container gets it: with what the image has at its place, in a directory that goes with the

@@ -108,6 +108,9 @@ impl View {
             return Ok(View { root: only.clone(), _mount: None });
         }
         let dir = session.scratch_dir()?;
+        if stack.is_empty() {
+            session.copy_root_attributes(None, &dir)?;
+        }
         View::of(&stack, &dir, &dir)
     }
 
