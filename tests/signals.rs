@@ -1,5 +1,6 @@
 //! SIGINT and SIGTERM while an image is pulled, a command runs, or a result is written.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rbuild_testkit::registry::{Fault, Registry};
@@ -50,25 +51,30 @@ fn in_a_pull() {
 #[test]
 fn in_a_run() {
     let (workspace, registry) = require!(with_bases());
-    // A command that shrugs at signals, with a child in the background that does too.
-    workspace.files(
-        "context",
-        &[(
-            "Dockerfile",
-            "FROM busybox\nRUN trap '' INT TERM; (while :; do sleep 7777; done) & echo begun $((40 + 2)); while :; do sleep 8888; done\n",
-        )],
+    // A command that shrugs at signals, with a child in the background that does too. Both can be told from others by
+    // how long they sleep.
+    let seconds = 7_000_000 + std::process::id();
+    let command = format!(
+        "trap '' INT TERM; (while :; do sleep {seconds}; done) & echo begun $((40 + 2)); while :; do sleep {seconds}; done"
     );
+    let marked = format!("sleep\0{seconds}");
+    let marked = Path::new(&marked);
+    workspace.files("context", &[("Dockerfile", &format!("FROM busybox\nRUN {command}\n"))]);
     for (signal, code) in SIGNALS {
         for format in FORMATS {
             let mut build = workspace.rbuild(build_flags(&registry));
             let mut running = Running::start(build.arg(format!("--log-format={format}")).arg("context"));
             // Not as the log shows the command itself.
             running.wait_for("begun 42");
-            let processes = leftovers::processes(workspace.dir());
-            assert!(processes.iter().any(|process| process.contains("sleep 7777")), "{processes:#?}");
+            let begin = Instant::now();
+            while leftovers::processes(marked).len() < 2 {
+                assert!(begin.elapsed() < Duration::from_secs(30), "{:#?}", leftovers::processes(workspace.dir()));
+                std::thread::sleep(Duration::from_millis(5));
+            }
             let sent = Instant::now();
             running.signal(signal);
             check(&workspace, &registry, sent, &running.finish(), code);
+            leftovers::expect_none(marked, Duration::from_secs(1));
         }
     }
     workspace.expect_clean();

@@ -242,11 +242,18 @@ pub fn finish(command: &mut Command, input: Option<Vec<u8>>) -> Output {
     Running::new(child).finish()
 }
 
-/// A run of rbuild that goes on while the test does something else.
+/// A run of rbuild that goes on while the test does something else; killed when it is dropped.
 pub struct Running {
     child: Child,
     stdout: Option<Stream>,
-    stderr: Stream,
+    stderr: Option<Stream>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 struct Stream {
@@ -289,13 +296,13 @@ impl Running {
     #[must_use]
     pub fn start_unread(command: &mut Command) -> Running {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = Stream::read(child.stderr.take().unwrap());
+        let stderr = Some(Stream::read(child.stderr.take().unwrap()));
         Running { child, stdout: None, stderr }
     }
 
     fn new(mut child: Child) -> Running {
         let stdout = Some(Stream::read(child.stdout.take().unwrap()));
-        let stderr = Stream::read(child.stderr.take().unwrap());
+        let stderr = Some(Stream::read(child.stderr.take().unwrap()));
         Running { child, stdout, stderr }
     }
 
@@ -306,7 +313,7 @@ impl Running {
     pub fn wait_for(&mut self, text: &str) {
         let begin = Instant::now();
         loop {
-            let streams = self.stdout.iter().chain([&self.stderr]);
+            let streams = self.stdout.iter().chain(&self.stderr);
             let printed: String =
                 streams.map(|stream| String::from_utf8_lossy(&stream.bytes.lock().unwrap()).into_owned()).collect();
             if printed.contains(text) {
@@ -338,13 +345,14 @@ impl Running {
             if begin.elapsed() > PATIENCE {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                let printed = String::from_utf8_lossy(&self.stderr.finish()).into_owned();
-                panic!("did not end within {PATIENCE:?}:\n{printed}");
+                let printed = self.stderr.take().map(Stream::finish).unwrap_or_default();
+                panic!("did not end within {PATIENCE:?}:\n{}", String::from_utf8_lossy(&printed));
             }
             std::thread::sleep(Duration::from_millis(2));
         };
         // What nobody reads is closed, so that nobody waits for it either.
         drop(self.child.stdout.take());
-        Output { stdout: self.stdout.map(Stream::finish).unwrap_or_default(), stderr: self.stderr.finish(), status }
+        let taken = |stream: &mut Option<Stream>| stream.take().map(Stream::finish).unwrap_or_default();
+        Output { stdout: taken(&mut self.stdout), stderr: taken(&mut self.stderr), status }
     }
 }
