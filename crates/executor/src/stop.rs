@@ -3,6 +3,7 @@
 use rbuild_logfmt::event::{Failure, Lines, StepId};
 
 use crate::plan::PlanError;
+use crate::rootfs::RootfsError;
 use crate::worker::with_causes;
 
 /// Why a build ends early.
@@ -57,11 +58,11 @@ pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut cause = Some(error);
     let mut hint = None;
     while let Some(error) = cause {
-        if error.downcast_ref::<crate::rootfs::RootfsError>().is_some_and(changed_meanwhile) {
+        if error.downcast_ref::<RootfsError>().is_some_and(changed_meanwhile) {
             hint = Some("something changed the files while they were read; build again when nothing writes there");
             break;
         }
-        if is_unmapped_owner(error) {
+        if error.downcast_ref::<RootfsError>().is_some_and(RootfsError::is_unmapped_owner) {
             hint = Some(
                 "the file's owner is none of the ids that you may use; give yourself more in /etc/subuid and /etc/subgid \
                  (`rbuild doctor` tells how many there are)",
@@ -84,16 +85,8 @@ pub(crate) fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 /// Whether a file that was there a moment ago is another now, or is gone.
-fn changed_meanwhile(error: &crate::rootfs::RootfsError) -> bool {
-    error.is_not_found() || matches!(error, crate::rootfs::RootfsError::Changed { .. })
-}
-
-/// Whether the kernel refused an owner that the user namespace has no id for.
-fn is_unmapped_owner(error: &(dyn std::error::Error + 'static)) -> bool {
-    use rbuild_sandbox::root::RootError;
-    let error = error.downcast_ref::<RootError>();
-    matches!(error, Some(RootError::Io { operation: "change the owner of", source, .. })
-        if source.kind() == std::io::ErrorKind::InvalidInput)
+fn changed_meanwhile(error: &RootfsError) -> bool {
+    error.is_not_found() || matches!(error, RootfsError::Changed { .. })
 }
 
 impl From<PlanError> for Stop {
@@ -122,7 +115,7 @@ own_errors!(
     rbuild_sandbox::OverlayError,
     rbuild_sandbox::RemoveError,
     rbuild_sandbox::root::RootError,
-    crate::rootfs::RootfsError,
+    RootfsError,
 );
 
 #[cfg(test)]
@@ -143,12 +136,11 @@ mod tests {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         assert!(hint(&full).unwrap().contains("make room"));
         assert_eq!(hint(&std::io::Error::other("x")), None);
-        let changed = crate::rootfs::RootfsError::Changed { path: "f".into(), expected: 2, found: 1 };
+        let changed = RootfsError::Changed { path: "f".into(), expected: 2, found: 1 };
         assert!(hint(&changed).unwrap().contains("build again"));
-        let refused = |kind: std::io::ErrorKind| RootError::Io {
-            operation: "change the owner of",
-            path: "f".into(),
-            source: kind.into(),
+        let refused = |kind: std::io::ErrorKind| {
+            let source = RootError::Io { operation: "change the owner of", path: "f".into(), source: kind.into() };
+            RootfsError::Entry { entry: "f".into(), source: Box::new(source.into()) }
         };
         assert!(hint(&refused(std::io::ErrorKind::InvalidInput)).unwrap().contains("/etc/subuid"));
         assert!(!hint(&refused(std::io::ErrorKind::PermissionDenied)).unwrap().contains("/etc/subuid"));

@@ -85,6 +85,17 @@ impl RootfsError {
         RootfsError::Content { action, path: path.to_path_buf(), source }
     }
 
+    /// Whether the kernel refused an owner that the user namespace has no id for.
+    pub fn is_unmapped_owner(&self) -> bool {
+        match self {
+            RootfsError::Root(RootError::Io { operation: "change the owner of", source, .. }) => {
+                source.kind() == std::io::ErrorKind::InvalidInput
+            }
+            RootfsError::Entry { source, .. } => source.is_unmapped_owner(),
+            _ => false,
+        }
+    }
+
     /// Whether the cause is that a file does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
