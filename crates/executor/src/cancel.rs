@@ -1,9 +1,10 @@
-//! Cancelling, inside the worker.
+//! Cancelling.
 
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A flag that ends transfers and running commands; every clone is the same.
+/// A flag, inside the worker, that ends transfers and running commands; every clone is the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Cancel {
     flag: Arc<AtomicBool>,
@@ -49,5 +50,35 @@ impl Cancel {
     /// For running commands.
     pub(crate) fn commands(&self) -> &rbuild_sandbox::Cancel {
         &self.commands
+    }
+}
+
+/// A stream that fails as soon as its flag is set.
+pub(crate) struct Cancellable<'a, T> {
+    pub(crate) inner: T,
+    pub(crate) cancel: &'a AtomicBool,
+}
+
+impl<T> Cancellable<'_, T> {
+    fn check(&self) -> io::Result<()> {
+        if self.cancel.load(Ordering::SeqCst) { Err(io::Error::other("it was cancelled")) } else { Ok(()) }
+    }
+}
+
+impl<R: Read> Read for Cancellable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.read(buffer)
+    }
+}
+
+impl<W: Write> Write for Cancellable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }

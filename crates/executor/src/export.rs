@@ -12,10 +12,11 @@ use rbuild_image::reference::{DockerVersion, Reference};
 use rbuild_logfmt::event::{ExportTarget, Failure, Item, Speaker, StepId, Version};
 use rbuild_sandbox::root::Root;
 
+use crate::cancel::Cancellable;
 use crate::manage;
 use crate::options::{BuildResult, Destination, Output};
 use crate::rootfs::{self, CopyOptions, Source};
-use crate::session::{Cancellable, Session};
+use crate::session::Session;
 use crate::snapshot::View;
 use crate::solve::Built;
 use crate::stop::Stop;
@@ -237,14 +238,14 @@ fn to_file(
             let Some(fd) = session.take_output() else {
                 return Err(wrong("there is no standard output to write to", "give a file with `dest=`"));
             };
-            let mut out = BufWriter::new(Cancellable { inner: File::from(fd), cancel: session.cancel() });
+            let mut out = BufWriter::new(Cancellable { inner: File::from(fd), cancel: session.cancel().flag() });
             write(&mut out)?;
             out.flush()?;
             Ok(())
         }
         Destination::File(path) => {
             let whole = WholeFile::create(path, 0o666).map_err(|error| cannot("create", path, &error))?;
-            let mut out = BufWriter::new(Cancellable { inner: whole.file(), cancel: session.cancel() });
+            let mut out = BufWriter::new(Cancellable { inner: whole.file(), cancel: session.cancel().flag() });
             write(&mut out)?;
             out.flush().map_err(|error| cannot("write", path, &error))?;
             drop(out);

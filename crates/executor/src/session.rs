@@ -20,7 +20,7 @@ use rbuild_sandbox::root::{Ownership, Root};
 use rbuild_sandbox::{Facts, Privilege};
 
 use crate::base::{BaseImage, BaseLayer, Remote};
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Cancellable};
 use crate::context::{ContextError, NamedContext, NamedSource};
 use crate::download::Download;
 use crate::emit::Emitter;
@@ -256,7 +256,7 @@ impl<'a> Session<'a> {
         let root = Root::open(&target, self.ownership())?;
         let tar = self.store.open_layer_in(&blob.digest, layer)?;
         let tar = ReadAhead::new(tar)?;
-        let mut reader = LayerReader::new(Cancellable { inner: tar, cancel: &self.abort });
+        let mut reader = LayerReader::new(Cancellable { inner: tar, cancel: self.abort.flag() });
         let read = rootfs::apply(&mut reader, &root, &[]).map_err(Stop::from);
         // To the end: only there its digest is known.
         if let Err(stop) = read.and_then(|_| reader.drain().map_err(Stop::from)) {
@@ -739,33 +739,3 @@ fn layer_lock(layer: &DiffId) -> String {
 
 /// How often a lock that somebody has is tried.
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
-
-/// Ends when the build is cancelled.
-pub(crate) struct Cancellable<'a, T> {
-    pub(crate) inner: T,
-    pub(crate) cancel: &'a Cancel,
-}
-
-impl<T> Cancellable<'_, T> {
-    fn check(&self) -> std::io::Result<()> {
-        if self.cancel.is_cancelled() { Err(std::io::Error::other("cancelled")) } else { Ok(()) }
-    }
-}
-
-impl<R: std::io::Read> std::io::Read for Cancellable<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.check()?;
-        self.inner.read(buffer)
-    }
-}
-
-impl<W: std::io::Write> std::io::Write for Cancellable<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.check()?;
-        self.inner.write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
-}

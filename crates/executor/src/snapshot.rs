@@ -9,8 +9,9 @@ use rbuild_image::store::LayerBlob;
 use rbuild_sandbox::root::Root;
 use rbuild_sandbox::{Durability, Overlay, OverlayMount, mount_layers, mount_overlay};
 
+use crate::cancel::Cancellable;
 use crate::rootfs;
-use crate::session::{Cancellable, Session};
+use crate::session::Session;
 use crate::stop::Stop;
 
 /// A place where a snapshot is changed: all changes end up in one directory.
@@ -66,7 +67,7 @@ impl Change {
     pub(crate) fn commit(self, session: &Session<'_>) -> Result<NewLayer, Stop> {
         let upper = Root::open(&self.overlay.upper, session.ownership())?;
         let blob = session.store().blob_writer(session.lease())?;
-        let mut writer = LayerWriter::new(Cancellable { inner: blob, cancel: session.cancel() });
+        let mut writer = LayerWriter::new(Cancellable { inner: blob, cancel: session.cancel().flag() });
         let options =
             rootfs::DiffOptions { rewrite_timestamp: session.options().source_date_epoch, ..Default::default() };
         let written = rootfs::diff(&upper, &mut writer, options).map_err(Stop::from);

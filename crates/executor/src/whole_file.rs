@@ -38,6 +38,8 @@ impl WholeFile {
             return Ok(WholeFile { file, target, temporary: None });
         }
         let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.as_bytes();
+        // A pipe that somebody put there is not waited for.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let mut number = 0u32;
         loop {
             let suffix = format!(".{number}.tmp");
@@ -48,7 +50,7 @@ impl WholeFile {
                 .create(true)
                 .truncate(false)
                 .mode(mode)
-                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+                .custom_flags(flags.bits().cast_signed())
                 .open(&temporary);
             if let Some(file) = take(opened, &temporary)? {
                 file.set_len(0)?;
@@ -92,11 +94,11 @@ fn take(opened: io::Result<File>, path: &Path) -> io::Result<Option<File>> {
     if let Err(rustix::io::Errno::WOULDBLOCK) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         return Ok(None);
     }
-    // Its last owner may have given it its name meanwhile.
-    let same = path
-        .symlink_metadata()
-        .is_ok_and(|there| file.metadata().is_ok_and(|ours| (there.dev(), there.ino()) == (ours.dev(), ours.ino())));
-    Ok(same.then_some(file))
+    // Its last owner may have given it its name meanwhile; and in a directory that all may write to, somebody else may
+    // have put it there, and would own the output.
+    let ours = file.metadata()?;
+    let same = path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+    Ok((same && ours.is_file() && ours.uid() == rustix::process::geteuid().as_raw()).then_some(file))
 }
 
 impl Drop for WholeFile {
@@ -151,6 +153,17 @@ mod tests {
         first.publish().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"first");
         assert_eq!(names(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_name_that_is_no_file_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out");
+        std::os::unix::fs::symlink("elsewhere", dir.path().join(".out.0.tmp")).unwrap();
+        let pipe = dir.path().join(".out.1.tmp");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        WholeFile::create(&target, 0o600).unwrap().publish().unwrap();
+        assert_eq!(names(dir.path()), [".out.0.tmp", ".out.1.tmp", "out"]);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use regex::bytes::Regex;
 use serde_json::Value;
+
+use crate::workspace::Output;
 
 /// Whose behaviour: builder and version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +63,33 @@ impl Golden {
         let text = |part: &str| String::from_utf8_lossy(&read(part).unwrap()).into_owned();
         let status = String::from_utf8_lossy(&read("rc").ok()?).trim().parse().unwrap();
         Some(Printed { stdout: text("stdout"), stderr: text("stderr"), status })
+    }
+
+    /// Keeps what real Docker printed for the case staged in `context`, without the directories of this machine.
+    ///
+    /// # Panics
+    /// If it cannot be written, or Docker was killed.
+    pub fn record(&self, dialect: Dialect, run: &str, output: &Output, context: &Path) {
+        let context = Regex::new(&regex::escape(context.to_str().unwrap())).unwrap();
+        let daemon = Regex::new(crate::mask::DAEMON_DIRECTORY).unwrap();
+        let hidden = |bytes: &[u8]| {
+            let bytes = context.replace_all(bytes, &b"<ctx>"[..]).into_owned();
+            daemon.replace_all(&bytes, &b"<host>"[..]).into_owned()
+        };
+        let write = |part: &str, bytes: &[u8]| fs::write(self.dir.join(format!("{dialect}.{run}.{part}")), bytes);
+        fs::create_dir_all(&self.dir).unwrap();
+        write("stdout", &hidden(&output.stdout)).unwrap();
+        write("stderr", &hidden(&output.stderr)).unwrap();
+        write("rc", format!("{}\n", output.status.code().unwrap()).as_bytes()).unwrap();
+    }
+
+    /// Keeps the listing of an image that real Docker built.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn record_image(&self, dialect: Dialect, image: &Value) {
+        let text = format!("{image:#}\n");
+        fs::write(self.dir.join(format!("{dialect}.image.json")), text).unwrap();
     }
 
     /// The image, recorded for Docker 28 where there was one.

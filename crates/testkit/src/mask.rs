@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// A pattern, compiled once.
 macro_rules! pattern {
-    ($text:literal) => {{
+    ($text:expr) => {{
         static PATTERN: LazyLock<Regex> = LazyLock::new(|| Regex::new($text).unwrap());
         &*PATTERN
     }};
@@ -55,13 +55,14 @@ fn sorted(lines: Option<Vec<String>>) -> Vec<String> {
     lines
 }
 
+/// The daemon's own directories, in errors about files.
+pub const DAEMON_DIRECTORY: &str = r"/[\w./-]*?/(?:overlay2/[0-9a-z]{25,64}/merged|tmp/buildkit-mount\d+)";
+
 /// What both builders' logs have.
 fn shared(text: &str, context: &str) -> String {
     // The directory of the context means nothing on another machine; the goldens have it hidden already.
     let text = text.replace(context, "<ctx>");
-    // So do the daemon's own directories.
-    let text =
-        pattern!(r"/[\w./-]*?/(?:overlay2/[0-9a-z]{25,64}/merged|tmp/buildkit-mount\d+)").replace_all(&text, "<host>");
+    let text = pattern!(DAEMON_DIRECTORY).replace_all(&text, "<host>");
     // Images are named by hashes of times, base images by those of other bytes.
     pattern!(r"sha256:[0-9a-f]{64}").replace_all(&text, "sha256:<digest>").into_owned()
 }

@@ -119,6 +119,18 @@ impl Registry {
             .chain(2000..first)
             .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
             .expect("a port of four digits is free");
+        Registry::listen(listener)
+    }
+
+    /// An empty registry at an address.
+    ///
+    /// # Errors
+    /// If the address is not to be had.
+    pub fn start_at(address: &str) -> std::io::Result<Registry> {
+        TcpListener::bind(address).map(Registry::listen)
+    }
+
+    fn listen(listener: TcpListener) -> Registry {
         let state = Arc::new(State {
             address: listener.local_addr().unwrap(),
             stored: Mutex::default(),

@@ -14,6 +14,7 @@ use rbuild_image::store::Store;
 use super::ManageError;
 use super::images::{open, resolve};
 use crate::StoreOptions;
+use crate::cancel::Cancellable;
 use crate::whole_file::WholeFile;
 
 /// Forms of archives.
@@ -162,33 +163,4 @@ fn archive_failed(action: &'static str, source: ArchiveError, cancel: &AtomicBoo
         return ManageError::Cancelled;
     }
     ManageError::Archive { action, source }
-}
-
-/// A stream that fails as soon as it is cancelled.
-struct Cancellable<'a, T: ?Sized> {
-    inner: &'a mut T,
-    cancel: &'a AtomicBool,
-}
-
-impl<T: ?Sized> Cancellable<'_, T> {
-    fn check(&self) -> io::Result<()> {
-        if self.cancel.load(Ordering::SeqCst) { Err(io::Error::other("it was cancelled")) } else { Ok(()) }
-    }
-}
-
-impl<T: Write + ?Sized> Write for Cancellable<'_, T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.check()?;
-        self.inner.write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-impl<T: Read + ?Sized> Read for Cancellable<'_, T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.check()?;
-        self.inner.read(buffer)
-    }
 }
