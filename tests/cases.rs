@@ -7,7 +7,7 @@ use rbuild_testkit::case::{Case, RECORDED_REGISTRY};
 use rbuild_testkit::golden::{Dialect, Golden, Printed};
 use rbuild_testkit::registry::Registry;
 use rbuild_testkit::workspace::{Workspace, finish};
-use rbuild_testkit::{bases, listing, mask, require};
+use rbuild_testkit::{bases, listing, logs, mask, require};
 
 use crate::{fixtures, with_bases};
 
@@ -97,7 +97,7 @@ fn test(workspace: &Workspace, registry: &Registry, case: &Case, golden: &Golden
         }
         let recorded = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&registry.host(), RECORDED_REGISTRY);
         let got = Printed { stdout: recorded(&output.stdout), stderr: recorded(&output.stderr), status: 0 };
-        tested.log.extend(log_differences(dialect, run, &want, &got, context.to_str().unwrap()));
+        tested.log.extend(logs::differences(dialect, run, &want, &got, context.to_str().unwrap()));
         if run == "warm" {
             tested.faults.extend(cache_fault(&want, &got));
         }
@@ -139,25 +139,4 @@ fn cache_fault(want: &Printed, got: &Printed) -> Option<String> {
         legacy + cached.len()
     };
     (hits(want) != hits(got)).then(|| format!("warm: {} steps from the cache, docker {}", hits(got), hits(want)))
-}
-
-fn log_differences(dialect: Dialect, run: &str, want: &Printed, got: &Printed, context: &str) -> Vec<String> {
-    let mask = if dialect.builder == "legacy" { mask::legacy } else { mask::buildkit };
-    let mut rows = Vec::new();
-    for (stream, want, got) in [("stdout", &want.stdout, &got.stdout), ("stderr", &want.stderr, &got.stderr)] {
-        let (want, got) = (mask(want, context), mask(got, context));
-        if want == got {
-            continue;
-        }
-        // Lines that the two have in common at the beginning and at the end say nothing.
-        let same = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
-        let (a, b) = (&want[same..], &got[same..]);
-        let tail = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
-        let show = |sign: char, lines: &[String]| {
-            lines.iter().take(8).map(|line| format!("\n    {sign}{line:?}")).collect::<String>()
-        };
-        let (a, b) = (show('-', &a[..a.len() - tail]), show('+', &b[..b.len() - tail]));
-        rows.push(format!("{run} {stream}, line {}:{a}{b}", same + 1));
-    }
-    rows
 }

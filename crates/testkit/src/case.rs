@@ -42,6 +42,19 @@ pub struct Case {
 }
 
 impl Case {
+    /// The case in a directory, which names it.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    #[must_use]
+    pub fn at(dir: &Path) -> Case {
+        let spec = match fs::read(dir.join("case.json")) {
+            Ok(text) => serde_json::from_slice(&text).unwrap(),
+            Err(_) => Spec::default(),
+        };
+        Case { name: dir.file_name().unwrap().to_string_lossy().into_owned(), spec, dir: dir.to_owned() }
+    }
+
     /// Every case below a directory, by name.
     ///
     /// # Panics
@@ -50,14 +63,7 @@ impl Case {
     pub fn all(cases: &Path) -> Vec<Case> {
         let mut all: Vec<Case> = fs::read_dir(cases)
             .unwrap()
-            .map(|entry| {
-                let dir = entry.unwrap().path();
-                let spec = match fs::read(dir.join("case.json")) {
-                    Ok(text) => serde_json::from_slice(&text).unwrap(),
-                    Err(_) => Spec::default(),
-                };
-                Case { name: dir.file_name().unwrap().to_string_lossy().into_owned(), spec, dir }
-            })
+            .map(|entry| Case::at(&entry.unwrap().path()))
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all

@@ -53,6 +53,28 @@ impl Docker {
         }
     }
 
+    /// Takes what was built from the daemon, and leaves the images that have other names.
+    pub fn forget(&self, image: &str) {
+        let client = |words: &[&str]| self.client("buildkit").args(words).output().unwrap();
+        // A container that was kept holds its image.
+        let _ = client(&["container", "prune", "-f"]);
+        // Fails where there is no such image.
+        let _ = client(&["image", "rm", "-f", image]);
+        for words in [&["image", "prune", "-f"][..], &["builder", "prune", "-af"]] {
+            let pruned = client(words);
+            assert!(pruned.status.success(), "docker {words:?}: {}", String::from_utf8_lossy(&pruned.stderr));
+        }
+    }
+
+    /// Pulls a base image.
+    ///
+    /// # Panics
+    /// If it cannot be had.
+    pub fn pull(&self, image: &str) {
+        let pulled = self.client("legacy").args(["pull", "-q", image]).output().unwrap();
+        assert!(pulled.status.success(), "docker pull {image}: {}", String::from_utf8_lossy(&pulled.stderr));
+    }
+
     /// Builds a staged case.
     #[must_use]
     pub fn build(&self, builder: &str, case: &Case, staged: &Path) -> Output {

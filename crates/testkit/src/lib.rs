@@ -12,6 +12,7 @@ pub mod docker_registry;
 pub mod golden;
 pub mod leftovers;
 pub mod listing;
+pub mod logs;
 pub mod mask;
 pub mod registry;
 pub mod require;
