@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_executor::logfmt::event::{Builder, Dialect, Version};
 use rbuild_executor::{
-    BuildOptions, ContextSource, Destination, DockerfileSource, Isolation, Network, Output, RegistryAccess, Secret,
-    SecretSource, Ssh, StoreOptions,
+    BuildOptions, ContainerRemoval, ContextSource, Destination, DockerfileSource, Isolation, Network, Output,
+    RegistryAccess, Secret, SecretSource, Ssh, StoreOptions,
 };
 use rbuild_logfmt::Format;
 
@@ -247,6 +247,11 @@ pub(crate) fn build_request(
         dialect,
         lenient: args.lenient,
         unpack_xz: args.unpack_xz,
+        container_removal: match (args.force_rm, args.rm) {
+            (true, _) => ContainerRemoval::Always,
+            (false, Some(false)) => ContainerRemoval::Never,
+            (false, _) => ContainerRemoval::OnSuccess,
+        },
         context,
         dockerfile,
         tags,

@@ -147,6 +147,20 @@ pub enum Destination {
     Stdout,
 }
 
+/// When the legacy builder's log says that a step's container was removed. None is ever kept here: a log that is Docker's
+/// tells of the same containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerRemoval {
+    /// After steps that succeed, as by default.
+    #[default]
+    OnSuccess,
+    /// Also after a RUN that fails (`--force-rm`).
+    Always,
+    /// Never (`--rm=false`).
+    Never,
+}
+
 /// How RUN steps are confined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -175,6 +189,8 @@ pub struct BuildOptions {
     pub lenient: bool,
     /// Whether ADD unpacks xz archives: as the recorded Docker of this version by default (28: no, 20: yes).
     pub unpack_xz: Option<bool>,
+    /// Which containers the legacy log removes.
+    pub container_removal: ContainerRemoval,
     /// The build context.
     pub context: ContextSource,
     /// The Dockerfile.
@@ -229,6 +245,7 @@ impl BuildOptions {
             dialect: Dialect { builder: Builder::Buildkit, version: Version::V28 },
             lenient: false,
             unpack_xz: None,
+            container_removal: ContainerRemoval::default(),
             context,
             dockerfile: DockerfileSource::Default,
             tags: Vec::new(),

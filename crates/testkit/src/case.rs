@@ -61,10 +61,7 @@ impl Case {
     /// If one cannot be read.
     #[must_use]
     pub fn all(cases: &Path) -> Vec<Case> {
-        let mut all: Vec<Case> = fs::read_dir(cases)
-            .unwrap()
-            .map(|entry| Case::at(&entry.unwrap().path()))
-            .collect();
+        let mut all: Vec<Case> = fs::read_dir(cases).unwrap().map(|entry| Case::at(&entry.unwrap().path())).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }

@@ -88,7 +88,15 @@ const FILES: [(&str, &str); 7] = [
     ("d/sub/g", "deeper\n"),
 ];
 
-/// All builds; `buildkit` adds what only BuildKit understands.
+/// A line or several, and whether Docker refuses it, or may.
+#[derive(Clone, Debug)]
+struct Piece {
+    text: String,
+    wrong: bool,
+}
+
+/// All builds; `buildkit` adds what only BuildKit understands. Most have nothing in them that is refused: an error ends
+/// a build, and hides what comes after it.
 pub(crate) fn builds(buildkit: bool) -> impl Strategy<Value = Generated> {
     let head = vec(head_line(), 0..3);
     let stages = vec(stage(buildkit), 1..4);
@@ -96,89 +104,152 @@ pub(crate) fn builds(buildkit: bool) -> impl Strategy<Value = Generated> {
     let ignore = prop_oneof![3 => Just(Vec::new()), 1 => vec(pattern(), 1..4)];
     let flags = vec(flag(), 0..3);
     let input = prop_oneof![15 => Just(None), 1 => Just(Some("tar")), 1 => Just(Some("dockerfile"))];
-    (head, stages, ends, ignore, flags, input).prop_map(|(head, stages, ends, ignore, flags, input)| Generated {
-        head,
-        stages,
-        ends,
-        ignore,
-        flags,
-        input,
+    let wrong = prop_oneof![2 => Just(false), 1 => Just(true)];
+    (head, stages, ends, ignore, flags, input, wrong).prop_map(|(head, stages, ends, ignore, flags, input, wrong)| {
+        let kept = |pieces: Vec<Piece>| -> Vec<String> {
+            pieces.into_iter().filter(|piece| wrong || !piece.wrong).map(|piece| piece.text).collect()
+        };
+        let stage = |(from, instructions): (Piece, Vec<Piece>)| Stage {
+            from: if wrong || !from.wrong { from.text } else { "FROM busybox".to_owned() },
+            instructions: kept(instructions),
+        };
+        Generated {
+            head: kept(head),
+            stages: stages.into_iter().map(stage).collect(),
+            ends,
+            ignore,
+            flags: kept(flags).iter().map(|flag| flag.split(' ').map(str::to_owned).collect()).collect(),
+            input,
+        }
     })
 }
 
-fn of(texts: &'static [&'static str]) -> BoxedStrategy<String> {
-    select(texts).prop_map(str::to_owned).boxed()
+fn texts(texts: &'static [&'static str], wrong: bool) -> BoxedStrategy<Piece> {
+    select(texts).prop_map(move |text| Piece { text: text.to_owned(), wrong }).boxed()
 }
 
-/// Two parts with a text between.
-fn joined(
-    left: impl Strategy<Value = String> + 'static,
-    between: &'static str,
-    right: impl Strategy<Value = String> + 'static,
-) -> BoxedStrategy<String> {
-    (left, right).prop_map(move |(left, right)| format!("{left}{between}{right}")).boxed()
+fn good(these: &'static [&'static str]) -> BoxedStrategy<Piece> {
+    texts(these, false)
 }
 
-fn head_line() -> BoxedStrategy<String> {
+fn bad(these: &'static [&'static str]) -> BoxedStrategy<Piece> {
+    texts(these, true)
+}
+
+/// Most often the first.
+fn mostly(first: BoxedStrategy<Piece>, second: BoxedStrategy<Piece>) -> BoxedStrategy<Piece> {
+    prop_oneof![3 => first, 2 => second].boxed()
+}
+
+/// A word, and what follows it.
+fn after(word: &'static str, rest: BoxedStrategy<Piece>) -> BoxedStrategy<Piece> {
+    rest.prop_map(move |piece| Piece { text: format!("{word}{}", piece.text), wrong: piece.wrong }).boxed()
+}
+
+/// Two, with a text between.
+fn both(left: BoxedStrategy<Piece>, between: &'static str, right: BoxedStrategy<Piece>) -> BoxedStrategy<Piece> {
+    (left, right)
+        .prop_map(move |(left, right)| Piece {
+            text: format!("{}{between}{}", left.text, right.text),
+            wrong: left.wrong || right.wrong,
+        })
+        .boxed()
+}
+
+fn head_line() -> BoxedStrategy<Piece> {
     prop_oneof![
-        4 => of(&["# a comment", "", "ARG BASE=busybox", "ARG TAG=latest", "ARG A=from the head", "ARG A", "  # indented"]),
-        1 => of(&["# escape=\\", "# escape=`", "#escape = \\", "# check=skip=all", "# unknown=directive"]),
-        1 => of(&["ARG", "RUN echo before from", "LABEL a=b", "ARG A=1 B=2"]),
+        4 => good(&["# a comment", "", "ARG BASE=busybox", "ARG TAG=latest", "ARG A=from the head", "ARG A", "  # indented"]),
+        1 => good(&["# escape=\\", "#escape = \\", "# check=skip=all", "# unknown=directive", "# escape=`"]),
+        1 => bad(&["ARG", "RUN echo before from", "LABEL a=b", "ARG A=1 B=2", "# escape=x"]),
     ]
     .boxed()
 }
 
-fn stage(buildkit: bool) -> BoxedStrategy<Stage> {
-    (from(), vec(instruction(buildkit), 0..6))
-        .prop_map(|(from, instructions)| Stage { from, instructions })
-        .boxed()
+fn stage(buildkit: bool) -> BoxedStrategy<(Piece, Vec<Piece>)> {
+    (from(), vec(instruction(buildkit), 0..6)).boxed()
 }
 
-fn from() -> BoxedStrategy<String> {
+fn from() -> BoxedStrategy<Piece> {
     let base = prop_oneof![
-        16 => of(&["busybox", "busybox:latest", "busybox:1.36", "busybox"]),
-        3 => of(&["config:1", "layers:1", "shell:1", "app:onbuild"]),
-        2 => of(&["one", "two", "0"]),
-        2 => of(&["$BASE", "${BASE}:${TAG:-latest}", "busybox:$TAG", "${NONE:-busybox}"]),
-        1 => of(&["scratch"]),
-        1 => of(&["127.0.0.1:5000/library/nosuch:1", "Busybox", "busybox:", "$NONE", ""]),
+        16 => good(&["busybox", "busybox:latest", "busybox:1.36", "busybox"]),
+        3 => good(&["config:1", "layers:1", "shell:1", "app:onbuild"]),
+        2 => good(&["one", "two", "0"]),
+        2 => good(&["$BASE", "${BASE}:${TAG:-latest}", "busybox:$TAG", "${NONE:-busybox}"]),
+        1 => good(&["scratch"]),
+        1 => bad(&["127.0.0.1:5000/library/nosuch:1", "Busybox", "busybox:", "$NONE", ""]),
     ];
-    let name = prop_oneof![3 => Just(String::new()), 3 => of(&[" AS one", " AS two", " as one", " As Three"]), 1 => of(&[" AS", " AS 1x", " AS a b", " one"])];
-    let flags = prop_oneof![10 => Just(String::new()), 1 => of(&["--platform=linux/amd64 ", "--platform=$TARGETPLATFORM ", "--nosuch=1 "])];
-    (of(&["FROM", "FROM", "FROM", "from", "From"]), flags, base, name)
-        .prop_map(|(word, flags, base, name)| format!("{word} {flags}{base}{name}"))
-        .boxed()
+    let name = prop_oneof![
+        3 => good(&[""]),
+        3 => good(&[" AS one", " AS two", " as one", " As Three"]),
+        1 => bad(&[" AS", " AS 1x", " AS a b", " one"])
+    ];
+    let flags = prop_oneof![
+        10 => good(&[""]),
+        1 => good(&["--platform=linux/amd64 ", "--platform=$TARGETPLATFORM "]),
+        1 => bad(&["--nosuch=1 ", "--platform=nosuch/x "]),
+    ];
+    let word = good(&["FROM ", "FROM ", "FROM ", "from ", "From  "]);
+    both(both(word, "", flags.boxed()), "", both(base.boxed(), "", name.boxed()))
 }
 
-fn instruction(buildkit: bool) -> BoxedStrategy<String> {
+fn instruction(buildkit: bool) -> BoxedStrategy<Piece> {
     let for_both = prop_oneof![
         10 => run(),
         6 => copy(),
         3 => add(),
         5 => env(),
-        3 => joined(of(&["ARG ", "ARG  ", "arg "]), "", of(&["A", "A=1", "B=two words", "B=\"two words\"", "C=$A", "C=${A:-none}", "A=1 B=2", "1X=y", "", "A=${B"])),
-        3 => joined(of(&["LABEL "]), "", of(&["a=b", "a=b c=d", "a=\"b c\" d='e f'", "a b c", "\"k k\"=v", "a=$A", "a=${B:+set}", "a=", "=v", "a", "a=\"unclosed", "a.b-c/d=\\\n  x"])),
-        3 => joined(of(&["WORKDIR "]), "", of(&["/w", "/w/x/y", "rel", "../up", "$A", "/with space", "\"/q\"", "/", "", "/etc/passwd"])),
-        2 => joined(of(&["USER "]), "", of(&["root", "1000", "1000:1000", "nobody", "0:0", "nosuchuser", "root:nosuchgroup", "$A", "", "nobody:nogroup"])),
-        2 => joined(of(&["EXPOSE "]), "", of(&["80", "80/tcp 53/udp", "8000-8003", "$A", "99999", "x", "80/sctp", "80/foo", "", "80:90"])),
-        2 => joined(of(&["VOLUME "]), "", of(&["/v", "/v /v2", "[\"/v\"]", "[\"/v\", \"/b c\"]", "[]", "", "$A/v", "[\"/v\""])),
-        2 => joined(of(&["CMD ", "ENTRYPOINT "]), "", of(&["[\"a\", \"b\"]", "echo $HOME", "[\"a\"", "['a']", "[]", "", "[\"a\\tb\", \"\\u00e9\"]"])),
-        1 => joined(of(&["HEALTHCHECK "]), "", of(&["CMD true", "NONE", "--interval=5s --retries=2 CMD [\"x\"]", "--interval=5 CMD x", "--nosuch=1 CMD x", "FOO x", "", "NONE x", "--start-period=1m --timeout=3s CMD curl -f http://x/ || exit 1"])),
-        1 => joined(of(&["STOPSIGNAL "]), "", of(&["SIGTERM", "9", "NOSUCH", "$A", "", "SIGTERM SIGHUP"])),
-        1 => joined(of(&["SHELL "]), "", of(&["[\"/bin/sh\", \"-ec\"]", "[\"sh\", \"-c\"]", "/bin/sh -c", "[]", "[\"/bin/ash\",\"-x\",\"-c\"]", ""])),
-        2 => joined(of(&["ONBUILD "]), "", of(&["RUN echo trigger", "COPY a.txt /", "FROM x", "ONBUILD RUN x", "MAINTAINER x", "", "ENV X=y", "FOO"])),
-        1 => of(&["MAINTAINER me", "MAINTAINER me <me@x>", "MAINTAINER", "maintainer \"quoted\""]),
-        2 => of(&["# a comment", "", "  ", "\t# tab", "#"]),
-        1 => of(&["FOO bar", "RUNN x", "COPPY a b", "run", "echo hi", "\\", "ENV", "CROSS_BUILD x", "EOF"]),
+        3 => both(good(&["ARG ", "ARG  ", "arg "]), "", mostly(
+            good(&["A", "A=1", "B=\"two words\"", "C=$A", "C=${A:-none}", "A=1 B=2", "PATH", "HTTP_PROXY"]),
+            bad(&["B=two words", "1X=y", "", "A=${B"]),
+        )),
+        3 => after("LABEL ", mostly(
+            good(&["a=b", "a=b c=d", "a=\"b c\" d='e f'", "a b c", "\"k k\"=v", "a=$A", "a=${B:+set}", "a="]),
+            bad(&["=v", "a", "a=\"unclosed", "a.b-c/d=\\\n  x", "a=b c"]),
+        )),
+        3 => after("WORKDIR ", mostly(
+            good(&["/w", "/w/x/y", "rel", "../up", "/with space", "\"/q\"", "/"]),
+            bad(&["$A", "", "/etc/passwd"]),
+        )),
+        2 => after("USER ", mostly(
+            good(&["root", "1000", "1000:1000", "nobody", "0:0"]),
+            bad(&["nosuchuser", "root:nosuchgroup", "$A", "", "nobody:nogroup", "a b"]),
+        )),
+        2 => after("EXPOSE ", mostly(
+            good(&["80", "80/tcp 53/udp", "8000-8003", "80/sctp"]),
+            bad(&["$A", "99999", "x", "80/foo", "", "80:90"]),
+        )),
+        2 => after("VOLUME ", mostly(
+            good(&["/v", "/v /v2", "[\"/v\"]", "[\"/v\", \"/b c\"]", "$A/v"]),
+            bad(&["[]", "", "[\"/v\"", "[\"\"]"]),
+        )),
+        2 => both(good(&["CMD ", "ENTRYPOINT "]), "", good(
+            &["[\"a\", \"b\"]", "echo $HOME", "[\"a\"", "['a']", "[]", "", "[\"a\\tb\", \"\\u00e9\"]"],
+        )),
+        1 => after("HEALTHCHECK ", mostly(
+            good(&["CMD true", "NONE", "--interval=5s --retries=2 CMD [\"x\"]", "--start-period=1m --timeout=3s CMD curl -f http://x/ || exit 1"]),
+            bad(&["--interval=5 CMD x", "--nosuch=1 CMD x", "FOO x", "", "NONE x", "CMD"]),
+        )),
+        1 => after("STOPSIGNAL ", mostly(good(&["SIGTERM", "9"]), bad(&["NOSUCH", "$A", "", "SIGTERM SIGHUP"]))),
+        1 => after("SHELL ", mostly(
+            good(&["[\"/bin/sh\", \"-ec\"]", "[\"sh\", \"-c\"]", "[\"/bin/ash\",\"-x\",\"-c\"]"]),
+            bad(&["/bin/sh -c", "[]", ""]),
+        )),
+        2 => after("ONBUILD ", mostly(
+            good(&["RUN echo trigger", "COPY a.txt /", "ENV X=y", "LABEL t=$A"]),
+            bad(&["FROM x", "ONBUILD RUN x", "MAINTAINER x", "", "FOO"]),
+        )),
+        1 => mostly(good(&["MAINTAINER me", "MAINTAINER me <me@x>", "maintainer \"quoted\""]), bad(&["MAINTAINER"])),
+        2 => good(&["# a comment", "", "  ", "\t# tab", "#"]),
+        1 => bad(&["FOO bar", "RUNN x", "COPPY a b", "run", "echo hi", "\\", "ENV", "CROSS_BUILD x", "EOF"]),
     ];
-    let indented = (of(&["", "", "", "", "  ", "\t"]), for_both).prop_map(|(indent, text)| indent + &text);
-    if buildkit { prop_oneof![12 => indented, 2 => only_buildkit()].boxed() } else { indented.boxed() }
+    let indented = both(good(&["", "", "", "", "  ", "\t"]), "", for_both.boxed());
+    if buildkit { prop_oneof![12 => indented, 2 => only_buildkit()].boxed() } else { indented }
 }
 
-/// Commands of a shell.
-fn command() -> BoxedStrategy<String> {
+/// Commands of a shell; those that fail end a build.
+fn command() -> BoxedStrategy<Piece> {
     prop_oneof![
-        10 => of(&[
+        10 => good(&[
             "echo hello",
             "true",
             "echo $A-${B:-none}-$PATH",
@@ -201,7 +272,7 @@ fn command() -> BoxedStrategy<String> {
             "chown 5:6 /tmp; chmod 1777 /tmp; ls -ld /tmp | cut -c1-10",
             "printf '\\n\\nblank lines\\n\\n'",
         ]),
-        4 => of(&[
+        2 => bad(&[
             "false",
             "exit 3",
             "echo last words; exit 127",
@@ -219,37 +290,39 @@ fn command() -> BoxedStrategy<String> {
     .boxed()
 }
 
-fn run() -> BoxedStrategy<String> {
+fn run() -> BoxedStrategy<Piece> {
+    let lines = |between| after("RUN ", both(command(), between, command()));
     prop_oneof![
-        8 => command().prop_map(|command| format!("RUN {command}")),
-        2 => (command(), command()).prop_map(|(a, b)| format!("RUN {a} && \\\n    {b}")),
-        1 => (command(), command()).prop_map(|(a, b)| format!("RUN {a} ;\\\n# a comment within\n\n    {b}")),
-        1 => command().prop_map(|command| format!("RUN   {command}   \\   \n  ")),
-        2 => of(&[
-            "RUN [\"echo\", \"in exec form\"]",
-            "RUN [\"sh\", \"-c\", \"echo $A; exit 4\"]",
-            "RUN [\"nosuchprogram\"]",
-            "RUN [\"/etc/passwd\"]",
-            "RUN [\"echo\", 'not json']",
-            "RUN [ \"echo\" , \"a\" ] ",
-            "RUN []",
-            "RUN",
-            "RUN --nosuch=1 true",
-            "RUN echo \\",
-            "run echo lower",
-        ]),
+        8 => after("RUN ", command()),
+        2 => lines(" && \\\n    "),
+        1 => lines(" ;\\\n# a comment within\n\n    "),
+        1 => both(after("RUN   ", command()), "   \\   \n  ", good(&["", "# end"])),
+        2 => mostly(
+            good(&["RUN [\"echo\", \"in exec form\"]", "RUN [ \"echo\" , \"a\" ] ", "run echo lower"]),
+            bad(&[
+                "RUN [\"sh\", \"-c\", \"echo $A; exit 4\"]",
+                "RUN [\"nosuchprogram\"]",
+                "RUN [\"/etc/passwd\"]",
+                "RUN [\"echo\", 'not json']",
+                "RUN []",
+                "RUN",
+                "RUN --nosuch=1 true",
+                "RUN echo \\",
+            ]),
+        ),
     ]
     .boxed()
 }
 
-fn copy() -> BoxedStrategy<String> {
+fn copy() -> BoxedStrategy<Piece> {
     let flags = prop_oneof![
-        8 => Just(String::new()),
-        3 => of(&["--from=one ", "--from=two ", "--from=0 ", "--from=busybox ", "--from=nosuch ", "--from=9 ", "--from= ", "--from=$A "]),
-        2 => of(&["--chown=1:2 ", "--chown=nobody ", "--chown=nosuch ", "--chown=root:daemon ", "--nosuch ", "--chown=$A "]),
+        8 => good(&[""]),
+        2 => good(&["--from=busybox ", "--chown=1:2 ", "--chown=nobody ", "--chown=root:daemon "]),
+        2 => bad(&["--from=one ", "--from=two ", "--from=0 ", "--from=nosuch ", "--from=9 ", "--from= ", "--from=$A "]),
+        1 => bad(&["--chown=nosuch ", "--nosuch ", "--chown=$A "]),
     ];
     let what = prop_oneof![
-        8 => of(&[
+        8 => good(&[
             "a.txt /",
             "a.txt b.txt /c/",
             "a.txt renamed",
@@ -264,10 +337,10 @@ fn copy() -> BoxedStrategy<String> {
             "d/sub/../f /",
             "/a.txt /",
             "a.txt /x/y/z/",
+        ]),
+        3 => bad(&[
             "bin/sh /s",
             "etc/passwd /p",
-        ]),
-        3 => of(&[
             "nosuch.txt /",
             "a.txt nosuch.txt /",
             "*.nosuch /",
@@ -282,103 +355,122 @@ fn copy() -> BoxedStrategy<String> {
             "with space.txt /",
         ]),
     ];
-    (flags, what).prop_map(|(flags, what)| format!("COPY {flags}{what}")).boxed()
+    both(after("COPY ", flags.boxed()), "", what.boxed())
 }
 
-fn add() -> BoxedStrategy<String> {
-    let flags = prop_oneof![6 => Just(String::new()), 1 => of(&["--chown=1:2 ", "--nosuch ", "--from=one "])];
-    let what = of(&[
-        "a.txt /",
-        "t.tar.gz /unpacked/",
-        "t.tar.gz b.txt /m/",
-        "d /d",
-        "*.txt /t/",
-        "nosuch /",
-        "t.tar.gz /file",
-        "a.txt",
-        "http://127.0.0.1:1/x /",
-    ]);
-    (flags, what).prop_map(|(flags, what)| format!("ADD {flags}{what}")).boxed()
+fn add() -> BoxedStrategy<Piece> {
+    let flags = prop_oneof![6 => good(&[""]), 1 => good(&["--chown=1:2 "]), 1 => bad(&["--nosuch ", "--from=one "])];
+    let what = mostly(
+        good(&["a.txt /", "t.tar.gz /unpacked/", "t.tar.gz b.txt /m/", "d /d", "*.txt /t/"]),
+        bad(&["nosuch /", "t.tar.gz /file", "a.txt", "http://127.0.0.1:1/x /"]),
+    );
+    both(after("ADD ", flags.boxed()), "", what)
 }
 
-fn env() -> BoxedStrategy<String> {
-    let value = of(&[
-        "1",
-        "\"two words\"",
-        "'single $A'",
-        "$A",
-        "${A:-default}",
-        "${B:+set}",
-        "$A$B.x",
-        "a\\ b",
-        "\\$A",
-        "\"a\\\"b\"",
-        "",
-        "${A%x}",
-        "${A#*o}",
-        "${A/1/2}",
-        "${NONE:?must be set}",
-        "${A",
-        "\"open",
-        "${A:x}",
-    ]);
+fn env() -> BoxedStrategy<Piece> {
+    let value = || {
+        mostly(
+            good(&[
+                "1",
+                "\"two words\"",
+                "'single $A'",
+                "$A",
+                "${A:-default}",
+                "${B:+set}",
+                "$A$B.x",
+                "a\\ b",
+                "\\$A",
+                "\"a\\\"b\"",
+                "",
+                "${A%x}",
+                "${A#*o}",
+                "${A/1/2}",
+            ]),
+            bad(&["${NONE:?must be set}", "${A", "\"open", "${A:x}"]),
+        )
+    };
     prop_oneof![
-        5 => (of(&["A", "B", "PATH", "C_d"]), value.clone()).prop_map(|(name, value)| format!("ENV {name}={value}")),
-        2 => (value.clone(), value).prop_map(|(a, b)| format!("ENV A={a} B={b}")),
-        2 => of(&["ENV A old form", "ENV A", "ENV A  spaced  out ", "ENV =x", "ENV A=1 B", "ENV A=1 \\\n    B=2", "ENV A = 1"]),
+        5 => after("ENV ", both(good(&["A", "B", "C_d", "PATH"]), "=", value())),
+        2 => after("ENV A=", both(value(), " B=", value())),
+        2 => mostly(
+            good(&["ENV A old form", "ENV A  spaced  out ", "ENV A=1 \\\n    B=2", "ENV A = 1"]),
+            bad(&["ENV A", "ENV =x", "ENV A=1 B"]),
+        ),
     ]
     .boxed()
 }
 
 /// What the legacy builder refuses, or does not know.
-fn only_buildkit() -> BoxedStrategy<String> {
-    of(&[
-        "RUN <<EOF\necho one\necho two\nEOF",
-        "RUN <<-'EOT' sh\n\techo $A in a script\n\tEOT",
-        "RUN cat <<ONE <<TWO\n1\nONE\n2\nTWO",
-        "RUN <<EOF\n#!/bin/sh\necho \"script $0\" | cut -c1-6\nexit 5\nEOF",
-        "COPY <<EOF /inline\ntext with $A\nEOF",
-        "COPY <<'a' <<b /inl/\nquoted $A\na\nnot $A\nb",
-        "RUN <<EOF\nnever ended",
-        "RUN --mount=type=bind,target=/ctx cat /ctx/a.txt",
-        "RUN --mount=type=bind,from=one,source=/,target=/o ls /o",
-        "RUN --mount=type=bind,source=nosuch,target=/o ls /o",
-        "RUN --mount=type=cache,target=/cache echo x >>/cache/x; wc -l </cache/x",
-        "RUN --mount=type=tmpfs,target=/t touch /t/x; ls /t",
-        "RUN --mount=type=secret,id=s ls /run/secrets; exit 0",
-        "RUN --mount=type=secret,id=s,required=true cat /run/secrets/s",
-        "RUN --mount=type=nosuch,target=/x true",
-        "RUN --mount=target=/x --mount=type=tmpfs,target=/y ls /x /y",
-        "RUN --network=none ls /sys/class/net",
-        "RUN --network=nosuch true",
-        "RUN --security=insecure true",
-        "COPY --chmod=600 a.txt /mode",
-        "COPY --chmod=u=rwx,go= a.txt /mode",
-        "COPY --chmod=nosuch a.txt /mode",
-        "COPY --link a.txt d /linked/",
-        "COPY --link --from=one / /all-of-one/",
-        "COPY --exclude=*.txt . /some/",
-        "COPY --parents d/sub/g /p/",
-        "ADD --checksum=sha256:00 a.txt /",
-        "ADD --unpack=true t.tar.gz /u/",
-        "ADD --keep-git-dir=true a.txt /",
-        "ENV TOKEN=secret",
-        "ARG PASSWORD=x",
-        "RUN echo $TARGETPLATFORM $BUILDKIT_INLINE_CACHE",
-        "ARG TARGETARCH\nRUN echo $TARGETARCH",
-    ])
+fn only_buildkit() -> BoxedStrategy<Piece> {
+    mostly(
+        good(&[
+            "RUN <<EOF\necho one\necho two\nEOF",
+            "RUN <<-'EOT' sh\n\techo $A in a script\n\tEOT",
+            "RUN cat <<ONE <<TWO\n1\nONE\n2\nTWO",
+            "COPY <<EOF /inline\ntext with $A\nEOF",
+            "COPY <<'a' <<b /inl/\nquoted $A\na\nnot $A\nb",
+            "RUN --mount=type=bind,target=/ctx cat /ctx/d/f",
+            "RUN --mount=type=cache,target=/cache echo x >>/cache/x; wc -l </cache/x",
+            "RUN --mount=type=tmpfs,target=/t touch /t/x; ls /t",
+            "RUN --mount=type=secret,id=s ls /run/secrets; exit 0",
+            "RUN --mount=target=/x --mount=type=tmpfs,target=/y ls /x /y",
+            "RUN --network=none ls /sys/class/net",
+            "COPY --chmod=600 a.txt /mode",
+            "COPY --chmod=u=rwx,go= a.txt /mode",
+            "COPY --link a.txt d /linked/",
+            "ADD --keep-git-dir=true a.txt /",
+            "ENV TOKEN=secret",
+            "ARG PASSWORD=x",
+            "RUN echo $TARGETPLATFORM $BUILDKIT_INLINE_CACHE",
+            "ARG TARGETARCH\nRUN echo $TARGETARCH",
+        ]),
+        bad(&[
+            "RUN <<EOF\n#!/bin/sh\necho \"script $0\" | cut -c1-6\nexit 5\nEOF",
+            "RUN <<EOF\nnever ended",
+            "RUN --mount=type=bind,from=one,source=/,target=/o ls /o",
+            "RUN --mount=type=bind,source=nosuch,target=/o ls /o",
+            "RUN --mount=type=secret,id=s,required=true cat /run/secrets/s",
+            "RUN --mount=type=nosuch,target=/x true",
+            "RUN --network=nosuch true",
+            "RUN --security=insecure true",
+            "COPY --chmod=nosuch a.txt /mode",
+            "COPY --link --from=one / /all-of-one/",
+            "COPY --exclude=*.txt . /some/",
+            "COPY --parents d/sub/g /p/",
+            "ADD --checksum=sha256:00 a.txt /",
+            "ADD --unpack=true t.tar.gz /u/",
+        ]),
+    )
 }
 
 fn pattern() -> BoxedStrategy<String> {
-    of(&["a.txt", "*.txt", "!b.txt", "d", "d/sub", "**/g", "*", "!run.sh", "# comment", "/a.txt", "d/", "nosuch", ".dockerignore", "Dockerfile", "[", "!"])
+    let patterns: &[&str] = &[
+        "a.txt",
+        "*.txt",
+        "!b.txt",
+        "d",
+        "d/sub",
+        "**/g",
+        "*",
+        "!run.sh",
+        "# comment",
+        "/a.txt",
+        "d/",
+        "nosuch",
+        ".dockerignore",
+        "Dockerfile",
+        "[",
+        "!",
+    ];
+    select(patterns).prop_map(str::to_owned).boxed()
 }
 
-fn flag() -> BoxedStrategy<Vec<String>> {
-    let text = prop_oneof![
-        6 => of(&["--build-arg A=given", "--build-arg UNUSED=1", "--build-arg BASE=busybox:1.36", "--build-arg B", "--build-arg TAG=1.36"]),
-        4 => of(&["--target one", "--target two", "--target ONE", "--target 0", "--target nosuch", "--target 7"]),
-        2 => of(&["--label x=y", "--label x=y --label z", "--no-cache", "-q", "--add-host h:1.2.3.4", "--platform linux/amd64"]),
-        1 => of(&["-f nosuch", "-f d/f", "--label", "--nosuch", "--build-arg", "-t Upper/Case", "--shm-size 1m", "--ulimit nofile=99:100", "--rm=false", "--force-rm", "--iidfile /nosuch/iid"]),
-    ];
-    text.prop_map(|text| text.split(' ').map(str::to_owned).collect()).boxed()
+fn flag() -> BoxedStrategy<Piece> {
+    prop_oneof![
+        6 => good(&["--build-arg A=given", "--build-arg UNUSED=1", "--build-arg BASE=busybox:1.36", "--build-arg B", "--build-arg TAG=1.36"]),
+        2 => good(&["--label x=y", "--label x=y --label z", "--no-cache", "-q", "--add-host h:1.2.3.4", "--platform linux/amd64", "--rm=false", "--force-rm"]),
+        2 => bad(&["--target one", "--target two", "--target ONE", "--target 0", "--target nosuch", "--target 7"]),
+        1 => bad(&["-f nosuch", "-f d/f", "--label", "--nosuch", "--build-arg", "-t Upper/Case", "--shm-size x", "--ulimit nofile=99:100", "--iidfile /nosuch/iid"]),
+    ]
+    .boxed()
 }

@@ -41,7 +41,8 @@ impl Judge {
         let version = if version == "20" { "20" } else { "28" };
         let builder = if engine == "legacy" { "legacy" } else { "buildkit" };
         let variable = format!("DOCKER_{version}");
-        let words = std::env::var(&variable).map_err(|_| format!("set {variable} to the command of Docker {version}"))?;
+        let words =
+            std::env::var(&variable).map_err(|_| format!("set {variable} to the command of Docker {version}"))?;
         let docker = Docker { version, command: words.split_whitespace().map(str::to_owned).collect() };
         docker.check()?;
         let program = rbuild.canonicalize().map_err(|error| format!("{}: {error}", rbuild.display()))?;
@@ -94,7 +95,9 @@ impl Judge {
             match (&want.image, &got.image) {
                 (Some(want), Some(got)) => rows.extend(listing::differences(want, got)),
                 (None, None) => {}
-                (want, _) => rows.push(format!("{run}: only {} has an image", if want.is_some() { "docker" } else { "rbuild" })),
+                (want, _) => {
+                    rows.push(format!("{run}: only {} has an image", if want.is_some() { "docker" } else { "rbuild" }))
+                }
             }
         }
         rows
@@ -102,7 +105,11 @@ impl Judge {
 
     fn docker_builds(&self, case: &Case) -> Vec<Built> {
         self.docker.forget(&case.image());
-        self.twice(case, |staged| self.docker.build(self.dialect.builder, case, staged), || self.docker.image(&case.image()))
+        self.twice(
+            case,
+            |staged| self.docker.build(self.dialect.builder, case, staged),
+            || self.docker.image(&case.image()),
+        )
     }
 
     fn rbuild_builds(&self, case: &Case) -> Vec<Built> {

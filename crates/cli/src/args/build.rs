@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 use rbuild_executor::Ulimit;
 
 use super::output::{OutputSpec, parse_output};
@@ -122,6 +122,14 @@ pub(crate) struct BuildArgs {
     pub(crate) common: CommonArgs,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+    /// With --log-format=docker: say that containers of steps are removed; none is ever kept [default: true].
+    #[arg(long, value_name = "BOOL", value_parser = values::boolean, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = "Log")]
+    pub(crate) rm: Option<bool>,
+    /// As --rm, also of a RUN that fails.
+    #[arg(long, help_heading = "Log")]
+    pub(crate) force_rm: bool,
+
     #[command(flatten)]
     pub(crate) harmless: HarmlessArgs,
     #[command(flatten)]
@@ -194,15 +202,10 @@ pub(crate) enum DockerVersion {
     V20,
 }
 
-/// Flags of docker build that change nothing here: there are no intermediate containers, nothing is sent to a daemon, and
-/// no attestation is made.
+/// Flags of docker build that change nothing here: nothing is sent to a daemon, and no attestation is made.
 #[derive(Debug, Args)]
 #[allow(dead_code, reason = "taken from the command line and, being harmless, never looked at")]
 pub(crate) struct HarmlessArgs {
-    #[arg(long, hide = true, action = ArgAction::SetTrue)]
-    rm: bool,
-    #[arg(long, hide = true)]
-    force_rm: bool,
     #[arg(long, hide = true)]
     compress: bool,
     #[arg(long, hide = true)]

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::emit;
 use crate::exec::{self, Command};
 use crate::key::{CacheKey, KeyBuilder};
+use crate::options::ContainerRemoval;
 use crate::plan::buildkit::{Lookup, MountFrom, check_security, docker_version, resolve_mount, target_platform};
 use crate::plan::legacy::{Action, BuildArgs, Comment, CopyAction, Rules, Stage};
 use crate::session::{PullProgress, Session};
@@ -72,14 +73,14 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
         options.heredocs = true;
         options.labs = true;
     }
-    let dockerfile = rbuild_parser::parse_with(text, options).map_err(|error| refused(&error))?;
+    // What is no Dockerfile at all is told of by the file's name, and a wrong instruction by its line.
+    let dockerfile = rbuild_parser::parse_with(text, options)
+        .map_err(|error| Stop::failed(Failure::Parse { message: format!("failed to parse {name}: {error}") }))?;
     let instructions = dockerfile.instructions().map_err(|error| refused(&error))?;
     let mut stages = instructions.stages;
     if let Some(target) = &session.options().target {
-        let index = stages
-            .iter()
-            .position(|stage| stage.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(target)))
-            .or_else(|| target.parse::<usize>().ok().filter(|index| *index < stages.len()));
+        let index =
+            stages.iter().position(|stage| stage.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(target)));
         let Some(index) = index else {
             let message = match version {
                 rbuild_parser::Version::V20 => format!("failed to reach build target {target} in Dockerfile"),
@@ -371,8 +372,16 @@ impl Builder<'_> {
         Ok(id)
     }
 
-    fn removed(&self, current: &Current<'_>, id: String) {
-        self.session.emitter().emit(Fact::Container { step: current.step, id, removed: true });
+    /// The container is gone after a step that `succeeded`, if the log is to say so.
+    fn removed(&self, current: &Current<'_>, id: String, succeeded: bool) {
+        let shown = match self.session.options().container_removal {
+            ContainerRemoval::OnSuccess => succeeded,
+            ContainerRemoval::Always => true,
+            ContainerRemoval::Never => false,
+        };
+        if shown {
+            self.session.emitter().emit(Fact::Container { step: current.step, id, removed: true });
+        }
     }
 
     fn without_files(&mut self, mut current: Current<'_>, command: &[String]) -> Result<(), Stop> {
@@ -382,7 +391,7 @@ impl Builder<'_> {
         }
         let container = self.container(&current)?;
         let state = self.commit(&mut current, &key, command, None)?;
-        self.removed(&current, container);
+        self.removed(&current, container, true);
         self.finish(&mut current, state, false);
         Ok(())
     }
@@ -411,7 +420,7 @@ impl Builder<'_> {
         let container = self.container(&current)?;
         let layer = change.commit(session)?;
         let state = self.commit(&mut current, &key, command, Some(layer))?;
-        self.removed(&current, container);
+        self.removed(&current, container, true);
         self.finish(&mut current, state, false);
         Ok(())
     }
@@ -456,9 +465,17 @@ impl Builder<'_> {
             container: Some(&container),
             volumes: current.stage.image.volumes(),
         };
-        let layer = exec::run(self.session, &current.state.layers, command, current.step)?;
+        let layer = match exec::run(self.session, &current.state.layers, command, current.step) {
+            Ok(layer) => layer,
+            Err(stop) => {
+                if matches!(stop, Stop::Failed(_)) {
+                    self.removed(&current, container, false);
+                }
+                return Err(stop);
+            }
+        };
         let state = self.commit(&mut current, &key, recorded, Some(layer))?;
-        self.removed(&current, container);
+        self.removed(&current, container, true);
         self.finish(&mut current, state, false);
         Ok(())
     }
