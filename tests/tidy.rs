@@ -21,6 +21,7 @@ const GRAPH: [(&str, &[&str]); 7] = [
     ("rbuild-executor", &["rbuild-image", "rbuild-logfmt", "rbuild-parser", "rbuild-sandbox"]),
     ("rbuild", &["rbuild-executor", "rbuild-logfmt"]),
     ("rbuild-testkit", &[]),
+    ("rbuild-differential", &["rbuild-testkit"]),
 ];
 
 fn metadata() -> Value {

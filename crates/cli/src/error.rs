@@ -93,6 +93,8 @@ impl CliError {
             CliError::Args(ArgsError::Flag { .. }) | CliError::Convert(ConvertError::Args(ArgsError::Flag { .. })) => {
                 125
             }
+            CliError::Args(ArgsError::Usage { code, .. })
+            | CliError::Convert(ConvertError::Args(ArgsError::Usage { code, .. })) => *code,
             CliError::Convert(ConvertError::Refused { .. }) => 125,
             CliError::Build { failure, dialect } => {
                 let outcome = Outcome::Failure { failure: (**failure).clone(), step: None, lines: None };
@@ -102,8 +104,7 @@ impl CliError {
             CliError::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(130),
             // What a shell reports of a program that SIGPIPE ended.
             CliError::Write(WriteError::Closed { .. }) => 141,
-            CliError::Args(_)
-            | CliError::Convert(_)
+            CliError::Convert(_)
             | CliError::Worker { .. }
             | CliError::Manage(_)
             | CliError::Partly
@@ -137,8 +138,8 @@ impl CliError {
     /// The text for standard error; empty where everything was said already.
     pub(crate) fn report(&self, hints: bool) -> String {
         match self {
-            CliError::Args(ArgsError::Arity { text })
-            | CliError::Convert(ConvertError::Args(ArgsError::Arity { text })) => {
+            CliError::Args(ArgsError::Usage { text, .. })
+            | CliError::Convert(ConvertError::Args(ArgsError::Usage { text, .. })) => {
                 return text.clone();
             }
             CliError::Args(ArgsError::Shown(_))
@@ -193,13 +194,13 @@ mod tests {
 
     #[test]
     fn exit_codes() {
-        let flag = || ArgsError::Flag { message: "unknown flag: --x".into(), cause: None, hint: None };
+        let flag = || ArgsError::Flag { message: "unknown flag: --x".into(), cause: None, hint: None, wrong: None };
         let cases = [
             (CliError::Args(ArgsError::Shown("help".into())), 0),
             (CliError::Args(flag()), 125),
             (CliError::Convert(ConvertError::Args(flag())), 125),
             (CliError::Convert(ConvertError::Refused { flag: "--memory", hint: "none" }), 125),
-            (CliError::Args(ArgsError::Arity { text: "x".into() }), 1),
+            (CliError::Args(ArgsError::Usage { text: "x".into(), code: 1 }), 1),
             (CliError::Convert(ConvertError::NoRoot), 1),
             (build(run(42), LEGACY), 42),
             (build(run(42), BUILDKIT), 1),
@@ -241,6 +242,6 @@ mod tests {
         // What was said is not said again.
         assert_eq!(build(run(1), LEGACY).report(true), "");
         assert_eq!(CliError::Interrupted { signal: 2 }.report(true), "");
-        assert_eq!(CliError::Args(ArgsError::Arity { text: "all\n".into() }).report(true), "all\n");
+        assert_eq!(CliError::Args(ArgsError::Usage { text: "all\n".into(), code: 1 }).report(true), "all\n");
     }
 }

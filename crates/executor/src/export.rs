@@ -8,7 +8,7 @@ use rbuild_image::archive::{self, ToSave};
 use rbuild_image::compression::EncoderOptions;
 use rbuild_image::layer::LayerWriter;
 use rbuild_image::manifest::{Descriptor, ImageManifest, Manifest, media_type};
-use rbuild_image::reference::{DockerVersion, Reference};
+use rbuild_image::reference::{DockerVersion, Reference, ReferenceError};
 use rbuild_logfmt::event::{ExportTarget, Failure, Item, Speaker, StepId, Version};
 use rbuild_sandbox::root::Root;
 
@@ -37,10 +37,8 @@ impl Exports {
         };
         let mut names = Vec::new();
         for tag in &options.tags {
-            let name = Reference::parse_normalized(tag, version).map_err(|error| {
-                let message = format!("invalid tag {}: {error}", crate::plan::go::quote(tag));
-                Stop::failed(Failure::Request { message, by: Speaker::Client })
-            })?;
+            let name = Reference::parse_normalized(tag, version)
+                .map_err(|error| bad_tag(tag, &error, version, session.is_legacy()))?;
             let name = name.or_latest();
             if !names.contains(&name) {
                 names.push(name);
@@ -211,6 +209,25 @@ fn manifest(session: &Session<'_>, built: &Built) -> Result<Manifest, Stop> {
     }
     let bytes = ImageManifest::new(media_type::OCI_MANIFEST, config, layers).to_bytes()?;
     Ok(Manifest::parse(bytes, None)?)
+}
+
+/// What Docker's client says of a bad name.
+fn bad_tag(tag: &str, error: &ReferenceError, version: DockerVersion, is_legacy: bool) -> Stop {
+    if is_legacy {
+        let flag = "-t, --tag".to_owned();
+        return Stop::failed(Failure::Flag { flag, value: tag.to_owned(), reason: error.to_string() });
+    }
+    // BuildKit's client does not normalise the name first, and knows less of what is wrong with it.
+    let lowercase = Reference::parse_normalized(&tag.to_ascii_lowercase(), version);
+    let reason = match error {
+        ReferenceError::Uppercase(_) | ReferenceError::UppercaseHost if lowercase.is_ok() => {
+            ReferenceError::UppercaseHost.to_string()
+        }
+        ReferenceError::Uppercase(_) => ReferenceError::Format.to_string(),
+        other => other.to_string(),
+    };
+    let message = format!("invalid tag {}: {reason}", crate::plan::go::quote(tag));
+    Stop::failed(Failure::Request { message, by: Speaker::Client })
 }
 
 /// How layers of OCI outputs are compressed.

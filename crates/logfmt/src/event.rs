@@ -505,6 +505,15 @@ pub enum Failure {
         /// Who says it: this decides the prefix.
         by: Speaker,
     },
+    /// The value of a flag is wrong: the legacy client tells how it is used.
+    Flag {
+        /// The flag as its help shows it, `-t, --tag`.
+        flag: String,
+        /// The value.
+        value: String,
+        /// Docker's reason.
+        reason: String,
+    },
     /// A command ended with a code other than 0.
     Run {
         /// The command.

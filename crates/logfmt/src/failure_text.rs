@@ -2,10 +2,11 @@
 //!
 //! Texts were taken from runs of Docker 20.10.24 and 28.5.2.
 
-use crate::event::{Failure, PullFailure, Speaker, StepKind, Version};
+use crate::event::{Builder, Dialect, Failure, PullFailure, Speaker, StepKind, Version};
 use crate::go_quote::quote;
 use crate::reference::{canonical, familiar, familiar_name};
 use crate::report::report;
+use crate::usage;
 
 /// The legacy client's last words on standard error, without the line feed. `None` for our own failures.
 pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
@@ -15,6 +16,10 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
         }
         Failure::Request { message, .. } | Failure::Setup { message, .. } | Failure::Instruction { message } => {
             message.clone()
+        }
+        Failure::Flag { flag, value, reason } => {
+            let dialect = Dialect { builder: Builder::Legacy, version };
+            usage::hint(&format!("invalid argument {} for {} flag: {reason}", quote(value), quote(flag)), dialect)
         }
         Failure::Run { argv, code } => {
             format!("The command '{}' returned a non-zero code: {code}", argv.join(" "))
@@ -64,6 +69,7 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
         | Failure::Request { message, .. }
         | Failure::Setup { message, .. }
         | Failure::Instruction { message } => message.clone(),
+        Failure::Flag { reason, .. } => reason.clone(),
         Failure::Copy { message, missing: None, .. } => message.clone(),
         Failure::Copy { message, missing: Some(path), .. } => match version {
             Version::V20 => format!("{} not found: not found", quote(path)),

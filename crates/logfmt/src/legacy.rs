@@ -9,15 +9,8 @@ use crate::event::{Dialect, Fact, LayerState, Outcome, PullFact, Step, StepId, S
 use crate::renderer::{OutputStream, Renderer, Sink};
 use crate::report::report;
 use crate::units::human_size;
+use crate::usage::DEPRECATED;
 use crate::{Event, failure_text};
-
-/// What the 28.5 client says before every build without BuildKit.
-const DEPRECATED: &str = "\
-DEPRECATED: The legacy builder is deprecated and will be removed in a future release.
-            BuildKit is currently disabled; enable it by removing the DOCKER_BUILDKIT=0
-            environment-variable.
-
-";
 
 /// What the log needs to know of a step after it was declared.
 #[derive(Debug)]

@@ -40,9 +40,11 @@ pub mod report;
 mod solve_status;
 pub mod tty;
 pub mod units;
+mod usage;
 
 pub use event::Event;
 pub use events::{EVENT_FORMAT, EventsError, read_events};
 pub use exit_code::exit_code;
 pub use format::{Format, UnknownFormat};
 pub use renderer::{Captured, OutputStream, RenderOptions, Renderer, Sink, renderer};
+pub use usage::{WRONG_FLAG, usage_error};

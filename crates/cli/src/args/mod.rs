@@ -19,13 +19,15 @@ use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, CommandFactory, FromArgMatches};
+use rbuild_executor::logfmt::event::{Builder, Dialect, Version};
 
 pub(crate) use build::{BuildArgs, DockerVersion, IsolationArg, LogFormat, NetworkArg, Progress};
 pub(crate) use commands::*;
 pub(crate) use environment::Environment;
 pub(crate) use output::OutputSpec;
 pub(crate) use shared::{CommonArgs, RegistryArgs};
-pub(crate) use usage::{Arity, check_build_arity, check_command_arity};
+pub(crate) use usage::{Arity, WrongFlag, check_build_arity, check_command_arity};
+use values::ValueError;
 pub(crate) use values::{Assignment, SecretSpec, SshSpec};
 
 /// Why a command line is not understood, or why it needs no understanding.
@@ -44,12 +46,16 @@ pub(crate) enum ArgsError {
         cause: Option<String>,
         /// What to do.
         hint: Option<String>,
+        /// The same for those who want Docker's words.
+        wrong: Option<WrongFlag>,
     },
-    /// The number of arguments is wrong: Docker's whole text, as it goes to standard error.
-    #[error("wrong number of arguments")]
-    Arity {
+    /// Docker's whole text, as it goes to standard error: the number of arguments is wrong, or a flag is.
+    #[error("wrong usage")]
+    Usage {
         /// The text.
         text: String,
+        /// The exit code.
+        code: u8,
     },
 }
 
@@ -99,22 +105,52 @@ pub(crate) fn parse(arguments: &[OsString], environment: &Environment) -> Result
         let line = line.chain(extra.iter().cloned()).chain(arguments[split..].iter().cloned());
         command.clone().try_get_matches_from(line)
     };
-    let mut matches = parse(&[]).map_err(explain)?;
+    let is_build = arguments.first().is_some_and(|command| command == "build");
+    let wrong = |error: clap::Error| {
+        let error = explain(error, &arguments);
+        match (&error, if is_build { wanted_dialect(&arguments, environment) } else { None }) {
+            (ArgsError::Flag { wrong: Some(wrong), .. }, Some(dialect)) => wrong.as_docker(dialect).unwrap_or(error),
+            _ => error,
+        }
+    };
+    let mut matches = parse(&[]).map_err(wrong)?;
     let mut extra = Vec::new();
     if let Some((name, given)) = matches.subcommand()
         && let Some(subcommand) = command.find_subcommand(name)
     {
         for (variable, flags) in flags_from_environment(subcommand, given, environment) {
             if let Err(error) = parse(&flags) {
-                return Err(blame(explain(error), &variable));
+                return Err(blame(explain(error, &arguments), &variable));
             }
             extra.extend(flags);
         }
     }
     if !extra.is_empty() {
-        matches = parse(&extra).map_err(explain)?;
+        matches = parse(&extra).map_err(wrong)?;
     }
-    CommandLine::from_arg_matches(&matches).map(|line| line.command).map_err(explain)
+    CommandLine::from_arg_matches(&matches).map(|line| line.command).map_err(wrong)
+}
+
+/// The dialect that a command line names which is not understood: who asks for Docker's log wants its errors, too.
+fn wanted_dialect(arguments: &[OsString], environment: &Environment) -> Option<Dialect> {
+    let last = |flag: &str| {
+        let written = arguments.iter().enumerate().rev().find_map(|(at, argument)| {
+            let rest = argument.to_str()?.strip_prefix("--")?.strip_prefix(flag)?;
+            match rest.strip_prefix('=') {
+                Some(value) => Some(value.to_owned()),
+                None if rest.is_empty() => arguments.get(at + 1)?.to_str().map(str::to_owned),
+                None => None,
+            }
+        });
+        written.or_else(|| environment.get(&environment::variable_of(None, flag)).map(str::to_owned))
+    };
+    let builder = match (last("log-format").as_deref(), last("progress").as_deref()) {
+        (Some("docker"), _) => Builder::Legacy,
+        (Some("buildkit"), _) | (None, Some("plain")) => Builder::Buildkit,
+        _ => return None,
+    };
+    let version = if last("docker-version").as_deref() == Some("20") { Version::V20 } else { Version::V28 };
+    Some(Dialect { builder, version })
 }
 
 /// Puts the name of the command first: the first argument that is neither flag nor value of one if it names a command,
@@ -234,13 +270,14 @@ fn blame(error: ArgsError, variable: &str) -> ArgsError {
                 None => message,
             }),
             hint: None,
+            wrong: None,
         },
         other => other,
     }
 }
 
-/// clap's error in our words.
-fn explain(error: clap::Error) -> ArgsError {
+/// clap's error in our words; the arguments are those that it is about.
+fn explain(error: clap::Error, arguments: &[OsString]) -> ArgsError {
     let text = |kind: ContextKind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
@@ -257,6 +294,7 @@ fn explain(error: clap::Error) -> ArgsError {
     let flag = || text(ContextKind::InvalidArg).map(bare);
     let suggestion = |kind| text(kind).map(|known| format!("did you mean `{known}`?"));
     let help = || Some("`rbuild --help` shows the commands, `rbuild COMMAND --help` their flags".to_owned());
+    let mut wrong = None;
     let (message, cause, hint) = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return ArgsError::Shown(error.render().to_string());
@@ -264,18 +302,26 @@ fn explain(error: clap::Error) -> ArgsError {
         ErrorKind::UnknownArgument => {
             let flag = text(ContextKind::InvalidArg).unwrap_or_default();
             let kind = if flag.starts_with('-') { "unknown flag" } else { "unexpected argument" };
+            wrong = flag.starts_with('-').then(|| WrongFlag::Unknown(flag.clone()));
             (format!("{kind}: {flag}"), None, suggestion(ContextKind::SuggestedArg).or_else(help))
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let (flag, value) = (flag().unwrap_or_default(), text(ContextKind::InvalidValue).unwrap_or_default());
             let known = text(ContextKind::ValidValue).filter(|known| !known.is_empty());
             let known = known.map(|known| format!("it can be {known}"));
-            if value.is_empty() && std::error::Error::source(&error).is_none() {
+            let source = std::error::Error::source(&error);
+            if let Some(cause) = source.and_then(|source| source.downcast_ref::<ValueError>()) {
+                let flag = shown_flag(&flag);
+                wrong = Some(WrongFlag::Value { flag, value: value.clone(), cause: cause.clone() });
+            }
+            if value.is_empty() && source.is_none() {
+                let last = arguments.last().map(|last| last.to_string_lossy().into_owned());
+                wrong = last.filter(|last| last.starts_with('-')).map(WrongFlag::NoValue);
                 (format!("flag needs a value: {flag}"), known, help())
             } else {
                 (
                     format!("invalid value `{value}` for {flag}"),
-                    std::error::Error::source(&error).map(ToString::to_string).or(known),
+                    source.map(ToString::to_string).or(known),
                     suggestion(ContextKind::SuggestedValue),
                 )
             }
@@ -290,7 +336,15 @@ fn explain(error: clap::Error) -> ArgsError {
         ErrorKind::InvalidUtf8 => ("an argument is not UTF-8".to_owned(), None, None),
         _ => (error.kind().as_str().unwrap_or("the command line is not understood").to_owned(), None, help()),
     };
-    ArgsError::Flag { message, cause, hint }
+    ArgsError::Flag { message, cause, hint, wrong }
+}
+
+/// A flag as Docker's help shows it, `-t, --tag`.
+fn shown_flag(long: &str) -> String {
+    let command = command();
+    let build = command.find_subcommand("build").into_iter().flat_map(clap::Command::get_arguments);
+    let short = build.filter(|arg| arg.get_long() == long.strip_prefix("--")).find_map(clap::Arg::get_short);
+    short.map_or_else(|| long.to_owned(), |short| format!("-{short}, {long}"))
 }
 
 #[cfg(test)]

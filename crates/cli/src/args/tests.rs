@@ -24,7 +24,7 @@ fn build(line: &[&str]) -> BuildArgs {
 
 fn flag_error(line: &[&str]) -> (String, Option<String>, Option<String>) {
     match parse_with(line, &[]) {
-        Err(ArgsError::Flag { message, cause, hint }) => (message, cause, hint),
+        Err(ArgsError::Flag { message, cause, hint, .. }) => (message, cause, hint),
         other => panic!("{line:?}: {other:?}"),
     }
 }

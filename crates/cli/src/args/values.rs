@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use rbuild_executor::Ulimit;
+use rbuild_executor::logfmt::event::Builder;
 
 use super::csv::{self, CsvError};
 
@@ -66,6 +67,28 @@ pub(crate) enum ValueError {
     /// A secret without a name.
     #[error("the secret has no id, write id=NAME")]
     SecretId,
+}
+
+impl ValueError {
+    /// What Docker's client says of the value of a flag, for those flags whose values it looks at first.
+    pub(crate) fn docker(&self, flag: &str, value: &str, builder: Builder) -> Option<String> {
+        Some(match self {
+            ValueError::Boolean(text) => format!("strconv.ParseBool: parsing {text:?}: invalid syntax"),
+            ValueError::Size(text) => format!("invalid size: '{text}'"),
+            ValueError::Ulimit(text) => format!("invalid ulimit argument: {text}"),
+            ValueError::UlimitName(name) => format!("invalid ulimit type: {name}"),
+            ValueError::UlimitOrder { soft, hard } => {
+                format!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
+            }
+            // BuildKit's client looks at these later, and says other things.
+            _ if builder == Builder::Buildkit => return None,
+            ValueError::AddHost(_) => format!("bad format for add-host: {value:?}"),
+            ValueError::Address(address) => format!("invalid IP address in add-host: {address:?}"),
+            ValueError::EmptyKey(_) if flag == "--label" => format!("invalid label '{value}': empty name"),
+            ValueError::EmptyKey(_) => format!("invalid environment variable: {value}"),
+            _ => return None,
+        })
+    }
 }
 
 /// True or false as Go's `strconv.ParseBool` reads it.

@@ -115,7 +115,7 @@ fn contexts() {
     assert_eq!(convert(&["-f", "a/B", "."]).options.dockerfile, DockerfileSource::Path("a/B".into()));
     assert!(matches!(convert_with(&["-f", "-", "-"], &[]), Err(ConvertError::StdinTwice)));
     for line in [&[][..], &["a", "b"]] {
-        assert!(matches!(convert_with(line, &[]), Err(ConvertError::Args(ArgsError::Arity { .. }))), "{line:?}");
+        assert!(matches!(convert_with(line, &[]), Err(ConvertError::Args(ArgsError::Usage { .. }))), "{line:?}");
     }
 }
 
