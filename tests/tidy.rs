@@ -13,7 +13,7 @@ use crate::source_root;
 const LINES: usize = 800;
 
 /// Which crates of the workspace each crate may know.
-const GRAPH: [(&str, &[&str]); 7] = [
+const GRAPH: [(&str, &[&str]); 8] = [
     ("rbuild-parser", &[]),
     ("rbuild-logfmt", &[]),
     ("rbuild-image", &[]),

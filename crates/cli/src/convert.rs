@@ -11,7 +11,7 @@ use rbuild_executor::{
 use rbuild_logfmt::Format;
 
 use crate::args::{
-    self, ArgsError, Assignment, BuildArgs, CommonArgs, DockerVersion, Environment, IsolationArg, LogFormat,
+    self, ArgsError, Assignment, BuildArgs, CallSpec, CommonArgs, DockerVersion, Environment, IsolationArg, LogFormat,
     NetworkArg, Progress, RegistryArgs, SecretSpec, SshSpec,
 };
 
@@ -154,6 +154,8 @@ pub(crate) struct BuildRequest {
     pub(crate) hints: bool,
     /// Warnings of build checks are shown in full.
     pub(crate) expand_warnings: bool,
+    /// The build checks are run in place of a build.
+    pub(crate) check: Option<CallSpec>,
     /// `--iidfile`.
     pub(crate) iidfile: Option<PathBuf>,
     /// `--metadata-file`.
@@ -211,6 +213,7 @@ pub(crate) fn build_request(
     if let Some((flag, hint)) = args.refused.first() {
         return Err(ConvertError::Refused { flag, hint });
     }
+    let check = check(&args, dialect)?;
     args::check_build_arity(args.contexts.len(), dialect)?;
     let context = args.contexts.first().map(|path| context_source(path)).unwrap_or(ContextSource::Stdin);
     let dockerfile = match &args.file {
@@ -292,9 +295,31 @@ pub(crate) fn build_request(
         stdout_taken,
         hints: !args.common.no_hint,
         expand_warnings: args.harmless.debug,
+        check,
         iidfile: args.iidfile,
         metadata_file: args.metadata_file,
     })
+}
+
+/// Whether the build checks are to be run in place of a build.
+fn check(args: &BuildArgs, dialect: Dialect) -> Result<Option<CallSpec>, ConvertError> {
+    let spec = args.call.unwrap_or(CallSpec { check: args.check, ..CallSpec::default() });
+    if !spec.check {
+        return Ok(None);
+    }
+    if dialect != (Dialect { builder: Builder::Buildkit, version: Version::V28 }) {
+        let hint = "only BuildKit of Docker 28 has build checks: leave --log-format=docker and --docker-version=20 out";
+        return Err(ConvertError::Refused { flag: "--check", hint });
+    }
+    let second = [
+        ("--output", !args.output.is_empty()),
+        ("--push", args.push),
+        ("--metadata-file", args.metadata_file.is_some()),
+    ];
+    match second.into_iter().find(|(_, set)| *set) {
+        Some((flag, _)) => Err(ConvertError::Contradiction { first: "--check".to_owned(), second: flag.to_owned() }),
+        None => Ok(Some(spec)),
+    }
 }
 
 /// The form of the log, and whether nothing but the image id is shown.

@@ -28,6 +28,9 @@ pub(crate) enum CliError {
         /// Whose exit codes hold.
         dialect: Dialect,
     },
+    /// Build checks found something; that was told.
+    #[error("there are warnings")]
+    Warnings,
     /// A signal ended what was being done; the log has said so.
     #[error("interrupted by signal {signal}")]
     Interrupted {
@@ -107,6 +110,7 @@ impl CliError {
             CliError::Convert(_)
             | CliError::Worker { .. }
             | CliError::Manage(_)
+            | CliError::Warnings
             | CliError::Partly
             | CliError::Write(_)
             | CliError::ResultFile(_)
@@ -146,6 +150,7 @@ impl CliError {
             | CliError::Convert(ConvertError::Args(ArgsError::Shown(_)))
             | CliError::Build { .. }
             | CliError::Interrupted { .. }
+            | CliError::Warnings
             | CliError::Partly
             | CliError::Write(WriteError::Closed { .. }) => return String::new(),
             _ => {}
@@ -220,6 +225,7 @@ mod tests {
             (CliError::Worker { message: "x".into(), hint: None }, 1),
             (CliError::Manage(ManageError::NoImage { name: "x".into() }), 1),
             (CliError::Partly, 1),
+            (CliError::Warnings, 1),
             (CliError::Terminal("written to"), 1),
         ];
         for (error, code) in cases {

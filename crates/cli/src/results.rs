@@ -34,8 +34,8 @@ pub(crate) fn remove_stale(path: &Path) -> Result<(), ResultFileError> {
 }
 
 /// Writes the image id, without a line feed, as Docker does.
-pub(crate) fn write_id(path: &Path, result: &BuildResult) -> Result<(), ResultFileError> {
-    write_whole(path, result.image_id.as_bytes())
+pub(crate) fn write_id(path: &Path, id: &str) -> Result<(), ResultFileError> {
+    write_whole(path, id.as_bytes())
 }
 
 /// Writes what buildx calls metadata: the digests and names of the image.
@@ -95,7 +95,7 @@ mod tests {
         remove_stale(&path).unwrap();
         assert!(!path.exists());
         remove_stale(&path).unwrap();
-        write_id(&path, &result(&[])).unwrap();
+        write_id(&path, &result(&[]).image_id).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "sha256:11");
         write_metadata(&path, &result(&["docker.io/library/a:1", "b/c:2"])).unwrap();
         assert_eq!(
@@ -111,13 +111,13 @@ mod tests {
     #[test]
     fn a_device_is_not_replaced() {
         remove_stale(Path::new("/dev/null")).unwrap();
-        write_id(Path::new("/dev/null"), &result(&[])).unwrap();
+        write_id(Path::new("/dev/null"), "sha256:11").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }
 
     #[test]
     fn no_directory() {
-        let error = write_id(Path::new("/nonexistent/id"), &result(&[])).unwrap_err();
+        let error = write_id(Path::new("/nonexistent/id"), "sha256:11").unwrap_err();
         assert_eq!(error.to_string(), "cannot write `/nonexistent/id`");
     }
 }

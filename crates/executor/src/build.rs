@@ -7,17 +7,19 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::event::{PollFd, PollFlags, poll};
+use serde::{Deserialize, Serialize};
 
-use rbuild_logfmt::event::{Event, Fact, Failure, Item, Outcome, StepKind};
+use rbuild_logfmt::event::{Call, Event, Fact, Failure, Item, Outcome, StepKind};
 use rbuild_sandbox::Facts;
 
 use crate::cancel::Cancel;
 use crate::context::{Context, ContextError, ContextRequest};
 use crate::emit::Emitter;
 use crate::key::{CacheKey, KeyBuilder};
-use crate::options::{BuildOptions, BuildResult, ContextSource, DockerfileSource};
+use crate::options::{BuildOptions, BuildResult, CheckResult, ContextSource, DockerfileSource};
+use crate::plan::buildkit::requested_config;
 use crate::session::Session;
-use crate::solve::Built;
+use crate::solve::{Built, Checked};
 use crate::stop::{Failed, Stop};
 use crate::{export, solve};
 
@@ -30,26 +32,38 @@ pub(crate) enum Ended {
 /// The version of the event format.
 const FORMAT: u32 = 1;
 
-/// Builds, telling everything through `write`.
-pub(crate) fn build(
+/// What came of a call.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Done {
+    Built(BuildResult),
+    Checked(CheckResult),
+}
+
+/// Builds, or checks, telling everything through `write`.
+pub(crate) fn run(
+    call: Call,
     options: &BuildOptions,
     facts: Facts,
     cancel: &Cancel,
     input: Option<OwnedFd>,
     output: Option<OwnedFd>,
     write: Box<dyn FnMut(Event) + Send>,
-) -> Result<BuildResult, Ended> {
+) -> Result<Done, Ended> {
     let emitter = Emitter::new(write);
     emitter.emit(Fact::BuildStarted {
         format: FORMAT,
         dialect: options.dialect,
         unix_ns: Emitter::unix_ns(),
         quiet: options.quiet,
+        call,
     });
     match Session::open(options, facts, cancel, emitter, input, output) {
         Ok(session) => {
-            let built = run(&session);
-            let ended = finish(session.emitter(), cancel, built);
+            let done = match call {
+                Call::Check => check(&session).map(Ok),
+                _ => build(&session).map(Err),
+            };
+            let ended = finish(session.emitter(), cancel, done);
             session.close();
             ended
         }
@@ -57,17 +71,26 @@ pub(crate) fn build(
     }
 }
 
-fn finish(emitter: &Emitter, cancel: &Cancel, built: Result<BuildResult, Stop>) -> Result<BuildResult, Ended> {
-    let (outcome, ended) = match built {
-        Ok(result) => {
+fn finish(emitter: &Emitter, cancel: &Cancel, done: Result<Result<Checked, BuildResult>, Stop>) -> Result<Done, Ended> {
+    let (outcome, ended) = match done {
+        Ok(Err(result)) => {
             let tags = result.names.iter().map(|name| familiar(name)).collect();
-            (Outcome::Success { image: result.image_id.clone(), tags }, Ok(result))
+            (Outcome::Success { image: result.image_id.clone(), tags }, Ok(Done::Built(result)))
+        }
+        Ok(Ok(checked)) if !cancel.was_asked() => {
+            let warnings = u32::try_from(checked.warnings).unwrap_or(u32::MAX);
+            let (failure, step, lines) = match checked.failed.map(|failed| *failed) {
+                Some(Failed { failure, step, lines }) => (Some(failure), step, lines),
+                None => (None, None, None),
+            };
+            let result = CheckResult { warnings, failure: failure.clone().map(Box::new) };
+            (Outcome::Checked { warnings, failure, step, lines }, Ok(Done::Checked(result)))
         }
         Err(Stop::Failed(failed)) if !cancel.was_asked() => {
             let Failed { failure, step, lines } = *failed;
             (Outcome::Failure { failure: failure.clone(), step, lines }, Err(Ended::Failed(Box::new(failure))))
         }
-        Err(_) => (Outcome::Cancelled, Err(Ended::Cancelled)),
+        Ok(Ok(_)) | Err(_) => (Outcome::Cancelled, Err(Ended::Cancelled)),
     };
     emitter.emit(Fact::BuildEnded { outcome });
     ended
@@ -78,8 +101,16 @@ fn familiar(name: &str) -> String {
     name.parse::<rbuild_image::reference::Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 
-fn run(session: &Session<'_>) -> Result<BuildResult, Stop> {
+/// Runs the build checks, which the legacy builder does not have.
+fn check(session: &Session<'_>) -> Result<Checked, Stop> {
+    requested_config(session.options())?;
+    let context = open_context(session)?;
+    solve::buildkit::check(session, &context)
+}
+
+fn build(session: &Session<'_>) -> Result<BuildResult, Stop> {
     let plan = export::Exports::new(session)?;
+    requested_config(session.options())?;
     let context = open_context(session)?;
     let known = known_files(session, &context)?;
     let result = solve(session, &plan, &context);

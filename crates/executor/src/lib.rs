@@ -31,4 +31,4 @@ mod worker;
 pub use error::BuildError;
 pub use options::*;
 pub use rbuild_logfmt as logfmt;
-pub use worker::{Cancel, build, init};
+pub use worker::{Cancel, build, check, init};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_logfmt::event::{Builder, Dialect, Version};
+use rbuild_logfmt::event::{Builder, Dialect, Failure, Version};
 use serde::{Deserialize, Serialize};
 
 /// How to reach the store and the registries; shared by builds and every other operation.
@@ -280,4 +280,13 @@ pub struct BuildResult {
     pub manifest_digest: String,
     /// Canonical names given to it.
     pub names: Vec<String>,
+}
+
+/// What the build checks gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// How many warnings there were; each was an event.
+    pub warnings: u32,
+    /// What is wrong with the Dockerfile, so that the checks did not see all of it.
+    pub failure: Option<Box<Failure>>,
 }

@@ -9,12 +9,13 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rbuild_logfmt::event::{Event, Failure};
+use rbuild_logfmt::event::{Call, Event, Failure};
 use rbuild_sandbox::{Channel, ExitStatus, SpawnError, Worker, WorkerChannel, WorkerOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::build::Done;
 use crate::error::BuildError;
-use crate::options::{BuildOptions, BuildResult, Isolation};
+use crate::options::{BuildOptions, BuildResult, CheckResult, Isolation};
 use crate::{build as worker_side, cancel};
 
 /// Makes the processes that this library starts; to be called first in `main`, before any thread is started.
@@ -33,7 +34,7 @@ const CANCEL_GRACE: Duration = Duration::from_millis(1500);
 /// What the caller tells the worker.
 #[derive(Serialize, Deserialize)]
 enum Request {
-    Build(Box<BuildOptions>),
+    Run(Call, Box<BuildOptions>),
     Cancel,
 }
 
@@ -41,7 +42,7 @@ enum Request {
 #[derive(Serialize, Deserialize)]
 enum Reply {
     Event(Event),
-    End(Result<BuildResult, End>),
+    End(Result<Done, End>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,6 +129,36 @@ pub fn build(
     cancel: &Cancel,
     on_event: &mut dyn FnMut(&Event),
 ) -> Result<BuildResult, BuildError> {
+    match run(Call::Build, options, cancel, on_event)? {
+        Done::Built(result) => Ok(result),
+        Done::Checked(_) => Err(BuildError::Worker { message: "the worker did something else".to_owned(), hint: None }),
+    }
+}
+
+/// Runs the build checks of BuildKit 28 on a Dockerfile, and builds nothing: of all stages, or of those that the target
+/// needs where one is given. Outputs and names are not looked at.
+///
+/// Everything else is as in [`build`]. Warnings are events, and so is the result.
+///
+/// # Errors
+/// As [`build`]. That the Dockerfile is wrong is no error, but part of the result.
+pub fn check(
+    options: BuildOptions,
+    cancel: &Cancel,
+    on_event: &mut dyn FnMut(&Event),
+) -> Result<CheckResult, BuildError> {
+    match run(Call::Check, options, cancel, on_event)? {
+        Done::Checked(result) => Ok(result),
+        Done::Built(_) => Err(BuildError::Worker { message: "the worker did something else".to_owned(), hint: None }),
+    }
+}
+
+fn run(
+    call: Call,
+    options: BuildOptions,
+    cancel: &Cancel,
+    on_event: &mut dyn FnMut(&Event),
+) -> Result<Done, BuildError> {
     let mut spawn = WorkerOptions::new(ENTRY);
     spawn.isolation = match options.isolation {
         Isolation::Auto => rbuild_sandbox::Isolation::Auto,
@@ -142,7 +173,7 @@ pub fn build(
     let store = options.store.clone();
     let mut worker = Worker::spawn(spawn).map_err(|error| spawn_failed(&error))?;
     let lost = |what: &dyn std::error::Error| BuildError::Worker { message: with_causes(what), hint: None };
-    worker.send(&Request::Build(Box::new(options))).map_err(|error| lost(&error))?;
+    worker.send(&Request::Run(call, Box::new(options))).map_err(|error| lost(&error))?;
     let killer = worker.killer();
     let (ended, has_ended) = std::sync::mpsc::channel::<()>();
     let has_ended = Mutex::new(Some(has_ended));
@@ -233,8 +264,8 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// The worker's side.
 fn serve(mut channel: WorkerChannel) -> i32 {
-    let options = match channel.recv::<Request>() {
-        Ok(Some(Request::Build(options))) => *options,
+    let (call, options) = match channel.recv::<Request>() {
+        Ok(Some(Request::Run(call, options))) => (call, *options),
         _ => return 1,
     };
     let input = channel.take_fd(0);
@@ -249,7 +280,7 @@ fn serve(mut channel: WorkerChannel) -> i32 {
         // Ends with the process: a request may never come.
         std::thread::Builder::new().name("requests".to_owned()).spawn(move || {
             // The end of the channel is the end of the caller, for whom there is no more to do.
-            while let Ok(Some(Request::Build(_))) = channel.recv::<Request>() {}
+            while let Ok(Some(Request::Run(..))) = channel.recv::<Request>() {}
             cancel.ask();
         })
     };
@@ -262,7 +293,7 @@ fn serve(mut channel: WorkerChannel) -> i32 {
         let _ = events.send(&Reply::Event(event));
     });
     let facts = channel.facts().clone();
-    let end = worker_side::build(&options, facts, &cancel, input, output, write).map_err(|error| match error {
+    let end = worker_side::run(call, &options, facts, &cancel, input, output, write).map_err(|error| match error {
         worker_side::Ended::Failed(failure) => End::Failed(failure),
         worker_side::Ended::Cancelled => End::Cancelled,
     });

@@ -11,6 +11,7 @@ mod ring;
 mod trace;
 
 use crate::Event;
+use crate::check::CheckReport;
 use crate::event::{Fact, Outcome, Version};
 use crate::renderer::{OutputStream, Renderer, Sink};
 use crate::solve_status::{SolveStatus, Translator, VertexWarning};
@@ -43,19 +44,21 @@ pub(crate) struct Plain {
     quiet: bool,
     expand_warnings: bool,
     warnings: Vec<VertexWarning>,
+    check: CheckReport,
     /// 20.10 keeps the messages of a quiet build, and shows them if it fails.
     held: Vec<SolveStatus>,
     ended: bool,
 }
 
 impl Plain {
-    pub(crate) fn new(verbosity: Verbosity, expand_warnings: bool) -> Self {
+    pub(crate) fn new(verbosity: Verbosity, expand_warnings: bool, check: CheckReport) -> Self {
         Self {
             translator: Translator::new(),
             display: Display::new(Version::V28),
             quiet: verbosity == Verbosity::Quiet,
             expand_warnings,
             warnings: Vec::new(),
+            check,
             held: Vec::new(),
             ended: false,
         }
@@ -65,7 +68,8 @@ impl Plain {
         self.quiet || self.translator.quiet
     }
 
-    fn take(&mut self, status: SolveStatus, out: &mut dyn Sink) {
+    fn take(&mut self, mut status: SolveStatus, out: &mut dyn Sink) {
+        self.check.take(&self.translator, &mut status);
         if status.is_empty() {
             return;
         }
@@ -82,7 +86,7 @@ impl Plain {
     }
 
     fn end(&mut self, outcome: &Outcome, out: &mut dyn Sink) {
-        let failed = !matches!(outcome, Outcome::Success { .. });
+        let failed = !matches!(outcome, Outcome::Success { .. } | Outcome::Checked { .. });
         if failed {
             for status in std::mem::take(&mut self.held) {
                 self.display.update(&status, self.translator.now, out);
@@ -95,22 +99,25 @@ impl Plain {
             out.write(OutputStream::Stderr, self.warnings_text().as_bytes());
         }
         out.write(OutputStream::Stderr, self.translator.last_words(outcome).as_bytes());
+        self.check.end(&self.translator, outcome, self.is_quiet(), out);
         if let (Outcome::Success { image, .. }, true) = (outcome, self.translator.quiet) {
             out.write(OutputStream::Stdout, format!("{image}\n").as_bytes());
         }
         self.ended = true;
     }
 
-    /// The list of warnings that buildx prints after the log. The real one is in random order.
+    /// The list of warnings that buildx prints after the log: by line, where the real one is in random order.
     fn warnings_text(&self) -> String {
-        let count = match self.warnings.len() {
+        let mut warnings: Vec<&VertexWarning> = self.warnings.iter().collect();
+        warnings.sort_by_key(|warning| warning.line());
+        let count = match warnings.len() {
             0 => return String::new(),
             1 => "1 warning found".to_owned(),
             n => format!("{n} warnings found"),
         };
         let hint = if self.expand_warnings { "" } else { " (use docker --debug to expand)" };
         let mut text = format!("\n \x1b[33m{count}{hint}:\n\x1b[0m");
-        for warning in &self.warnings {
+        for warning in warnings {
             text.push_str(&format!(" - {}\n", warning.short));
             if self.expand_warnings {
                 text.push_str(&format!("{}\n", warning.detail));

@@ -36,6 +36,24 @@ pub enum Version {
     V28,
 }
 
+/// What is done with a Dockerfile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Call {
+    /// An image is built.
+    #[default]
+    Build,
+    /// Its build checks are run, and nothing is built.
+    Check,
+}
+
+impl Call {
+    fn is_build(&self) -> bool {
+        *self == Call::Build
+    }
+}
+
 /// Names a step of one build; unique in its event stream, in order of declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StepId(pub u32);
@@ -74,6 +92,9 @@ pub enum Fact {
         unix_ns: u64,
         /// `-q`: only the image id is shown.
         quiet: bool,
+        /// What is asked for.
+        #[serde(default, skip_serializing_if = "Call::is_build")]
+        call: Call,
     },
     /// The Dockerfile was read: its name as Docker shows it, and its bytes (for excerpts around errors).
     Dockerfile {
@@ -81,6 +102,9 @@ pub enum Fact {
         name: String,
         /// Its text, lossily decoded.
         text: String,
+        /// Where the caller has it, as its flags say: `-f` itself, else below PATH; `stdin` for standard input.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
     },
     /// The build context was measured.
     Context {
@@ -484,6 +508,17 @@ pub enum Outcome {
         /// Where in the Dockerfile, if known.
         lines: Option<Lines>,
     },
+    /// The build checks were run ([`Call::Check`]); what they found are warnings.
+    Checked {
+        /// How many warnings there were.
+        warnings: u32,
+        /// What is wrong with the Dockerfile, so that the checks did not see all of it.
+        failure: Option<Failure>,
+        /// In which step that was noticed, if in one.
+        step: Option<StepId>,
+        /// Where in the Dockerfile that is, if known.
+        lines: Option<Lines>,
+    },
     /// It was cancelled from outside.
     Cancelled,
 }
@@ -552,6 +587,11 @@ pub enum Failure {
     Instruction {
         /// Docker's text.
         message: String,
+    },
+    /// Build checks found something, and `error=true` makes that a failure.
+    Lint {
+        /// Names of the rules, each once.
+        rules: Vec<String>,
     },
     /// An image cannot be had.
     Pull {

@@ -15,6 +15,7 @@ pub fn exit_code(outcome: &Outcome, dialect: Dialect) -> i32 {
             i32::from(crate::usage::WRONG_FLAG)
         }
         (Outcome::Failure { .. }, _) => 1,
+        (Outcome::Checked { warnings, failure, .. }, _) => i32::from(*warnings > 0 || failure.is_some()),
         (Outcome::Cancelled, Builder::Buildkit) if dialect.version == Version::V20 => 1,
         (Outcome::Cancelled, _) => 130,
     }
@@ -30,6 +31,7 @@ mod tests {
         let run = failed(Failure::Run { argv: vec!["false".into()], code: 127 });
         let parse = failed(Failure::Parse { message: "x".into() });
         let start = failed(Failure::Start { argv: vec!["x".into()], message: "exec: x".into(), code: 127 });
+        let checked = |warnings, failure| Outcome::Checked { warnings, failure, step: None, lines: None };
         let fine = Outcome::Success { image: "sha256:0".into(), tags: vec![] };
         // outcome, legacy 20, legacy 28, BuildKit 20, BuildKit 28
         for (outcome, want) in [
@@ -37,6 +39,9 @@ mod tests {
             (&parse, [1; 4]),
             (&start, [1; 4]),
             (&fine, [0; 4]),
+            (&checked(0, None), [0; 4]),
+            (&checked(2, None), [1; 4]),
+            (&checked(0, Some(Failure::Parse { message: "x".into() })), [1; 4]),
             (&Outcome::Cancelled, [130, 130, 1, 130]),
         ] {
             let mut got = Vec::new();

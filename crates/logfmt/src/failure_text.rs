@@ -35,6 +35,7 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
             ),
         },
         Failure::Copy { instruction, message, .. } => format!("{instruction} failed: {message}"),
+        Failure::Lint { rules } => lint(rules),
         Failure::Pull { reference, cause } => match cause {
             PullFailure::NotFound => {
                 format!("manifest for {} not found: manifest unknown: manifest unknown", with_tag(&familiar(reference)))
@@ -78,9 +79,14 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
                 format!("failed to calculate checksum of ref {}: {}: not found", source_ref(vertex), quote(path))
             }
         },
+        Failure::Lint { rules } => lint(rules),
         Failure::Pull { reference, cause } => pull(reference, cause),
         Failure::Own { message, .. } => message.lines().next().unwrap_or_default().to_owned(),
     }
+}
+
+fn lint(rules: &[String]) -> String {
+    format!("lint violation found for rules: {}", rules.join(", "))
 }
 
 fn process(argv: &[String], what: &str, version: Version) -> String {
@@ -132,9 +138,9 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
             Version::V28 => format!("ERROR: failed to build: {message}\n"),
         };
     }
-    let text = vertex(failure, version, step.map_or("", |(_, digest)| digest));
     match version {
         Version::V20 => {
+            let text = vertex(failure, version, step.map_or("", |(_, digest)| digest));
             let frontend = "failed to solve with frontend dockerfile.v0: ";
             let converting = "failed to solve with frontend dockerfile.v0: failed to create LLB definition: ";
             let prefix = match (failure, step.map(|(kind, _)| kind)) {
@@ -149,20 +155,23 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
             };
             format!("{prefix}{text}\n")
         }
-        Version::V28 => {
-            let prefix = match (failure, step.map(|(kind, _)| kind)) {
-                (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ".to_owned(),
-                (Failure::Pull { reference, .. }, Some(StepKind::ResolveFrontend { .. })) => {
-                    format!("failed to resolve source metadata for {}: ", canonical(reference))
-                }
-                (Failure::Pull { reference, .. }, None | Some(StepKind::LoadMetadata { .. })) => {
-                    format!("{reference}: failed to resolve source metadata for {}: ", canonical(reference))
-                }
-                _ => String::new(),
-            };
-            format!("ERROR: failed to build: failed to solve: {prefix}{text}\n")
-        }
+        Version::V28 => format!("ERROR: failed to build: failed to solve: {}\n", solve_error(failure, step)),
     }
+}
+
+/// What BuildKit 28 says to its client of a failure, without the client's own words.
+pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) -> String {
+    let prefix = match (failure, step.map(|(kind, _)| kind)) {
+        (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ".to_owned(),
+        (Failure::Pull { reference, .. }, Some(StepKind::ResolveFrontend { .. })) => {
+            format!("failed to resolve source metadata for {}: ", canonical(reference))
+        }
+        (Failure::Pull { reference, .. }, None | Some(StepKind::LoadMetadata { .. })) => {
+            format!("{reference}: failed to resolve source metadata for {}: ", canonical(reference))
+        }
+        _ => String::new(),
+    };
+    format!("{prefix}{}", vertex(failure, Version::V28, step.map_or("", |(_, digest)| digest)))
 }
 
 /// BuildKit's client's last words when the build was interrupted, with the line feed.

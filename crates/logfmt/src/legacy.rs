@@ -153,7 +153,8 @@ impl Legacy {
                 };
                 out.write(OutputStream::Stderr, text.as_bytes());
             }
-            Outcome::Cancelled => {}
+            // The legacy builder has no build checks.
+            Outcome::Checked { .. } | Outcome::Cancelled => {}
         }
         self.held.clear();
     }

@@ -25,6 +25,7 @@
 
 mod buildkit;
 mod bytes;
+mod check;
 pub mod event;
 mod events;
 pub mod excerpt;
@@ -32,6 +33,7 @@ mod exit_code;
 mod failure_text;
 mod format;
 mod go_quote;
+mod go_sort;
 mod legacy;
 mod rawjson;
 mod reference;

@@ -5,6 +5,7 @@ use std::fmt;
 use indicatif::ProgressDrawTarget;
 
 use crate::buildkit::{Plain, Verbosity};
+use crate::check::CheckReport;
 use crate::events::EventsRenderer;
 use crate::legacy::Legacy;
 use crate::rawjson::RawJson;
@@ -72,6 +73,9 @@ pub trait Renderer: Send {
 pub struct RenderOptions {
     /// Warnings of build checks with details, addresses and excerpts, as `docker --debug` shows them.
     pub expand_warnings: bool,
+    /// What build checks found is written as JSON, if nothing else was asked for
+    /// ([`Call::Check`](crate::event::Call::Check)).
+    pub check_json: bool,
     /// Where [`Format::Tty`] draws; without one it writes finished steps as plain lines to standard error.
     pub draw_target: Option<ProgressDrawTarget>,
 }
@@ -80,6 +84,7 @@ impl fmt::Debug for RenderOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RenderOptions")
             .field("expand_warnings", &self.expand_warnings)
+            .field("check_json", &self.check_json)
             .field("draw_target", &self.draw_target.is_some())
             .finish()
     }
@@ -89,12 +94,15 @@ impl fmt::Debug for RenderOptions {
 /// event.
 #[must_use]
 pub fn renderer(format: Format, options: RenderOptions) -> Box<dyn Renderer> {
+    let check = CheckReport::new(options.check_json);
     match format {
         Format::Legacy => Box::new(Legacy::new()),
-        Format::Buildkit => Box::new(Plain::new(Verbosity::Plain, options.expand_warnings)),
-        Format::Quiet => Box::new(Plain::new(Verbosity::Quiet, false)),
-        Format::Tty => Box::new(Tty::new(options.draw_target.unwrap_or_else(ProgressDrawTarget::hidden))),
-        Format::RawJson => Box::new(RawJson::new()),
+        Format::Buildkit => Box::new(Plain::new(Verbosity::Plain, options.expand_warnings, check)),
+        Format::Quiet => Box::new(Plain::new(Verbosity::Quiet, false, check)),
+        Format::Tty => {
+            Box::new(Tty::new(options.draw_target.unwrap_or_else(ProgressDrawTarget::hidden)).with_check(check))
+        }
+        Format::RawJson => Box::new(RawJson::new(check)),
         Format::Events => Box::new(EventsRenderer::new()),
     }
 }

@@ -1,14 +1,16 @@
 //! Events as BuildKit's status messages: what its plain log and its `rawjson` are both made from.
 
 mod clip;
-mod json;
+pub(crate) mod json;
 mod names;
 
 use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::event::{Dialect, Fact, Failure, Item, Lines, Outcome, Step, StepId, StepKind, Stream, Version, Warning};
+use crate::event::{
+    Call, Dialect, Fact, Failure, Item, Lines, Outcome, Step, StepId, StepKind, Stream, Version, Warning,
+};
 use crate::{Event, failure_text};
 use clip::Clip;
 
@@ -59,10 +61,31 @@ pub(crate) struct VertexLog {
 pub(crate) struct VertexWarning {
     /// The step that read the Dockerfile, if one did.
     pub(crate) vertex: Option<(StepId, String)>,
+    pub(crate) rule: String,
+    /// What the rule says of this place.
+    pub(crate) message: String,
+    /// The rule, what it says, and where.
     pub(crate) short: String,
     pub(crate) detail: String,
     pub(crate) url: String,
     pub(crate) lines: Option<Lines>,
+}
+
+impl VertexWarning {
+    /// The line that it is listed by.
+    pub(crate) fn line(&self) -> u32 {
+        self.lines.map_or(0, |lines| lines.start)
+    }
+}
+
+/// The Dockerfile.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// As BuildKit names it.
+    pub(crate) name: String,
+    pub(crate) text: String,
+    /// As its client names it.
+    pub(crate) path: String,
 }
 
 /// One message: what changed.
@@ -95,8 +118,10 @@ struct StepState {
 pub(crate) struct Translator {
     pub(crate) version: Version,
     pub(crate) quiet: bool,
+    /// What is asked for.
+    pub(crate) call: Call,
     pub(crate) unix_ns: u64,
-    dockerfile: Option<(String, String)>,
+    pub(crate) dockerfile: Option<Source>,
     definition: Option<StepId>,
     steps: BTreeMap<StepId, StepState>,
     /// The time of the newest event: times never go back.
@@ -108,6 +133,7 @@ impl Translator {
         Self {
             version: Version::V28,
             quiet: false,
+            call: Call::Build,
             unix_ns: 0,
             dockerfile: None,
             definition: None,
@@ -122,10 +148,14 @@ impl Translator {
         let now = self.now;
         let mut status = SolveStatus::default();
         match &event.fact {
-            Fact::BuildStarted { dialect: Dialect { version, .. }, unix_ns, quiet, .. } => {
-                (self.version, self.unix_ns, self.quiet) = (*version, *unix_ns, *quiet);
+            Fact::BuildStarted { dialect: Dialect { version, .. }, unix_ns, quiet, call, .. } => {
+                (self.version, self.unix_ns) = (*version, *unix_ns);
+                (self.quiet, self.call) = (*quiet, *call);
             }
-            Fact::Dockerfile { name, text } => self.dockerfile = Some((name.clone(), text.clone())),
+            Fact::Dockerfile { name, text, path } => {
+                let path = path.clone().unwrap_or_else(|| name.clone());
+                self.dockerfile = Some(Source { name: name.clone(), text: text.clone(), path });
+            }
             Fact::StepDeclared(step) => status.vertexes.push(self.declare(step)),
             Fact::VertexDigest { step, digest } => {
                 if let Some(state) = self.steps.get_mut(step) {
@@ -192,6 +222,8 @@ impl Translator {
                 let vertex = self.definition.and_then(|id| Some((id, self.steps.get(&id)?.vertex.digest.clone())));
                 status.warnings.push(VertexWarning {
                     vertex,
+                    rule: rule.clone(),
+                    message: message.clone(),
                     short: format!("{rule}: {message}{line}"),
                     detail: description.clone(),
                     url: url.clone(),
@@ -256,14 +288,26 @@ impl Translator {
 
     /// The excerpt of the Dockerfile around some lines.
     pub(crate) fn excerpt(&self, lines: Lines) -> Option<String> {
-        let (name, text) = self.dockerfile.as_ref()?;
-        crate::excerpt::excerpt(name, text, lines)
+        let source = self.dockerfile.as_ref()?;
+        crate::excerpt::excerpt(&source.name, &source.text, lines)
+    }
+
+    /// The excerpt under the name that BuildKit's client has for the Dockerfile.
+    pub(crate) fn client_excerpt(&self, lines: Lines) -> Option<String> {
+        let source = self.dockerfile.as_ref()?;
+        crate::excerpt::excerpt(&source.path, &source.text, lines)
+    }
+
+    /// What BuildKit 28 says of a failure, without the words of its client.
+    pub(crate) fn solve_error(&self, failure: &Failure, step: Option<StepId>) -> String {
+        let step = step.and_then(|id| self.steps.get(&id));
+        failure_text::solve_error(failure, step.map(|state| (&state.kind, state.vertex.digest.as_str())))
     }
 
     /// What BuildKit's client writes to standard error at the very end.
     pub(crate) fn last_words(&self, outcome: &Outcome) -> String {
         match outcome {
-            Outcome::Success { .. } => String::new(),
+            Outcome::Success { .. } | Outcome::Checked { .. } => String::new(),
             Outcome::Failure { failure, step, lines } => {
                 let step = step.and_then(|id| self.steps.get(&id));
                 let mut text = String::new();

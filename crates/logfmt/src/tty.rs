@@ -9,8 +9,9 @@ use std::fmt;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::check::CheckReport;
 use crate::event::{
-    Builder, Dialect, Fact, Failure, Item, LayerState, Outcome, PullFact, Step, StepId, StepKind, Warning,
+    Builder, Call, Dialect, Fact, Failure, Item, LayerState, Outcome, PullFact, Step, StepId, StepKind, Warning,
 };
 use crate::renderer::{OutputStream, Renderer, Sink};
 use crate::report::report;
@@ -31,7 +32,9 @@ pub struct Tty {
     translator: Translator,
     builder: Builder,
     steps: BTreeMap<StepId, Live>,
-    warnings: Vec<String>,
+    /// By the line they are about, 0 for none.
+    warnings: Vec<(u32, String)>,
+    check: CheckReport,
     ended: bool,
 }
 
@@ -67,8 +70,13 @@ impl Tty {
             builder: Builder::Buildkit,
             steps: BTreeMap::new(),
             warnings: Vec::new(),
+            check: CheckReport::default(),
             ended: false,
         }
+    }
+
+    pub(crate) fn with_check(self, check: CheckReport) -> Self {
+        Self { check, ..self }
     }
 
     /// A line that stays, above what is live.
@@ -189,7 +197,8 @@ impl Tty {
 
     fn end(&mut self, outcome: &Outcome, at: u64, out: &mut dyn Sink) {
         self.finish_drawing();
-        for text in &self.warnings {
+        self.warnings.sort_by_key(|(line, _)| *line);
+        for (_, text) in &self.warnings {
             self.say(&format!("warning: {text}"), out);
         }
         match outcome {
@@ -217,6 +226,7 @@ impl Tty {
                 };
                 self.say_always(text.trim_end_matches('\n'), out);
             }
+            Outcome::Checked { .. } => self.check.end(&self.translator, outcome, self.translator.quiet, out),
             Outcome::Cancelled => self.say_always("cancelled", out),
         }
     }
@@ -233,7 +243,8 @@ impl Tty {
 
 impl Renderer for Tty {
     fn event(&mut self, event: &Event, out: &mut dyn Sink) {
-        self.translator.apply(event);
+        let mut status = self.translator.apply(event);
+        self.check.take(&self.translator, &mut status);
         let at = self.translator.now;
         match &event.fact {
             Fact::BuildStarted { dialect: Dialect { builder, .. }, .. } => self.builder = *builder,
@@ -246,19 +257,14 @@ impl Renderer for Tty {
             Fact::StepFailed { step, failure } => {
                 self.end_step(*step, at, if failure.is_some() { "✘" } else { "✘ cancelled" }, out);
             }
-            Fact::Warning(warning) => self.warnings.push(match warning {
-                Warning::Lint { rule, message, lines, .. } => {
-                    let line = lines.map_or_else(String::new, |lines| format!(" (line {})", lines.start));
-                    format!("{rule}: {message}{line}")
+            Fact::Warning(Warning::Lint { .. }) if self.translator.call == Call::Check => {}
+            Fact::Warning(warning) => {
+                let warning = described(warning);
+                // The same may be found twice in one line.
+                if !self.warnings.contains(&warning) {
+                    self.warnings.push(warning);
                 }
-                Warning::UnusedBuildArgs { names } => {
-                    format!("build arguments not used: {}", names.join(" "))
-                }
-                Warning::EmptyContinuations { instructions } => {
-                    format!("empty line within {}", instructions.join("; "))
-                }
-                Warning::Legacy { text, .. } => text.clone(),
-            }),
+            }
             Fact::Note { text } => self.say(&format!("note: {text}"), out),
             Fact::BuildEnded { outcome } => self.end(outcome, at, out),
             Fact::Dockerfile { .. }
@@ -359,6 +365,20 @@ impl Live {
                 }
             }
         }
+    }
+}
+
+/// The line that a warning is about, and its words.
+fn described(warning: &Warning) -> (u32, String) {
+    match warning {
+        Warning::Lint { rule, message, lines, .. } => {
+            let line = lines.map_or(0, |lines| lines.start);
+            let place = if line == 0 { String::new() } else { format!(" (line {line})") };
+            (line, format!("{rule}: {message}{place}"))
+        }
+        Warning::UnusedBuildArgs { names } => (0, format!("build arguments not used: {}", names.join(" "))),
+        Warning::EmptyContinuations { instructions } => (0, format!("empty line within {}", instructions.join("; "))),
+        Warning::Legacy { text, .. } => (0, text.clone()),
     }
 }
 
@@ -463,6 +483,7 @@ mod tests {
                 dialect: Dialect { builder: Builder::Buildkit, version: Version::V28 },
                 unix_ns: 0,
                 quiet: false,
+                call: Call::Build,
             },
             Fact::StepDeclared(Step { id: step, kind: StepKind::Instruction(instruction), inputs: vec![] }),
             Fact::StepStarted { step },

@@ -3,7 +3,7 @@
 use indicatif::ProgressDrawTarget;
 use proptest::prelude::*;
 use rbuild_logfmt::event::{
-    Builder, Dialect, ExportTarget, Fact, Failure, InstructionStep, Item, LayerState, Lines, Outcome, PullFact,
+    Builder, Call, Dialect, ExportTarget, Fact, Failure, InstructionStep, Item, LayerState, Lines, Outcome, PullFact,
     PullFailure, Speaker, Step, StepId, StepKind, Stream, Version, Warning,
 };
 use rbuild_logfmt::{Captured, Event, EventsError, Format, RenderOptions, read_events, renderer};
@@ -83,6 +83,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         (text(), proptest::collection::vec(text(), 0..3)).prop_map(|(image, tags)| Outcome::Success { image, tags }),
         (failure(), proptest::option::of(step()), lines())
             .prop_map(|(failure, step, lines)| { Outcome::Failure { failure, step, lines } }),
+        (any::<u32>(), proptest::option::of(failure()), proptest::option::of(step()), lines())
+            .prop_map(|(warnings, failure, step, lines)| Outcome::Checked { warnings, failure, step, lines }),
         Just(Outcome::Cancelled),
     ]
 }
@@ -94,9 +96,11 @@ fn fact() -> impl Strategy<Value = Fact> {
     });
     let state = prop_oneof![Just(LayerState::Pulling), Just(LayerState::Complete)];
     prop_oneof![
-        1 => (dialect, any::<u64>(), any::<bool>())
-            .prop_map(|(dialect, unix_ns, quiet)| Fact::BuildStarted { format: 1, dialect, unix_ns, quiet }),
-        1 => (text(), text()).prop_map(|(name, text)| Fact::Dockerfile { name, text }),
+        1 => (dialect, any::<u64>(), any::<bool>(), any::<bool>()).prop_map(|(dialect, unix_ns, quiet, check)| {
+            let call = if check { Call::Check } else { Call::Build };
+            Fact::BuildStarted { format: 1, dialect, unix_ns, quiet, call }
+        }),
+        1 => (text(), text()).prop_map(|(name, text)| Fact::Dockerfile { name, text, path: None }),
         1 => any::<u64>().prop_map(|tar_bytes| Fact::Context { tar_bytes }),
         4 => (step(), kind(), proptest::collection::vec(step(), 0..3))
             .prop_map(|(id, kind, inputs)| Fact::StepDeclared(Step { id, kind, inputs })),
@@ -145,7 +149,8 @@ const FORMATS: [Format; 6] =
 
 fn render(events: &[Event], format: Format, tick: bool) -> Captured {
     let mut out = Captured::default();
-    let options = RenderOptions { expand_warnings: true, draw_target: Some(ProgressDrawTarget::hidden()) };
+    let options =
+        RenderOptions { expand_warnings: true, check_json: true, draw_target: Some(ProgressDrawTarget::hidden()) };
     let mut log = renderer(format, options);
     for event in events {
         log.event(event, &mut out);
@@ -201,7 +206,7 @@ fn rawjson_has_the_form_of_buildkit() {
     let step = Step { id, kind: StepKind::Image { reference: "docker.io/a/b".into() }, inputs: vec![] };
     let dialect = Dialect { builder: Builder::Buildkit, version: Version::V28 };
     let facts = [
-        Fact::BuildStarted { format: 1, dialect, unix_ns: 1_795_343_539_000_000_000, quiet: false },
+        Fact::BuildStarted { format: 1, dialect, unix_ns: 1_795_343_539_000_000_000, quiet: false, call: Call::Build },
         Fact::StepDeclared(step),
         Fact::VertexDigest { step: id, digest: "sha256:6e1e".into() },
         Fact::StepStarted { step: id },

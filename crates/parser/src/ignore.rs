@@ -136,8 +136,9 @@ impl Pattern {
             Matcher::Exact => path == self.text,
             Matcher::Prefix => path.starts_with(&self.text[..self.text.len() - 2]),
             Matcher::Suffix => {
-                let suffix = &self.text[2..];
-                path.ends_with(suffix) || suffix.strip_prefix('/') == Some(path)
+                // Bytes, since a byte order mark may stand before the `**`.
+                let (suffix, path) = (&self.text.as_bytes()[2..], path.as_bytes());
+                path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path)
             }
             Matcher::Regex(regex) => regex.is_match(path),
             Matcher::Bad => {
@@ -317,6 +318,34 @@ impl PatternMatcher {
         Ok(matched)
     }
 
+    /// As [`Self::matches`] for a path as somebody wrote it, which may begin with `/` or `./`: only the directories above
+    /// it are cleaned, as in the build check of COPY and ADD.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::matches`].
+    pub fn matches_as_written(&self, path: &str) -> Result<bool, IgnoreError> {
+        let directory = path.rfind('/').map_or_else(|| ".".to_owned(), |end| clean(&path[..=end]));
+        let parents: Vec<&str> = match directory.as_str() {
+            "." => Vec::new(),
+            directory => {
+                let ends = directory.match_indices('/').map(|(at, _)| at).chain([directory.len()]);
+                ends.map(|end| &directory[..end]).collect()
+            }
+        };
+        let mut matched = false;
+        for pattern in &self.patterns {
+            let hits = |pattern: &Pattern| -> Result<bool, IgnoreError> {
+                let above = || parents.iter().any(|parent| pattern.matches(parent).unwrap_or(false));
+                Ok(pattern.matches(path)? || above())
+            };
+            if pattern.exclusion == matched && hits(pattern)? {
+                matched = !pattern.exclusion;
+            }
+        }
+        Ok(matched)
+    }
+
     /// As [`Self::matches`] for a walk: takes what the directory above gave, and gives what the
     /// paths in this one need. The result differs from that of `matches` where Docker's does.
     ///
@@ -386,6 +415,26 @@ mod tests {
 
     fn matcher(patterns: &[&str]) -> PatternMatcher {
         PatternMatcher::new(patterns).unwrap()
+    }
+
+    #[test]
+    fn sources_as_they_are_written() {
+        for (patterns, path, matched) in [
+            (&["b.log"][..], "b.log", true),
+            (&["b.log"], "./b.log", false),
+            (&["b.log"], "/b.log", false),
+            (&["sub"], "sub/", true),
+            (&["sub"], "sub/x", true),
+            (&["sub"], "./sub/x", true),
+            (&["*"], "./b.log", false),
+            (&["*"], "/b.log", true),
+            (&["*.md", "!docs/a.md"], "docs/a.md", false),
+            (&["docs", "!docs/a.md"], "docs/a.md", false),
+            (&["docs"], "docs//x/../a.md", true),
+            (&["\u{feff}**"], "a", false),
+        ] {
+            assert_eq!(matcher(patterns).matches_as_written(path), Ok(matched), "{patterns:?} {path}");
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod ignore;
 mod instruction;
 mod json;
 pub mod legacy;
+pub mod lint;
 pub mod mount;
 mod node;
 mod options;

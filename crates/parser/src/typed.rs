@@ -51,11 +51,20 @@ impl Dockerfile {
     ///
     /// The first thing that Docker refuses.
     pub fn instructions(&self) -> Result<Instructions, ParseError> {
+        self.instructions_with(&mut |_, _| ())
+    }
+
+    /// As [`Self::instructions`]; each node is shown before it is read, and again when it was
+    /// understood.
+    pub(crate) fn instructions_with(&self, look: &mut dyn FnMut(&Node, bool)) -> Result<Instructions, ParseError> {
         let version = self.options.version;
         let mut found = Instructions::default();
         for node in &self.nodes {
             let error = |kind, names_line| ParseError { kind, lines: node.lines, version, names_line };
-            match parse_instruction(node, self.options).map_err(|kind| error(kind, true))? {
+            look(node, false);
+            let parsed = parse_instruction(node, self.options).map_err(|kind| error(kind, true))?;
+            look(node, true);
+            match parsed {
                 Parsed::From(stage) => found.stages.push(stage),
                 Parsed::Instruction(instruction) => match found.stages.last_mut() {
                     Some(stage) => stage.instructions.push(instruction),

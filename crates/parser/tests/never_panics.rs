@@ -7,7 +7,7 @@ use rbuild_parser::ignore::{MatchInfo, PatternMatcher, Walk, clean, parse_ignore
 use rbuild_parser::mount::{Device, Mount, ram_in_bytes};
 use rbuild_parser::words::Lexer;
 use rbuild_parser::{
-    InstructionKind, ParseOptions, Version, detect_check, detect_syntax, go_quote, parse_duration, parse_trigger,
+    InstructionKind, ParseOptions, Version, detect_check, detect_syntax, go_quote, lint, parse_duration, parse_trigger,
     parse_with,
 };
 
@@ -118,7 +118,7 @@ proptest! {
 
     #[test]
     fn dockerfiles(bytes in bytes(), options in options()) {
-        let _ = (detect_syntax(&bytes), detect_check(&bytes));
+        let _ = (detect_syntax(&bytes), detect_check(&bytes), lint::Config::of_file(&bytes));
         match parse_with(&bytes, options) {
             Err(error) => {
                 for version in [Version::V20, Version::V28] {
@@ -135,7 +135,10 @@ proptest! {
                     line = node.lines.end;
                     byte = node.span.end;
                 }
-                if let Ok(instructions) = file.instructions() {
+                let read = file.instructions();
+                let checked = lint::check(&file, &mut |finding| drop(finding.violation.message()));
+                prop_assert_eq!(&read, &checked);
+                if let Ok(instructions) = read {
                     for instruction in instructions.stages.iter().flat_map(|s| &s.instructions) {
                         match &instruction.kind {
                             InstructionKind::Onbuild(text) => {
@@ -175,6 +178,7 @@ proptest! {
         {
             let _ = matcher.matches(&path);
             let _ = matcher.matches_v20(&path);
+            let _ = matcher.matches_as_written(&path);
             let _ = matcher.matches_in(&path, &MatchInfo::default());
             for walk in [Walk::Archive, Walk::Fsutil] {
                 let _ = matcher.can_skip_directory(&path, walk);

@@ -7,7 +7,7 @@ use rbuild_executor::Ulimit;
 
 use super::output::{OutputSpec, parse_output};
 use super::shared::{CommonArgs, RegistryArgs};
-use super::values::{self, Assignment, SecretSpec, SshSpec};
+use super::values::{self, Assignment, CallSpec, SecretSpec, SshSpec};
 
 /// Build an image from a Dockerfile.
 #[derive(Debug, Args)]
@@ -111,6 +111,14 @@ pub(crate) struct BuildArgs {
     /// With --log-format=docker: run what only BuildKit can do instead of refusing it.
     #[arg(long, help_heading = "Log")]
     pub(crate) lenient: bool,
+
+    /// Check the Dockerfile for what Docker warns of, and build nothing.
+    #[arg(long, help_heading = "Checks")]
+    pub(crate) check: bool,
+    /// What to do with the Dockerfile: `build`, or `check` (also `lint`) as --check, with `,format=json` to print JSON and
+    /// `,ignorestatus=true` to end well in spite of warnings.
+    #[arg(long, value_name = "CALL", value_parser = values::call, overrides_with = "check", help_heading = "Checks")]
+    pub(crate) call: Option<CallSpec>,
 
     /// Unpack xz archives in ADD, or do not [default: as the recorded Docker: 20 yes, 28 no]
     ///
@@ -231,11 +239,7 @@ pub(crate) struct RefusedArgs {
     #[arg(long, hide = true)]
     cache_to: Vec<String>,
     #[arg(long, hide = true)]
-    call: Option<String>,
-    #[arg(long, hide = true)]
     cgroup_parent: Option<String>,
-    #[arg(long, hide = true)]
-    check: bool,
     #[arg(long, hide = true)]
     cpu_period: Option<String>,
     #[arg(long, hide = true)]
@@ -278,9 +282,7 @@ impl RefusedArgs {
             ("--attest", self.attest.iter().any(|a| !a.contains("disabled=true")), ATTEST),
             ("--cache-from", !self.cache_from.is_empty(), CACHE),
             ("--cache-to", !self.cache_to.is_empty(), CACHE),
-            ("--call", self.call.as_deref().is_some_and(|call| call != "build"), "rbuild only builds"),
             ("--cgroup-parent", self.cgroup_parent.is_some(), CGROUPS),
-            ("--check", self.check, "rbuild only builds; warnings of build checks are in its log"),
             ("--cpu-period", self.cpu_period.is_some(), CGROUPS),
             ("--cpu-quota", self.cpu_quota.is_some(), CGROUPS),
             ("--cpu-shares", self.cpu_shares.is_some(), CGROUPS),

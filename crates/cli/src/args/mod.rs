@@ -28,7 +28,7 @@ pub(crate) use output::OutputSpec;
 pub(crate) use shared::{CommonArgs, RegistryArgs};
 pub(crate) use usage::{Arity, WrongFlag, check_build_arity, check_command_arity};
 use values::ValueError;
-pub(crate) use values::{Assignment, SecretSpec, SshSpec};
+pub(crate) use values::{Assignment, CallSpec, SecretSpec, SshSpec};
 
 /// Why a command line is not understood, or why it needs no understanding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

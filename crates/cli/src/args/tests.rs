@@ -178,8 +178,6 @@ fn flags_that_would_not_be_honoured() {
         ("--provenance=mode=max", "--provenance"),
         ("--annotation=a=b", "--annotation"),
         ("--allow=security.insecure", "--allow"),
-        ("--check", "--check"),
-        ("--call=outline", "--call"),
         ("--cgroup-parent=/x", "--cgroup-parent"),
     ] {
         assert_eq!(build(&[flag, "."]).refused.first().map(|(flag, _)| flag), Some(known), "{flag}");

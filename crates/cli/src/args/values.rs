@@ -67,6 +67,12 @@ pub(crate) enum ValueError {
     /// A secret without a name.
     #[error("the secret has no id, write id=NAME")]
     SecretId,
+    /// Nothing that is done with a Dockerfile here.
+    #[error("there is no call `{0}`, only build and check")]
+    Call(String),
+    /// Two names of calls.
+    #[error("`{0}` names more than one call")]
+    Calls(String),
 }
 
 impl ValueError {
@@ -98,6 +104,44 @@ pub(crate) fn boolean(text: &str) -> Result<bool, ValueError> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(ValueError::Boolean(text.to_owned())),
     }
+}
+
+/// `--call`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CallSpec {
+    /// The checks are run in place of a build.
+    pub(crate) check: bool,
+    /// The result is JSON.
+    pub(crate) json: bool,
+    /// Warnings are no failure.
+    pub(crate) ignore_status: bool,
+}
+
+/// What is done with the Dockerfile, as buildx writes it: `NAME[,format=FORMAT][,ignorestatus=BOOL]`.
+pub(crate) fn call(text: &str) -> Result<CallSpec, ValueError> {
+    let mut spec = CallSpec::default();
+    if text.is_empty() {
+        return Ok(spec);
+    }
+    let mut name: Option<String> = None;
+    for field in csv::parse_fields(text)? {
+        match field.split_once('=') {
+            // A format that buildx does not know is text.
+            Some(("format", format)) => spec.json = format == "json",
+            Some(("ignorestatus", value)) => spec.ignore_status = boolean(value)?,
+            Some((key, _)) => {
+                return Err(ValueError::Key { key: key.to_owned(), known: "format and ignorestatus" });
+            }
+            None if name.is_some() => return Err(ValueError::Calls(text.to_owned())),
+            None => name = Some(field),
+        }
+    }
+    spec.check = match name.as_deref() {
+        Some("check" | "lint") => true,
+        Some("build") => false,
+        name => return Err(ValueError::Call(name.unwrap_or_default().to_owned())),
+    };
+    Ok(spec)
 }
 
 /// A size in bytes: `64m`, `1.5 GiB`, `1024`. All units are powers of 1024 (go-units `RAMInBytes`).
@@ -300,6 +344,26 @@ mod tests {
         }
         for text in ["", "yes", "tRUE", "2"] {
             assert!(boolean(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn calls() {
+        let spec = |check, json, ignore_status| Ok(CallSpec { check, json, ignore_status });
+        for (text, expected) in [
+            ("", spec(false, false, false)),
+            ("build", spec(false, false, false)),
+            ("check", spec(true, false, false)),
+            ("lint", spec(true, false, false)),
+            ("check,format=json", spec(true, true, false)),
+            ("format=text,lint,ignorestatus=1", spec(true, false, true)),
+            ("outline", Err(ValueError::Call("outline".into()))),
+            ("format=json", Err(ValueError::Call(String::new()))),
+            ("check,check", Err(ValueError::Calls("check,check".into()))),
+            ("check,ignorestatus=x", Err(ValueError::Boolean("x".into()))),
+            ("check,a=b", Err(ValueError::Key { key: "a".into(), known: "format and ignorestatus" })),
+        ] {
+            assert_eq!(call(text), expected, "{text}");
         }
     }
 

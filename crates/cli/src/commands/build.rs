@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rbuild_executor::logfmt::event::{Event, Fact, Failure, Outcome};
-use rbuild_executor::{BuildError, BuildResult, Cancel};
+use rbuild_executor::{BuildError, BuildResult, Cancel, CheckResult};
 use rbuild_logfmt::{Format, RenderOptions, Renderer};
 
 use crate::args::{BuildArgs, Environment};
@@ -34,14 +34,27 @@ pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Outpu
         .map_err(|source| CliError::Io { action: "listen to signals".to_owned(), source })?;
     let dialect = request.options.dialect;
     match show(&request, &cancel, output) {
-        Ok(result) => {
+        Ok(Shown::Built(result)) => {
             if let Some(path) = &request.iidfile {
-                results::write_id(path, &result)?;
+                results::write_id(path, &result.image_id)?;
             }
             if let Some(path) = &request.metadata_file {
                 results::write_metadata(path, &result)?;
             }
             Ok(())
+        }
+        Ok(Shown::Checked(result)) => {
+            if let Some(path) = &request.iidfile {
+                // There is no image, and Docker says so like this.
+                results::write_id(path, "")?;
+            }
+            let ignored = request.check.is_some_and(|check| check.ignore_status);
+            match (result.failure, result.warnings) {
+                (Some(failure), _) => Err(CliError::Build { failure, dialect }),
+                (None, 0) => Ok(()),
+                (None, _) if ignored => Ok(()),
+                (None, _) => Err(CliError::Warnings),
+            }
         }
         // A log that cannot be written ends the build; `output` knows why.
         Err(_) if output.has_failed() => Ok(()),
@@ -106,11 +119,20 @@ fn without_hint(mut event: Event) -> Event {
     event
 }
 
-/// Builds and shows the build's events, those of the clock in between.
-fn show(request: &BuildRequest, cancel: &Cancel, output: &mut Output) -> Result<BuildResult, BuildError> {
+/// What was done.
+enum Shown {
+    Built(BuildResult),
+    Checked(CheckResult),
+}
+
+/// Builds, or checks, and shows the events of it, those of the clock in between.
+fn show(request: &BuildRequest, cancel: &Cancel, output: &mut Output) -> Result<Shown, BuildError> {
     let live = request.format == Format::Tty && Output::terminals().stderr;
-    let options =
-        RenderOptions { expand_warnings: request.expand_warnings, draw_target: live.then(output::draw_target) };
+    let options = RenderOptions {
+        expand_warnings: request.expand_warnings,
+        check_json: request.check.is_some_and(|check| check.json),
+        draw_target: live.then(output::draw_target),
+    };
     let renderer = rbuild_logfmt::renderer(request.format, options);
     let log = Mutex::new(Log { renderer, output, began: None, hints: request.hints });
     let (done, is_done) = std::sync::mpsc::channel::<()>();
@@ -121,13 +143,17 @@ fn show(request: &BuildRequest, cancel: &Cancel, output: &mut Output) -> Result<
                 lock(log).tick();
             }
         });
-        let result = rbuild_executor::build(request.options.clone(), cancel, &mut |event| {
+        let mut on_event = |event: &Event| {
             let mut log = lock(log);
             log.event(event);
             if log.output.has_failed() {
                 cancel.cancel();
             }
-        });
+        };
+        let result = match request.check {
+            None => rbuild_executor::build(request.options.clone(), cancel, &mut on_event).map(Shown::Built),
+            Some(_) => rbuild_executor::check(request.options.clone(), cancel, &mut on_event).map(Shown::Checked),
+        };
         drop(done);
         result
     });

@@ -57,6 +57,33 @@ fn where_the_store_is() {
 }
 
 #[test]
+fn checks_in_place_of_a_build() {
+    let check = |line: &[&str]| convert(line).check;
+    let spec = |json, ignore_status| Some(CallSpec { check: true, json, ignore_status });
+    for (line, expected) in [
+        (&["."][..], None),
+        (&["--check", "."], spec(false, false)),
+        (&["--check=false", "."], None),
+        (&["--call=lint,format=json", "."], spec(true, false)),
+        (&["--call", "check,ignorestatus=true", "-q", "-t", "x", "."], spec(false, true)),
+        // The last one counts.
+        (&["--call=build", "--check", "."], spec(false, false)),
+        (&["--check", "--call=build", "."], None),
+        (&["--check", "--call=check,format=json", "."], spec(true, false)),
+    ] {
+        assert_eq!(check(line), expected, "{line:?}");
+    }
+    for line in [&["--check", "--log-format=docker", "."][..], &["--check", "--docker-version=20", "."]] {
+        assert!(matches!(convert_with(line, &[]), Err(ConvertError::Refused { flag: "--check", .. })), "{line:?}");
+    }
+    for flag in ["--output=x", "--push", "--metadata-file=x"] {
+        let error = convert_with(&["--check", "-t", "a", flag, "."], &[]).unwrap_err();
+        assert!(matches!(error, ConvertError::Contradiction { .. }), "{flag}: {error}");
+    }
+    assert!(convert_with(&["--call=outline", "."], &[]).unwrap_err().to_string().contains("outline"));
+}
+
+#[test]
 fn forms_of_the_log() {
     use Format::{Buildkit, Events, Legacy, Quiet, RawJson, Tty};
     let on_terminal = Terminals { stdout: true, stderr: true };

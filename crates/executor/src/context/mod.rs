@@ -224,6 +224,11 @@ impl Context {
         self.shown(path) == Shown::No
     }
 
+    /// Whether the ignore file excludes a source of COPY or ADD, for the build check: the path is taken as it was written.
+    pub(crate) fn ignores_source(&self, path: &str) -> bool {
+        self.ignore.patterns.matches_as_written(path).unwrap_or(false)
+    }
+
     /// Whether the context is a tar: BuildKit then transfers nothing and shows other steps.
     #[must_use]
     pub fn is_archive(&self) -> bool {

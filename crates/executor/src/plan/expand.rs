@@ -17,19 +17,18 @@ pub(crate) fn expand(
         InstructionKind::User(user) => InstructionKind::User(word(user)?),
         InstructionKind::StopSignal(signal) => InstructionKind::StopSignal(word(signal)?),
         InstructionKind::Volume(volumes) => InstructionKind::Volume(each(volumes)?),
+        // In Docker's order, which warnings about the words show. Patterns of --exclude are not expanded.
         InstructionKind::Copy(copy) => InstructionKind::Copy(Copy {
-            paths: paths(&copy.paths, word)?,
             chown: optional(copy.chown.as_deref(), word)?,
             chmod: optional(copy.chmod.as_deref(), word)?,
-            exclude: copy.exclude.iter().map(|item| word(item)).collect::<Result<_, _>>()?,
+            paths: paths(&copy.paths, word)?,
             ..copy.clone()
         }),
         InstructionKind::Add(add) => InstructionKind::Add(Add {
-            paths: paths(&add.paths, word)?,
             chown: optional(add.chown.as_deref(), word)?,
             chmod: optional(add.chmod.as_deref(), word)?,
             checksum: optional(add.checksum.as_deref(), word)?,
-            exclude: add.exclude.iter().map(|item| word(item)).collect::<Result<_, _>>()?,
+            paths: paths(&add.paths, word)?,
             ..add.clone()
         }),
         other => other.clone(),

@@ -111,6 +111,11 @@ impl StageImage {
         self.config.config.get().and_then(|run| field(run).get()).map_or("", String::as_str)
     }
 
+    /// Whether a shell was chosen.
+    pub(crate) fn has_shell(&self) -> bool {
+        self.config.config.get().and_then(|run| run.shell.get()).is_some_and(|shell| !shell.is_empty())
+    }
+
     /// The shell that the shell form of an instruction runs with.
     pub(crate) fn shell(&self) -> Vec<String> {
         match self.config.config.get().and_then(|run| run.shell.get()) {

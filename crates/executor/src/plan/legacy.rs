@@ -413,7 +413,7 @@ impl Stage {
                     let expanded = lexer.process_words(port, &Lookup(&variables));
                     words.extend(expanded.map_err(|error| error.to_string())?);
                 }
-                self.image.expose(&ports::parse(&words, Builder::Legacy)?);
+                self.image.expose(&ports::parse(&words, Builder::Legacy, &mut |_| ())?);
                 format!("EXPOSE {}", words.join(" "))
             }
             InstructionKind::User(user) => {

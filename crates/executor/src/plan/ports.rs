@@ -4,19 +4,26 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rbuild_logfmt::event::Builder;
+use rbuild_parser::lint::{Violation, exposed_port};
 
 /// Reads the words of an EXPOSE (`80`, `53/udp`, `8000-8002`, `127.0.0.1:80:8080`) into `port/protocol` names: in the
 /// order written for BuildKit (`dockerfile2llb/convert_expose.go` of BuildKit 0.25), sorted and without repetition for
 /// the legacy builder (go-connections `nat.ParsePortSpecs`, in the wording of the release that Docker 20.10 and 28.5
 /// are built with).
 ///
+/// `lint` is told what BuildKit's build checks say of each word.
+///
 /// # Errors
 /// Docker's text.
-pub(crate) fn parse(words: &[String], builder: Builder) -> Result<Vec<String>, String> {
+pub(crate) fn parse(
+    words: &[String],
+    builder: Builder,
+    lint: &mut dyn FnMut(Vec<Violation>),
+) -> Result<Vec<String>, String> {
     let mut ports = Vec::new();
     for word in words {
         match builder {
-            Builder::Buildkit => ports.extend(parse_buildkit(word)?),
+            Builder::Buildkit => ports.extend(parse_buildkit(word, lint)?),
             Builder::Legacy => ports.extend(parse_legacy(word)?),
         }
     }
@@ -52,7 +59,7 @@ fn is_protocol(name: &str) -> bool {
     matches!(name.to_lowercase().as_str(), "tcp" | "udp" | "sctp")
 }
 
-fn parse_buildkit(raw: &str) -> Result<Vec<String>, String> {
+fn parse_buildkit(raw: &str, lint: &mut dyn FnMut(Vec<Violation>)) -> Result<Vec<String>, String> {
     let (address, host, container) = split_parts(raw);
     let (port, protocol) = container.split_once('/').unwrap_or((container, ""));
     if port.is_empty() {
@@ -62,6 +69,7 @@ fn parse_buildkit(raw: &str) -> Result<Vec<String>, String> {
     if !is_protocol(protocol) {
         return Err(format!("invalid port: {raw:?}: invalid proto: {protocol}"));
     }
+    lint(exposed_port(raw, protocol, !address.is_empty() || !host.is_empty()));
     if bad_address(&address) {
         return Err(format!("invalid IP address: {address}"));
     }
@@ -127,7 +135,7 @@ mod tests {
 
     fn both(words: &[&str]) -> (Result<Vec<String>, String>, Result<Vec<String>, String>) {
         let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
-        (parse(&words, Builder::Legacy), parse(&words, Builder::Buildkit))
+        (parse(&words, Builder::Legacy, &mut |_| ()), parse(&words, Builder::Buildkit, &mut |_| ()))
     }
 
     #[test]
@@ -147,6 +155,15 @@ mod tests {
         assert_eq!(buildkit.unwrap_err(), "invalid port: \"80/icmp\": invalid proto: icmp");
         let (legacy, buildkit) = both(&["9-8"]);
         assert!(legacy.is_err() && buildkit.is_err());
+    }
+
+    #[test]
+    fn what_the_checks_say() {
+        let words: Vec<String> = ["80", "81/TCP", "1:82", "::1:1:83/Udp", "84/x"].map(str::to_owned).to_vec();
+        let mut found = Vec::new();
+        let parsed = parse(&words, Builder::Buildkit, &mut |violations| found.push(violations.len()));
+        assert!(parsed.is_err());
+        assert_eq!(found, [0, 1, 1, 2]);
     }
 
     #[test]

@@ -65,7 +65,8 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
     let tar_bytes = context.legacy_tar_size().map_err(|error| session.context_failed(&error))?;
     emitter.emit(Fact::Context { tar_bytes });
     let (name, text) = context.dockerfile();
-    emitter.emit(Fact::Dockerfile { name: name.to_owned(), text: String::from_utf8_lossy(text).into_owned() });
+    let text_shown = String::from_utf8_lossy(text).into_owned();
+    emitter.emit(Fact::Dockerfile { name: name.to_owned(), text: text_shown, path: None });
     let version = super::buildkit::parser_version(session);
     let refused = |error: &rbuild_parser::ParseError| Stop::from(crate::plan::buildkit::parse_failure(error));
     let mut options = ParseOptions::for_version(version);

@@ -11,7 +11,7 @@ use rbuild_logfmt::event::{Builder, Failure};
 use time::OffsetDateTime;
 
 use crate::session::Session;
-use crate::stop::Stop;
+use crate::stop::{Failed, Stop};
 
 /// A built image.
 #[derive(Clone, Debug)]
@@ -20,6 +20,14 @@ pub(crate) struct Built {
     pub(crate) config: ImageConfig,
     /// Its layers, lowest first.
     pub(crate) layers: Vec<DiffId>,
+}
+
+/// What the build checks found.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) warnings: usize,
+    /// What is wrong with the Dockerfile.
+    pub(crate) failed: Option<Box<Failed>>,
 }
 
 /// The time that an image of this build bears, as Docker writes it.

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::{SolveStatus, Translator, Vertex, VertexLog, VertexStatus, VertexWarning};
-use crate::event::Stream;
+use super::{SolveStatus, Source, Translator, Vertex, VertexLog, VertexStatus, VertexWarning};
+use crate::event::{Lines, Stream};
 
 impl Translator {
     /// One line of `--progress=rawjson`, with its line feed.
@@ -77,11 +77,9 @@ impl Translator {
         if !warning.url.is_empty() {
             object.insert("url".into(), json!(warning.url));
         }
-        if let (Some((name, text)), Some(lines)) = (&self.dockerfile, warning.lines) {
-            let source = json!({"filename": name, "data": base64(text.as_bytes()), "language": "Dockerfile"});
-            object.insert("sourceInfo".into(), source);
-            let range = json!([{"start": {"line": lines.start}, "end": {"line": lines.end}}]);
-            object.insert("range".into(), range);
+        if let (Some(source), Some(lines)) = (&self.dockerfile, warning.lines) {
+            object.insert("sourceInfo".into(), source_info(source));
+            object.insert("range".into(), ranges(lines, Some(source)));
         }
         Value::Object(object)
     }
@@ -108,8 +106,29 @@ impl Translator {
     }
 }
 
+/// The Dockerfile. BuildKit's own also has a definition, of how the file came from its client.
+pub(crate) fn source_info(source: &Source) -> Value {
+    let mut object = Map::new();
+    object.insert("filename".into(), json!(source.name));
+    if !source.text.is_empty() {
+        object.insert("data".into(), json!(base64(source.text.as_bytes())));
+    }
+    object.insert("language".into(), json!("Dockerfile"));
+    Value::Object(object)
+}
+
+/// Lines as BuildKit has them: a range each, as far as the file goes.
+pub(crate) fn ranges(lines: Lines, source: Option<&Source>) -> Value {
+    let count = source.map_or(0, |source| source.text.split('\n').count());
+    let furthest = lines.start.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    // Go leaves a zero out.
+    let position = |line: u32| if line == 0 { json!({}) } else { json!({"line": line}) };
+    let range = |line| json!({"start": position(line), "end": position(line)});
+    (lines.start..=lines.end.clamp(lines.start, furthest)).map(range).collect()
+}
+
 /// Go's encoder also escapes what could end a script in HTML. These characters occur only inside of strings.
-fn go_escape(json: &str) -> String {
+pub(crate) fn go_escape(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         match c {

@@ -1,9 +1,10 @@
 //! What each instruction makes of its stage, and what it asks to be done.
 
 use rbuild_logfmt::event::Builder;
+use rbuild_parser::lint::{self, Violation};
 use rbuild_parser::mount::{Mount, MountType};
-use rbuild_parser::words::Lexer;
-use rbuild_parser::{ArgVariable, Instruction, InstructionKind, Run, SourcesAndDest};
+use rbuild_parser::words::{Lexer, WordError};
+use rbuild_parser::{ArgVariable, Instruction, InstructionKind, LineRange, Run, SourcesAndDest};
 
 use super::command::{InlineCommand, check_security, inline_command, resolve_mount, run_command_string, with_shell};
 use super::draft::{Draft, StageSources};
@@ -16,36 +17,55 @@ use crate::plan::{PlanError, check_signal, expand, go, ports, working_dir};
 /// Build arguments that are proxies; they need no ARG.
 const PROXIES: &[&str] = &["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
 
+/// Where an instruction stands, and what is around it.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) stage: usize,
+    /// The stages that the instruction reads from.
+    pub(super) sources: &'a StageSources,
+    /// What became of the stages before.
+    pub(super) states: &'a [Option<State>],
+    /// Whether the ignore file excludes a path.
+    pub(super) ignored: &'a dyn Fn(&str) -> bool,
+}
+
 impl Draft<'_> {
     #[allow(clippy::too_many_lines)]
     pub(super) fn dispatch(
         &self,
-        stage: usize,
+        place: Place<'_>,
         instruction: &Instruction,
-        sources: &StageSources,
-        states: &[Option<State>],
         state: &mut State,
         plan: &mut Plan,
     ) -> Result<Option<(String, Op)>, PlanError> {
+        let Place { stage, sources, states, .. } = place;
         let lines = Some(emit::lines(instruction.lines));
         let fail = |message: String| PlanError::instruction(message, lines);
+        let linter = self.linter;
         let variables = state.variables();
-        let kind = expand::expand(&instruction.kind, &mut |word| self.lexer.process_word(word, &Lookup(&variables)))
-            .map_err(|error| fail(error.to_string()))?;
+        let expanded = expand::expand(&instruction.kind, &mut |word| {
+            self.expand_word(word, self.lexer, &variables, state, instruction.lines)
+        });
+        let kind = expanded.map_err(|error| fail(error.to_string()))?;
         match kind {
             InstructionKind::Env(pairs) => {
                 let mut created_by = "ENV".to_owned();
                 for pair in pairs {
+                    linter.legacy_pair(&pair, instruction);
+                    linter.raise_all(lint::secret("ENV", &pair.key), instruction.lines);
                     created_by.push_str(&format!(" {}={}", pair.key, pair.value));
                     state.set_env(&pair.key, &pair.value);
                     state.image.set_env(&pair.key, &pair.value);
                 }
                 state.image.push_buildkit_history(created_by, false);
             }
-            InstructionKind::Arg(declared) => self.dispatch_arg(&declared, state).map_err(fail)?,
+            InstructionKind::Arg(declared) => {
+                self.dispatch_arg(&declared, instruction.lines, state).map_err(fail)?;
+            }
             InstructionKind::Label(pairs) => {
                 let mut created_by = "LABEL".to_owned();
                 for pair in pairs {
+                    linter.legacy_pair(&pair, instruction);
                     created_by.push_str(&format!(" {}={}", pair.key, pair.value));
                     state.image.add_label(&pair.key, &pair.value);
                 }
@@ -57,18 +77,21 @@ impl Draft<'_> {
             }
             InstructionKind::Onbuild(trigger) => state.image.run_mut().on_build.get_or_default().push(trigger),
             InstructionKind::Cmd(command) => {
+                linter.used_once(instruction, &mut state.cmd);
+                linter.shell_form(instruction, &command, &state.image);
                 let args = with_shell(&state.image, &command);
                 let created_by = format!("CMD {}", go::quote_list(&args));
                 let run = state.image.run_mut();
                 run.cmd.set(args);
                 run.args_escaped.set(true);
-                state.cmd_set = true;
                 state.image.push_buildkit_history(created_by, false);
             }
             InstructionKind::Entrypoint(command) => {
+                linter.used_once(instruction, &mut state.entrypoint);
+                linter.shell_form(instruction, &command, &state.image);
                 let args = with_shell(&state.image, &command);
                 let created_by = format!("ENTRYPOINT {}", go::quote_list(&args));
-                let cmd_set = state.cmd_set;
+                let cmd_set = state.cmd.is_some();
                 let run = state.image.run_mut();
                 run.entrypoint.set(args);
                 if !cmd_set {
@@ -77,6 +100,7 @@ impl Draft<'_> {
                 state.image.push_buildkit_history(created_by, false);
             }
             InstructionKind::Healthcheck(check) => {
+                linter.used_once(instruction, &mut state.healthcheck);
                 let created_by = format!(
                     "HEALTHCHECK &{{{} {} {} {} {} {}}}",
                     go::quote_list(&check.test),
@@ -101,7 +125,10 @@ impl Draft<'_> {
                     let expanded = self.lexer.process_words(port, &Lookup(&variables));
                     words.extend(expanded.map_err(|error| fail(error.to_string()))?);
                 }
-                let exposed = ports::parse(&words, Builder::Buildkit).map_err(fail)?;
+                let exposed = ports::parse(&words, Builder::Buildkit, &mut |violations| {
+                    linter.raise_all(violations, instruction.lines);
+                });
+                let exposed = exposed.map_err(fail)?;
                 state.image.expose(&exposed);
                 state.image.push_buildkit_history(format!("EXPOSE {}", go::list(&exposed)), false);
             }
@@ -124,6 +151,10 @@ impl Draft<'_> {
                 state.image.push_buildkit_history(created_by, false);
             }
             InstructionKind::Workdir(path) => {
+                if !state.workdir_set && !path.starts_with('/') {
+                    linter.raise(Violation::WorkdirRelativePath { path: path.clone() }, instruction.lines);
+                }
+                state.workdir_set = true;
                 let path = working_dir(state.image.working_dir(), &path);
                 state.image.run_mut().working_dir.set(path.clone());
                 let makes = path != "/";
@@ -135,7 +166,7 @@ impl Draft<'_> {
                 }
             }
             InstructionKind::Run(run) => {
-                let step = self.dispatch_run(stage, instruction, &run, sources, states, state, plan)?;
+                let step = self.dispatch_run(place, instruction, &run, state, plan)?;
                 return Ok(Some(step));
             }
             InstructionKind::Copy(copy) => {
@@ -165,7 +196,7 @@ impl Draft<'_> {
                     keep_git_dir: false,
                     unpack_remote: false,
                 };
-                let op = self.dispatch_copy(&copy.paths, from, flags, &variables, state, plan).map_err(fail)?;
+                let op = self.dispatch_copy(place, instruction, &copy.paths, from, flags, state, plan).map_err(fail)?;
                 return Ok(Some((title, op)));
             }
             InstructionKind::Add(add) => {
@@ -182,8 +213,8 @@ impl Draft<'_> {
                     keep_git_dir: add.keep_git_dir.unwrap_or(false),
                     unpack_remote: add.unpack.unwrap_or(false),
                 };
-                let op =
-                    self.dispatch_copy(&add.paths, MountFrom::Context, flags, &variables, state, plan).map_err(fail)?;
+                let from = MountFrom::Context;
+                let op = self.dispatch_copy(place, instruction, &add.paths, from, flags, state, plan).map_err(fail)?;
                 return Ok(Some((title, op)));
             }
             other => return Err(fail(format!("unsupported command type: {}", other.name()))),
@@ -200,14 +231,34 @@ impl Draft<'_> {
         }
     }
 
-    fn dispatch_arg(&self, declared: &[ArgVariable], state: &mut State) -> Result<(), String> {
+    /// Expands a word, and tells which of its variables nothing sets.
+    fn expand_word(
+        &self,
+        word: &str,
+        lexer: Lexer,
+        variables: &Variables,
+        state: &State,
+        lines: LineRange,
+    ) -> Result<String, WordError> {
+        let expanded = lexer.process_word_with_matches(word, &Lookup(variables))?;
+        if !expanded.unmatched.is_empty() {
+            let declared: Vec<&str> = state.args.iter().map(|(name, _)| name.as_str()).collect();
+            let set: Vec<&str> = state.env.iter().map(|(name, _)| name.as_str()).collect();
+            self.linter.raise_all(lint::undefined_variables(&expanded.unmatched, &declared, &set), lines);
+        }
+        Ok(expanded.result)
+    }
+
+    fn dispatch_arg(&self, declared: &[ArgVariable], lines: LineRange, state: &mut State) -> Result<(), String> {
         let mut shown = Vec::new();
         for variable in declared {
+            self.linter.raise_all(lint::secret("ARG", &variable.key), lines);
             let value = match (self.build_args.get(&variable.key), &variable.value) {
                 (Some(given), _) => Some(given.to_owned()),
                 (None, Some(default)) => {
                     let variables = state.variables();
-                    Some(self.lexer.process_word(default, &Lookup(&variables)).map_err(|error| error.to_string())?)
+                    let expanded = self.expand_word(default, self.lexer, &variables, state, lines);
+                    Some(expanded.map_err(|error| error.to_string())?)
                 }
                 (None, None) => self.globals.get(&variable.key).map(str::to_owned),
             };
@@ -224,14 +275,11 @@ impl Draft<'_> {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn dispatch_run(
         &self,
-        stage: usize,
+        place: Place<'_>,
         instruction: &Instruction,
         run: &Run,
-        sources: &StageSources,
-        states: &[Option<State>],
         state: &mut State,
         plan: &mut Plan,
     ) -> Result<(String, Op), PlanError> {
@@ -254,14 +302,15 @@ impl Draft<'_> {
         let variables = state.variables();
         let mut mounts = Vec::new();
         let mut masked = variables.clone();
-        for (written, from) in run.mounts.iter().zip(&sources.from) {
-            let mount =
-                Mount::parse_with(written, self.version, |word| self.lexer.process_word(word, &Lookup(&variables)))
-                    .map_err(|error| fail(error.message(self.version)))?;
+        for (written, from) in run.mounts.iter().zip(&place.sources.from) {
+            let mount = Mount::parse_with(written, self.version, |word| {
+                self.expand_word(word, self.lexer, &variables, state, instruction.lines)
+            });
+            let mount = mount.map_err(|error| fail(error.message(self.version)))?;
             if let (MountType::Secret, Some(name)) = (mount.kind, &mount.env) {
                 masked.set(name, "****");
             }
-            mounts.push(self.run_mount(stage, mount, *from, states, state, plan).map_err(fail)?);
+            mounts.push(self.run_mount(place.stage, mount, *from, place.states, state, plan).map_err(fail)?);
         }
         let title = self.title(&text, self.lexer.raw_quotes().skip_unset(), &masked);
         let created_by = format!("RUN {} # buildkit", run_command_string(&args, &state.args, &variables));
@@ -328,15 +377,30 @@ impl Draft<'_> {
         resolve_mount(mount, place, source, state.image.working_dir())
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn dispatch_copy(
         &self,
+        place: Place<'_>,
+        instruction: &Instruction,
         paths: &SourcesAndDest,
         from: MountFrom,
         flags: CopyFlags,
-        variables: &Variables,
         state: &mut State,
         plan: &mut Plan,
     ) -> Result<Op, String> {
+        let variables = state.variables();
+        let mut contents = Vec::new();
+        for content in &paths.contents {
+            let data = if content.expand {
+                let text = String::from_utf8_lossy(&content.data);
+                let lexer = Lexer::for_heredoc().version(self.version);
+                let expanded = self.expand_word(&text, lexer, &variables, state, instruction.lines);
+                expanded.map_err(|error| error.to_string())?.into_bytes()
+            } else {
+                content.data.clone()
+            };
+            contents.push((content.path.clone(), data));
+        }
         let dest = copy_dest(state.image.working_dir(), &paths.dest);
         if let Some(chmod) = &flags.chmod {
             check_chmod(chmod)?;
@@ -380,22 +444,19 @@ impl Draft<'_> {
             } else {
                 let absolute = go::join_path("/", source);
                 if from == MountFrom::Context {
+                    if (place.ignored)(source) {
+                        let violation =
+                            Violation::CopyIgnoredFile { is_add: flags.instruction == "ADD", path: source.clone() };
+                        self.linter.raise(violation, instruction.lines);
+                    }
                     plan.context_paths.insert(if absolute.is_empty() { "/".to_owned() } else { absolute });
                 }
                 sources.push(files_source(source, flags.parents, from, flags.unpack));
             }
         }
-        for content in &paths.contents {
-            created_by.push_str(&format!(" <<{}", content.path));
-            let data = if content.expand {
-                let text = String::from_utf8_lossy(&content.data);
-                let lexer = Lexer::new('\\').version(self.version).skip_quotes();
-                let expanded = lexer.process_word(&text, &Lookup(variables)).map_err(|error| error.to_string())?;
-                expanded.into_bytes()
-            } else {
-                content.data.clone()
-            };
-            sources.push(CopySource::Inline { name: content.path.clone(), data });
+        for (name, data) in contents {
+            created_by.push_str(&format!(" <<{name}"));
+            sources.push(CopySource::Inline { name, data });
         }
         created_by.push_str(&format!(" {} # buildkit", paths.dest));
         state.image.push_buildkit_history(created_by, true);
@@ -427,23 +488,39 @@ struct CopyFlags {
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) image: StageImage,
-    /// The environment of RUN: that of the image, and build arguments, in the order they were first set.
+    /// The environment of RUN: that of the image, and build arguments, in the order in which they were last set.
     env: Vec<(String, String)>,
     /// Build arguments declared, in order.
     args: Vec<(String, String)>,
-    cmd_set: bool,
+    /// Lines of the last CMD, ENTRYPOINT and HEALTHCHECK of the stage.
+    cmd: Option<LineRange>,
+    entrypoint: Option<LineRange>,
+    healthcheck: Option<LineRange>,
+    /// Whether this stage, or one that it begins with, has a WORKDIR.
+    workdir_set: bool,
 }
 
 impl State {
     pub(super) fn new(image: StageImage) -> State {
-        State { image, env: Vec::new(), args: Vec::new(), cmd_set: false }
+        State {
+            image,
+            env: Vec::new(),
+            args: Vec::new(),
+            cmd: None,
+            entrypoint: None,
+            healthcheck: None,
+            workdir_set: false,
+        }
+    }
+
+    /// What a stage begins with whose base this is.
+    pub(super) fn next_stage(&self) -> State {
+        State { cmd: None, entrypoint: None, healthcheck: None, ..self.clone() }
     }
 
     pub(super) fn set_env(&mut self, name: &str, value: &str) {
-        match self.env.iter_mut().find(|(old, _)| old == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.env.push((name.to_owned(), value.to_owned())),
-        }
+        self.env.retain(|(old, _)| old != name);
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     fn variables(&self) -> Variables {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::Reference;
 use rbuild_logfmt::event::Lines;
-use rbuild_parser::words::Lexer;
+use rbuild_parser::words::{Lexer, WordError};
 use rbuild_parser::{Dockerfile, Instruction, InstructionKind, Stage, Version};
 
-use super::dispatch::State;
+use super::dispatch::{Place, State};
 use super::{
-    Lookup, Plan, PlannedStep, StageBase, StageIndex, StagePlan, StepLabel, docker_version, parse_failure,
+    Linter, Lookup, Plan, PlannedStep, StageBase, StageIndex, StagePlan, StepLabel, docker_version, parse_failure,
     target_platform,
 };
 use crate::base::BaseImage;
@@ -61,6 +61,11 @@ pub(crate) struct Draft<'a> {
     target: StageIndex,
     target_platform: Platform,
     contexts: &'a dyn Fn(&str) -> Option<StageBase>,
+    pub(super) linter: &'a Linter<'a>,
+    /// Arguments before the first FROM, with a value or without.
+    declared: Vec<String>,
+    /// Stages that the target does not need are planned, too.
+    all_stages: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -71,8 +76,10 @@ impl<'a> Draft<'a> {
         dockerfile: &Dockerfile,
         options: &'a BuildOptions,
         contexts: &'a dyn Fn(&str) -> Option<StageBase>,
+        linter: &'a Linter<'a>,
     ) -> Result<Draft<'a>, PlanError> {
-        let instructions = dockerfile.instructions().map_err(|error| parse_failure(&error))?;
+        let instructions = rbuild_parser::lint::check(dockerfile, &mut |finding| linter.raise_finding(finding))
+            .map_err(|error| parse_failure(&error))?;
         let version = dockerfile.options.version;
         let lexer = Lexer::new(dockerfile.escape).version(version);
         let target_platform = target_platform(options)?;
@@ -91,23 +98,18 @@ impl<'a> Draft<'a> {
         for (name, value) in overrides {
             globals.set(&name, &value);
         }
-        for meta in &instructions.meta_args {
-            let InstructionKind::Arg(variables) = &meta.kind else { continue };
-            for variable in variables {
-                let value = match (build_args.get(&variable.key), &variable.value) {
-                    (Some(given), _) => Some(given.to_owned()),
-                    (None, Some(default)) => Some(
-                        lexer
-                            .process_word(default, &Lookup(&globals))
-                            .map_err(|error| PlanError::builder(error.to_string(), Some(emit::lines(meta.lines))))?,
-                    ),
-                    (None, None) => None,
-                };
-                if let Some(value) = value {
-                    globals.set(&variable.key, &value);
-                }
+        // The checks want a file that can be built without build arguments.
+        if let Ok(defaults) = meta_args(&instructions.meta_args, &globals, &Variables::default(), lexer) {
+            for stage in &instructions.stages {
+                let Ok(base) = lexer.process_word(&stage.base, &Lookup(&defaults)) else { break };
+                linter.default_base(stage, &base, version);
             }
         }
+        let globals = meta_args(&instructions.meta_args, &globals, &build_args, lexer)?;
+        let declared = instructions.meta_args.iter().flat_map(|meta| match &meta.kind {
+            InstructionKind::Arg(variables) => variables.iter().map(|variable| variable.key.clone()).collect(),
+            _ => Vec::new(),
+        });
         let mut draft = Draft {
             options,
             version,
@@ -118,6 +120,9 @@ impl<'a> Draft<'a> {
             target: StageIndex(0),
             target_platform,
             contexts,
+            linter,
+            declared: declared.collect(),
+            all_stages: false,
         };
         for stage in instructions.stages {
             draft.add_stage(stage)?;
@@ -134,29 +139,42 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
+    /// Plans stages that the target does not need, too.
+    pub(crate) fn with_all_stages(self) -> Draft<'a> {
+        Draft { all_stages: true, ..self }
+    }
+
     fn add_stage(&mut self, source: Stage) -> Result<(), PlanError> {
         let lines = Some(emit::lines(source.lines));
-        let word = |text: &str| self.lexer.process_word(text, &Lookup(&self.globals));
-        let base_name = word(&source.base).map_err(|error| PlanError::builder(error.to_string(), lines))?;
+        let word = |text: &str| {
+            let expanded = self.lexer.process_word_with_matches(text, &Lookup(&self.globals))?;
+            self.linter.undeclared_args(&expanded.unmatched, &self.globals, &self.declared, source.lines);
+            Ok(expanded)
+        };
+        let base_name =
+            word(&source.base).map_err(|error: WordError| PlanError::builder(error.to_string(), lines))?.result;
         if base_name.is_empty() {
             return Err(PlanError::builder(format!("base name ({}) should not be blank", source.base), lines));
         }
         let mut platform = self.target_platform.clone();
         if let Some(written) = &source.platform {
-            let value = word(written).map_err(|error| {
+            let expanded = word(written).map_err(|error| {
                 PlanError::builder(format!("failed to process arguments for platform {written}: {error}"), lines)
             })?;
-            if value.is_empty() {
+            let parsed = Platform::parse(&expanded.result, docker_version(self.version));
+            self.linter.stage_platform(&source, written, &expanded, &self.globals, parsed.as_ref().ok());
+            if expanded.result.is_empty() {
                 return Err(PlanError::builder(format!("empty platform value from expression {written}"), lines));
             }
-            platform = Platform::parse(&value, docker_version(self.version))
+            platform = parsed
                 .map_err(|error| PlanError::builder(format!("failed to parse platform {written}: {error}"), lines))?;
         }
         let named = source.name.as_deref().and_then(self.contexts);
         let base = match named {
             Some(base) => base,
             None if base_name == "scratch" => StageBase::Scratch,
-            None => match self.stage_named(&base_name) {
+            // A stage's name counts in lower case, in which it is kept, and in no other.
+            None => match self.stage_named(&base_name).filter(|_| base_name == base_name.to_lowercase()) {
                 Some(index) => StageBase::Stage(index),
                 None => (self.contexts)(&base_name).unwrap_or(StageBase::Unresolved),
             },
@@ -308,10 +326,15 @@ impl<'a> Draft<'a> {
         seen
     }
 
-    /// Base images that the target needs and that are not known yet, in the order of the Dockerfile.
+    /// The stages that are planned: those that the target needs, or all.
+    fn planned(&self) -> BTreeSet<StageIndex> {
+        if self.all_stages { (0..self.stages.len()).map(StageIndex).collect() } else { self.reachable() }
+    }
+
+    /// Base images that are needed and not known yet, in the order of the Dockerfile.
     pub(crate) fn wanted_images(&self) -> Result<Vec<WantedImage>, PlanError> {
         let mut wanted = Vec::new();
-        for index in self.reachable() {
+        for index in self.planned() {
             let stage = &self.stages[index.0];
             if !matches!(stage.base, StageBase::Unresolved) {
                 continue;
@@ -330,7 +353,9 @@ impl<'a> Draft<'a> {
 
     /// Tells the draft a base image.
     pub(crate) fn set_image(&mut self, stage: StageIndex, image: Arc<BaseImage>) {
-        self.stages[stage.0].base = StageBase::Image(image);
+        let stage = &mut self.stages[stage.0];
+        self.linter.base_platform(&stage.base_name, &stage.platform, &image, stage.source.lines);
+        stage.base = StageBase::Image(image);
     }
 
     /// Puts the triggers of base images before the instructions of their stages. True if that may have made images
@@ -373,15 +398,16 @@ impl<'a> Draft<'a> {
         rbuild_parser::ParseOptions::for_version(self.version)
     }
 
-    /// Resolves every instruction of the stages that the target needs.
-    pub(crate) fn finish(mut self) -> Result<Plan, PlanError> {
-        let reachable = self.reachable();
+    /// Resolves every instruction of the stages that are planned. `ignored` tells of a path as it is written whether the
+    /// ignore file excludes it.
+    pub(crate) fn finish(mut self, ignored: &dyn Fn(&str) -> bool) -> Result<Plan, PlanError> {
+        let planned = self.planned();
         let mut plan = Plan { stages: Vec::new(), target: self.target, context_paths: BTreeSet::new() };
         let mut states: Vec<Option<State>> = Vec::new();
         for index in 0..self.stages.len() {
-            let needed = reachable.contains(&StageIndex(index));
+            let needed = planned.contains(&StageIndex(index));
             let (stage, state) =
-                if needed { self.resolve(index, &states, &mut plan)? } else { (self.skipped(index), None) };
+                if needed { self.resolve(index, &states, &mut plan, ignored)? } else { (self.skipped(index), None) };
             plan.stages.push(stage);
             states.push(state);
         }
@@ -396,6 +422,7 @@ impl<'a> Draft<'a> {
                 target.image.config.variant.set(self.target_platform.variant.clone());
             }
         }
+        self.linter.verdict()?;
         Ok(plan)
     }
 
@@ -416,11 +443,12 @@ impl<'a> Draft<'a> {
         index: usize,
         states: &[Option<State>],
         plan: &mut Plan,
+        ignored: &dyn Fn(&str) -> bool,
     ) -> Result<(StagePlan, Option<State>), PlanError> {
         let stage = &self.stages[index];
         let mut state = match &stage.base {
             StageBase::Stage(base) => match states.get(base.0).and_then(Option::as_ref) {
-                Some(state) => state.clone(),
+                Some(state) => state.next_stage(),
                 None => {
                     let lines = Some(emit::lines(stage.source.lines));
                     return Err(PlanError::builder(
@@ -482,7 +510,12 @@ impl<'a> Draft<'a> {
             let instruction = &self.stages[index].source.instructions[at];
             let sources = self.stages[index].sources[at].clone();
             let lines = Some(emit::lines(instruction.lines));
-            let resolved = self.dispatch(index, instruction, &sources, states, &mut state, plan);
+            let resolved = self.dispatch(
+                Place { stage: index, sources: &sources, states, ignored },
+                instruction,
+                &mut state,
+                plan,
+            );
             let resolved = resolved.map_err(|mut error| {
                 error.lines = error.lines.or(lines);
                 error
@@ -526,6 +559,34 @@ impl<'a> Draft<'a> {
             lines: Some(emit::lines(stage.source.lines)),
         }
     }
+}
+
+/// The values of arguments before the first FROM, added to those that are always there.
+fn meta_args(
+    instructions: &[Instruction],
+    globals: &Variables,
+    build_args: &Variables,
+    lexer: Lexer,
+) -> Result<Variables, PlanError> {
+    let mut values = globals.clone();
+    for meta in instructions {
+        let InstructionKind::Arg(variables) = &meta.kind else { continue };
+        for variable in variables {
+            let value = match (build_args.get(&variable.key), &variable.value) {
+                (Some(given), _) => Some(given.to_owned()),
+                (None, Some(default)) => Some(
+                    lexer
+                        .process_word(default, &Lookup(&values))
+                        .map_err(|error| PlanError::builder(error.to_string(), Some(emit::lines(meta.lines))))?,
+                ),
+                (None, None) => None,
+            };
+            if let Some(value) = value {
+                values.set(&variable.key, &value);
+            }
+        }
+    }
+    Ok(values)
 }
 
 /// Arguments that are set without being given, known outside of stages.

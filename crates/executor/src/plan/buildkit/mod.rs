@@ -7,6 +7,7 @@
 mod command;
 mod dispatch;
 mod draft;
+mod lint;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use rbuild_parser::{Network as RunNetwork, Version};
 
 pub(crate) use command::{InlineCommand, PIPES, check_security, inline_command, resolve_mount};
 pub(crate) use draft::{Draft, WantedImage};
+pub(crate) use lint::{Linter, requested_config};
 pub(crate) use sources::{check_chmod, copy_dest, files_source, is_http, url_file_name};
 
 use super::PlanError;

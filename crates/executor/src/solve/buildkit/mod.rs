@@ -17,9 +17,11 @@ use crate::context::{Context, ContextError, Sync, SyncSnapshot, Transfer};
 use crate::emit;
 use crate::export::Exports;
 use crate::key::KeyBuilder;
-use crate::plan::buildkit::{Draft, Plan};
+use crate::options::{BuildOptions, ContextSource, DockerfileSource};
+use crate::plan::buildkit::{Draft, Linter, Plan};
+use crate::plan::{PlanError, go};
 use crate::session::{Session, Unwatched};
-use crate::solve::{Built, created, write_config};
+use crate::solve::{Built, Checked, created, write_config};
 use crate::stop::Stop;
 
 use metadata::{load_metadata, named_contexts};
@@ -36,9 +38,53 @@ pub(crate) fn parser_version(session: &Session<'_>) -> rbuild_parser::Version {
 
 /// Builds with BuildKit's rules.
 pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports) -> Result<Built, Stop> {
+    load_definition(session, context)?;
+    let raise = |fact| session.emitter().emit(fact);
+    let linter = linter(session, context, &raise)?;
+    let plan = plan(session, context, &linter, false)?;
+    let solver = Solver::new(session, context, &plan);
+    let snapshot = solver.solve()?;
+    export(session, &plan, &snapshot, solver.last_step(), exports)
+}
+
+/// Runs the build checks. What the builder finds wrong with the Dockerfile is part of the result.
+pub(crate) fn check(session: &Session<'_>, context: &Context) -> Result<Checked, Stop> {
+    load_definition(session, context)?;
+    let raise = |fact| session.emitter().emit(fact);
+    let (warnings, planned) = match linter(session, context, &raise) {
+        // Without a target all stages are looked at, needed or not.
+        Ok(linter) => {
+            let planned = plan(session, context, &linter, session.options().target.is_none());
+            (linter.count(), planned.map(drop))
+        }
+        Err(error) => (0, Err(error.into())),
+    };
+    let failed = match planned {
+        Ok(()) => None,
+        Err(Stop::Failed(failed)) if !matches!(failed.failure, Failure::Own { .. }) => Some(failed),
+        Err(stop) => return Err(stop),
+    };
+    Ok(Checked { warnings, failed })
+}
+
+/// The build checks, for a Dockerfile that is not empty.
+fn linter<'a>(session: &Session<'_>, context: &Context, raise: &'a dyn Fn(Fact)) -> Result<Linter<'a>, PlanError> {
+    let (_, text) = context.dockerfile();
+    if text.is_empty() {
+        return Err(PlanError::builder("the Dockerfile cannot be empty", None));
+    }
+    Linter::new(session.options(), text, raise)
+}
+
+/// Shows the Dockerfile being read, and the context if it is an archive.
+fn load_definition(session: &Session<'_>, context: &Context) -> Result<(), Stop> {
     let emitter = session.emitter();
     let (name, text) = context.dockerfile();
-    emitter.emit(Fact::Dockerfile { name: name.to_owned(), text: String::from_utf8_lossy(text).into_owned() });
+    emitter.emit(Fact::Dockerfile {
+        name: name.to_owned(),
+        text: String::from_utf8_lossy(text).into_owned(),
+        path: client_path(session.options(), context.is_archive()),
+    });
     if context.is_archive() {
         // It was unpacked already; what is shown is that it came.
         let hash = context.content_hash()?;
@@ -54,6 +100,27 @@ pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports)
         transferred(session, context, Transfer::Dockerfile, step, |held| context.dockerfile_sync_size(held))?;
         emitter.done(step);
     }
+    Ok(())
+}
+
+/// Where the Dockerfile is in the eyes of BuildKit's client.
+fn client_path(options: &BuildOptions, is_archive: bool) -> Option<String> {
+    match (&options.dockerfile, &options.context) {
+        (DockerfileSource::Path(path), _) => Some(path.to_string_lossy().into_owned()),
+        (DockerfileSource::Stdin, _) => Some("stdin".to_owned()),
+        (DockerfileSource::Default, ContextSource::Dir(directory)) => {
+            Some(go::clean_path(&directory.join("Dockerfile").to_string_lossy()))
+        }
+        (DockerfileSource::Default, ContextSource::Stdin) if is_archive => Some("-/Dockerfile".to_owned()),
+        // The client puts a Dockerfile that is the whole context where nobody sees it.
+        (DockerfileSource::Default, _) => None,
+    }
+}
+
+/// Reads the Dockerfile, looks base images up, and decides what is to be done.
+fn plan(session: &Session<'_>, context: &Context, linter: &Linter<'_>, all_stages: bool) -> Result<Plan, Stop> {
+    let emitter = session.emitter();
+    let (_, text) = context.dockerfile();
     let version = parser_version(session);
     let refused = |error: &rbuild_parser::ParseError| Stop::from(crate::plan::buildkit::parse_failure(error));
     let options = ParseOptions::for_file(version, text);
@@ -61,7 +128,10 @@ pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports)
     frontend(session, text)?;
     let contexts = named_contexts(session)?;
     let lookup = |name: &str| contexts.get(name).cloned();
-    let mut draft = Draft::new(&dockerfile, session.options(), &lookup)?;
+    let mut draft = Draft::new(&dockerfile, session.options(), &lookup, linter)?;
+    if all_stages {
+        draft = draft.with_all_stages();
+    }
     // Each image once, however many stages begin with it.
     let mut known: HashMap<String, Arc<BaseImage>> = HashMap::new();
     loop {
@@ -79,10 +149,7 @@ pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports)
         transferred(session, context, Transfer::Ignore, step, |held| context.ignore_sync_size(held))?;
         emitter.done(step);
     }
-    let plan = draft.finish()?;
-    let solver = Solver::new(session, context, &plan);
-    let snapshot = solver.solve()?;
-    export(session, &plan, &snapshot, solver.last_step(), exports)
+    Ok(draft.finish(&|path| context.ignores_source(path))?)
 }
 
 /// Shows how much of a local source was sent, given what the other end has already.
