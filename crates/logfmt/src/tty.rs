@@ -259,7 +259,7 @@ impl Renderer for Tty {
                 }
                 Warning::Legacy { text, .. } => text.clone(),
             }),
-            Fact::Note { text } => self.say(&format!("note: {text}"), out),
+            Fact::Note { text, .. } => self.say(&format!("note: {text}"), out),
             Fact::BuildEnded { outcome } => self.end(outcome, at, out),
             Fact::Dockerfile { .. }
             | Fact::Context { .. }
