@@ -191,12 +191,15 @@ impl<'a> Draft<'a> {
         if let Some(index) = self.stage_named(name) {
             return Ok(index);
         }
-        // Unnamed stages go by the names the log gives them, but cannot be asked for by those.
-        let shown = |index: usize| self.stages[index].source.name.clone().unwrap_or_else(|| format!("stage-{index}"));
+        if self.version == Version::V20 {
+            return Err(PlanError::builder(format!("target stage {name} could not be found"), None));
+        }
         // `HasStage` also takes a number.
         if let Some(index) = name.parse::<usize>().ok().filter(|index| *index < self.stages.len()) {
             return Ok(StageIndex(index));
         }
+        // Unnamed stages go by the names the log gives them, but cannot be asked for by those.
+        let shown = |index: usize| self.stages[index].source.name.clone().unwrap_or_else(|| format!("stage-{index}"));
         let names: Vec<String> = (0..self.stages.len()).map(shown).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let suggestion = rbuild_parser::suggest::nearest_ignoring_case(name, &names);
@@ -213,7 +216,7 @@ impl<'a> Draft<'a> {
             InstructionKind::Copy(copy) => {
                 if let Some(name) = copy.from.as_deref().filter(|name| !name.is_empty()) {
                     let expanded = self.lexer.process_word(name, &Lookup(&Variables::default()));
-                    if expanded.as_deref() != Ok(name) {
+                    if expanded.as_deref() != Ok(name) && self.version != Version::V20 {
                         return Err(PlanError::builder(
                             "variable expansion is not supported for --from, define a new stage with FROM using ARG \
                              from global scope as a workaround",
