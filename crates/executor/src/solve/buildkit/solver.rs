@@ -53,6 +53,9 @@ impl Cell {
     }
 }
 
+/// What became of a step that stages may share.
+type StepResult = Mutex<Option<Option<Snapshot>>>;
+
 /// Ends the waiting for a stage whose thread panics, so that the panic is seen and nothing hangs.
 struct Unwinding<'a, 's>(&'a Solver<'s>, usize);
 
@@ -77,6 +80,8 @@ pub(super) struct Solver<'s> {
     fetching: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     /// Steps of base images, and whether they are done.
     bases: Mutex<HashMap<StepId, Arc<Mutex<bool>>>>,
+    /// Results of steps, which stages may share; `None` in place of one that failed.
+    results: Mutex<HashMap<StepId, Arc<StepResult>>>,
 }
 
 impl<'s> Solver<'s> {
@@ -93,6 +98,7 @@ impl<'s> Solver<'s> {
             failed: Mutex::new(None),
             fetching: Mutex::default(),
             bases: Mutex::default(),
+            results: Mutex::default(),
         }
     }
 
@@ -306,7 +312,7 @@ impl<'s> Solver<'s> {
         }
         for (step, id) in stage.steps.iter().zip(&declared.steps) {
             self.check()?;
-            snapshot = self.step(snapshot, step, *id, stage.no_cache)?;
+            snapshot = self.shared_step(snapshot, step, *id, stage.no_cache)?;
         }
         Ok(snapshot)
     }
@@ -393,6 +399,27 @@ impl<'s> Solver<'s> {
             }
         }
         Ok(None)
+    }
+
+    /// Does a step once for all stages that have it.
+    fn shared_step(
+        &self,
+        snapshot: Snapshot,
+        step: &PlannedStep,
+        id: StepId,
+        no_cache: bool,
+    ) -> Result<Snapshot, Stop> {
+        let result = shared(&self.results, id);
+        let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*result {
+            Some(Some(done)) => Ok(done.clone()),
+            Some(None) => Err(Stop::Cancelled),
+            None => {
+                let done = self.step(snapshot, step, id, no_cache);
+                *result = Some(done.as_ref().ok().cloned());
+                done
+            }
+        }
     }
 
     fn step(&self, snapshot: Snapshot, step: &PlannedStep, id: StepId, no_cache: bool) -> Result<Snapshot, Stop> {

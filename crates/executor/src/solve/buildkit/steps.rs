@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rbuild_logfmt::event::{InstructionStep, StepId, StepKind};
 
 use crate::emit::Emitter;
-use crate::plan::buildkit::{CopySource, MountFrom, Op, Plan, StageBase, StageIndex, StepLabel};
+use crate::plan::buildkit::{CopySource, MountFrom, Op, Plan, StageBase, StageIndex, StagePlan, StepLabel};
 
 /// The steps of one stage.
 #[derive(Clone, Debug, Default)]
@@ -30,55 +30,76 @@ pub(super) struct Steps {
 impl Steps {
     /// Declares every step that the target needs after all that it is made from, in the order of its inputs: so BuildKit
     /// takes its graph apart (`solver/jobs.go`), and so 20.10 numbers the steps.
+    ///
+    /// Stages share what is done to the same files in the same way, since to BuildKit that is one vertex; the stage that
+    /// is gone through last gives it a name (`client/llb/state.go`, `mergeMetadata`).
     pub(super) fn declare(emitter: &Emitter, plan: &Plan, shows_context: bool) -> Steps {
-        let mut declaring = Declaring {
-            emitter,
+        let mut graph = Graph {
             plan,
             shows_context,
-            context: None,
-            bases: HashMap::new(),
+            vertices: Vec::new(),
+            known: HashMap::new(),
             stages: vec![None; plan.stages.len()],
         };
-        declaring.stage(plan.target);
-        let stages = declaring.stages.into_iter().map(Option::unwrap_or_default).collect();
-        Steps { context: declaring.context, stages }
+        graph.stage(plan.target);
+        let mut ids: Vec<StepId> = Vec::new();
+        for vertex in &graph.vertices {
+            let inputs: Vec<StepId> = vertex.inputs.iter().filter_map(|index| ids.get(*index).copied()).collect();
+            ids.push(emitter.declare(vertex.kind.clone(), &inputs));
+        }
+        let id = |index: usize| ids.get(index).copied();
+        let stages = graph.stages.into_iter().map(Option::unwrap_or_default).map(|stage| StageSteps {
+            from: stage.from.and_then(id),
+            steps: stage.steps.into_iter().filter_map(id).collect(),
+            last: stage.last.and_then(id),
+        });
+        Steps { context: graph.known.get(CONTEXT).copied().and_then(id), stages: stages.collect() }
     }
 }
 
-struct Declaring<'a> {
-    emitter: &'a Emitter,
-    plan: &'a Plan,
-    shows_context: bool,
-    context: Option<StepId>,
-    bases: HashMap<String, StepId>,
-    stages: Vec<Option<StageSteps>>,
+/// What the context is known by.
+const CONTEXT: &str = "context";
+
+struct Vertex {
+    kind: StepKind,
+    inputs: Vec<usize>,
 }
 
-impl Declaring<'_> {
-    /// Declares a stage, if it is not yet; gives the step that its result comes from.
-    fn stage(&mut self, index: StageIndex) -> Option<StepId> {
+/// The steps of a stage, by their places in the graph.
+#[derive(Clone, Default)]
+struct StageVertices {
+    from: Option<usize>,
+    steps: Vec<usize>,
+    last: Option<usize>,
+}
+
+struct Graph<'a> {
+    plan: &'a Plan,
+    shows_context: bool,
+    vertices: Vec<Vertex>,
+    /// By what they do to what.
+    known: HashMap<String, usize>,
+    stages: Vec<Option<StageVertices>>,
+}
+
+impl Graph<'_> {
+    /// Adds a stage, if it is not there yet; gives the vertex that its result comes from.
+    fn stage(&mut self, index: StageIndex) -> Option<usize> {
         if let Some(known) = &self.stages[index.0] {
             return known.last;
         }
         let plan = self.plan;
         let stage = &plan.stages[index.0];
-        let mut steps = StageSteps::default();
+        let mut found = StageVertices::default();
         match &stage.base {
-            StageBase::Stage(base) => steps.last = self.stage(*base),
-            base => {
-                let image = match base {
-                    StageBase::Image(image) => Some(&image.shown),
-                    StageBase::Missing(image, _) => Some(image),
-                    _ => None,
-                };
-                if let Some((image, label)) = image.zip(stage.from.as_ref()) {
-                    steps.from = Some(self.base(image, label, stage.shown.as_ref()));
-                    steps.last = steps.from;
-                }
-            }
+            StageBase::Stage(base) => found.last = self.stage(*base),
+            StageBase::Image(image) => found.from = self.base(&image.shown, stage),
+            StageBase::Missing(image, _) => found.from = self.base(image, stage),
+            _ => {}
         }
+        found.last = found.last.or(found.from);
         for step in &stage.steps {
-            let mut inputs: Vec<StepId> = steps.last.into_iter().collect();
+            let mut inputs: Vec<usize> = found.last.into_iter().collect();
             for source in sources(&step.op) {
                 let input = match source {
                     MountFrom::Empty => None,
@@ -87,34 +108,62 @@ impl Declaring<'_> {
                 };
                 inputs.extend(input.filter(|input| !inputs.contains(input)));
             }
-            let id = self.emitter.declare(shown(&step.label, stage.shown.as_ref()), &inputs);
-            steps.steps.push(id);
-            steps.last = Some(id);
+            let what = format!("{:?} {:?}", found.last, self.by_vertex(&step.op));
+            let vertex = self.vertex(what, shown(&step.label, stage.shown.as_ref()), inputs);
+            found.steps.push(vertex);
+            found.last = Some(vertex);
         }
-        let last = steps.last;
-        self.stages[index.0] = Some(steps);
+        let last = found.last;
+        self.stages[index.0] = Some(found);
         last
     }
 
-    /// The step of a base image; the first stage that needs it gives it a name.
-    fn base(&mut self, image: &str, label: &StepLabel, stage: Option<&String>) -> StepId {
-        if let Some(known) = self.bases.get(image) {
+    fn vertex(&mut self, what: String, kind: StepKind, inputs: Vec<usize>) -> usize {
+        if let Some(known) = self.known.get(&what) {
+            self.vertices[*known].kind = kind;
             return *known;
         }
-        let kind = match label.position {
-            0 => StepKind::Image { reference: image.to_owned() },
-            _ => shown(label, stage),
-        };
-        let step = self.emitter.declare(kind, &[]);
-        self.bases.insert(image.to_owned(), step);
-        step
+        self.vertices.push(Vertex { kind, inputs });
+        self.known.insert(what, self.vertices.len() - 1);
+        self.vertices.len() - 1
     }
 
-    fn context(&mut self) -> Option<StepId> {
-        if self.context.is_none() && self.shows_context {
-            self.context = Some(self.emitter.declare(StepKind::LoadContext { name: None }, &[]));
+    /// The step of a base image.
+    fn base(&mut self, image: &str, stage: &StagePlan) -> Option<usize> {
+        let label = stage.from.as_ref()?;
+        let kind = match label.position {
+            0 => StepKind::Image { reference: image.to_owned() },
+            _ => shown(label, stage.shown.as_ref()),
+        };
+        Some(self.vertex(format!("image {image}"), kind, Vec::new()))
+    }
+
+    fn context(&mut self) -> Option<usize> {
+        let kind = StepKind::LoadContext { name: None };
+        self.shows_context.then(|| self.vertex(CONTEXT.to_owned(), kind, Vec::new()))
+    }
+
+    /// An operation that names the stages it reads from by the vertices of their results.
+    fn by_vertex(&self, op: &Op) -> Op {
+        let mut op = op.clone();
+        let result = |from: &mut MountFrom| {
+            if let MountFrom::Stage(stage) = from
+                && let Some(last) = self.stages[stage.0].as_ref().and_then(|stage| stage.last)
+            {
+                // Above the numbers of stages, for those that have no result.
+                *from = MountFrom::Stage(StageIndex(self.stages.len() + last));
+            }
+        };
+        match &mut op {
+            Op::Mkdir { .. } => {}
+            Op::Run(run) => run.mounts.iter_mut().for_each(|mount| result(&mut mount.from)),
+            Op::Copy(copy) => copy.sources.iter_mut().for_each(|source| {
+                if let CopySource::Files { from, .. } = source {
+                    result(from);
+                }
+            }),
         }
-        self.context
+        op
     }
 }
 
@@ -122,11 +171,7 @@ impl Declaring<'_> {
 pub(super) fn sources(op: &Op) -> Vec<MountFrom> {
     match op {
         Op::Mkdir { .. } => Vec::new(),
-        Op::Run(run) => {
-            let mut mounts: Vec<_> = run.mounts.iter().collect();
-            mounts.sort_by(|a, b| a.target.cmp(&b.target));
-            mounts.into_iter().map(|mount| mount.from).collect()
-        }
+        Op::Run(run) => run.mounts.iter().map(|mount| mount.from).collect(),
         Op::Copy(copy) => {
             let files = copy.sources.iter().filter_map(|source| match source {
                 CopySource::Files { from, .. } => Some(*from),
