@@ -119,6 +119,19 @@ fn that_are_not_there_are_dockers_errors() {
          failed to solve: failed to resolve source metadata for {image}:2: {image}:2: not found\n"
     );
     assert!(output.code() == 1 && output.stderr().ends_with(&text), "{}", output.text());
+    // Where it is named from outside, 28 asks for it before it reads anything.
+    let argument = format!("--build-arg=BUILDKIT_SYNTAX={image}:2");
+    let output = build(&workspace, &registry, "FROM busybox\n", &[&argument]);
+    let text = format!("ERROR: failed to build: failed to solve: failed to resolve source metadata for {image}:2: ");
+    assert_eq!(titles(&output.stderr()), [format!("resolve image config for docker-image://{image}:2")]);
+    assert!(output.stderr().contains(&format!("\n------\n{text}")), "{}", output.text());
+    let output = build(&workspace, &registry, "FROM busybox\n", &[&argument, "--docker-version=20"]);
+    let text = format!(
+        "\nfailed to solve with frontend dockerfile.v0: failed with build-arg:BUILDKIT_SYNTAX = {image}:2: failed to solve \
+         with frontend gateway.v0: {image}:2: not found\n"
+    );
+    assert_eq!(titles(&output.stderr()).len(), 3, "{}", output.text());
+    assert!(output.stderr().ends_with(&text), "{}", output.text());
     // One that is there cannot be run.
     let output = build(&workspace, &registry, &dockerfile.replace(":2", ":1"), &[]);
     assert!(output.code() == 1 && output.stderr().contains("only docker/dockerfile is built in"), "{}", output.text());
