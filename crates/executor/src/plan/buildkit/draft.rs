@@ -22,6 +22,8 @@ use crate::plan::{PlanError, go};
 #[derive(Clone, Debug)]
 pub(crate) struct WantedImage {
     pub(crate) stage: StageIndex,
+    /// As written, with variables expanded.
+    pub(crate) written: String,
     /// Normalised, with a tag.
     pub(crate) reference: Reference,
     /// What the log calls it: 20.10 adds no tag.
@@ -362,6 +364,7 @@ impl<'a> Draft<'a> {
             let reference = written.clone().or_latest();
             wanted.push(WantedImage {
                 stage: StageIndex(index),
+                written: stage.base_name.clone(),
                 shown: if is_old && !stage.implicit { written } else { reference.clone() },
                 shows_metadata: !(is_old && stage.implicit),
                 reference,

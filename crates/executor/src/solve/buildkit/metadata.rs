@@ -80,11 +80,16 @@ fn shown_as(base: &StageBase, want: &WantedImage) -> StageBase {
 }
 
 fn load_one(session: &Session<'_>, want: &WantedImage, step: Option<StepId>) -> Result<StageBase, Stop> {
-    let found = match session.built_here(&want.reference, &want.platform) {
+    let mut found = match session.built_here(&want.reference, &want.platform) {
         Ok(Some(image)) if !session.options().pull => Ok(image),
         Ok(_) => session.remote_image(&want.reference, &want.platform),
         Err(stop) => Err(stop),
     };
+    if let Err(Stop::Failed(failed)) = &mut found
+        && let Failure::Pull { reference, .. } = &mut failed.failure
+    {
+        reference.clone_from(&want.written);
+    }
     match (found, step) {
         (Ok(image), step) => {
             if let Some(step) = step {
