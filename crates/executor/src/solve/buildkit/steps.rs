@@ -195,3 +195,52 @@ fn shown(label: &StepLabel, stage: Option<&String>) -> StepKind {
         lines: label.lines,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use rbuild_logfmt::event::Fact;
+
+    use super::*;
+    use crate::options::{BuildOptions, ContextSource};
+    use crate::plan::buildkit::Draft;
+
+    #[test]
+    fn steps_come_after_what_they_read_and_are_shared() {
+        let text = "FROM scratch AS a\nCOPY x /x\nFROM scratch AS b\nCOPY x /x\nCOPY --from=a /x /y\n";
+        let dockerfile = rbuild_parser::parse(text.as_bytes()).unwrap();
+        let options = BuildOptions::new("/nowhere", ContextSource::Dir("/nowhere".into()));
+        let plan = Draft::new(&dockerfile, &options, &|_| None).unwrap().finish().unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let events = Arc::clone(&told);
+        let emitter = Emitter::new(Box::new(move |event| events.lock().unwrap().push(event.fact)));
+        let steps = Steps::declare(&emitter, &plan, true);
+        let told: Vec<String> = told
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|fact| match fact {
+                Fact::StepDeclared(step) => match &step.kind {
+                    StepKind::Instruction(step) => {
+                        format!(
+                            "{} {}/{} {}",
+                            step.stage.as_deref().unwrap(),
+                            step.position,
+                            step.positions,
+                            step.title
+                        )
+                    }
+                    other => format!("{other:?}"),
+                },
+                other => format!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, ["LoadContext { name: None }", "a 1/1 COPY x /x", "b 2/2 COPY --from=a /x /y"]);
+        assert_eq!(steps.context, Some(StepId(0)));
+        assert_eq!(
+            (&steps.stages[0].steps[..], &steps.stages[1].steps[..]),
+            (&[StepId(1)][..], &[StepId(1), StepId(2)][..])
+        );
+    }
+}
