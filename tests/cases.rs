@@ -83,10 +83,13 @@ fn test(workspace: &Workspace, registry: &Registry, case: &Case, golden: &Golden
     let store = workspace.path(&format!("{}-store", case.name));
     for run in ["cold", "warm"] {
         let want = golden.printed(dialect, run).unwrap();
-        let context = workspace.path(&format!("{}-{run}", case.name));
+        // Of the same name in both runs: 28's client knows what it sent before by that.
+        let parent = workspace.path(&format!("{}-{run}", case.name));
+        fs::create_dir(&parent).unwrap();
+        let context = parent.join("context");
         case.stage(&context, &registry.host());
         let (args, input) = case.arguments(&context);
-        workspace.user().own(&context);
+        workspace.user().own(&parent);
         let mut build = workspace.rbuild(crate::build_flags(registry));
         build.args(dialect.flags()).args(args).env("RBUILD_ROOT", &store).current_dir(&context);
         let output = finish(&mut build, input);

@@ -6,7 +6,7 @@ use rbuild_image::manifest::{Descriptor, Manifest};
 use rbuild_image::reference::Reference;
 
 /// An image that a stage begins with or copies from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BaseImage {
     /// Digest of its configuration.
     pub(crate) id: ImageId,

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
-use rbuild_logfmt::event::{Call, Event, Fact, Failure, Item, Outcome, StepKind};
+use rbuild_logfmt::event::{Call, Event, Fact, Failure, Item, Outcome, StepKind, Version};
 use rbuild_sandbox::Facts;
 
 use crate::cancel::Cancel;
@@ -207,10 +207,20 @@ fn open_context(session: &Session<'_>) -> Result<Context, Stop> {
                 let bytes = dockerfile.as_ref().map_or(EMPTY_TRANSFER, |(_, bytes)| *bytes);
                 emitter.progress(step, Item::TransferDockerfile, bytes, None, true);
                 emitter.done(step);
+                if options.dialect.version == Version::V20 && !has_ignore_file(options) {
+                    let step = emitter.begin(StepKind::LoadIgnore, &[]);
+                    emitter.progress(step, Item::TransferContext, EMPTY_TRANSFER, None, true);
+                    emitter.done(step);
+                }
             }
         }
         session.context_failed(&error)
     })
+}
+
+/// Whether the context is a directory with an ignore file, of which 20.10 may show that it was sent or not, as it comes.
+fn has_ignore_file(options: &BuildOptions) -> bool {
+    matches!(&options.context, ContextSource::Dir(path) if path.join(".dockerignore").exists())
 }
 
 /// Whether a path of the context or the Dockerfile begins at the current directory.

@@ -13,7 +13,7 @@ use rbuild_image::layer::LayerReader;
 use rbuild_image::manifest::{Descriptor, annotation};
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::{DockerVersion, Reference};
-use rbuild_image::registry::{Registry, RegistryError, TransferEvent};
+use rbuild_image::registry::{Registry, RegistryError, Resolved, TransferEvent};
 use rbuild_image::store::{CacheRecord, LayerBlob, Lease, NamedLock, Store, StoreError};
 use rbuild_logfmt::event::{Builder, Failure, PullFailure, Version};
 use rbuild_sandbox::root::{Ownership, Root};
@@ -383,6 +383,11 @@ impl<'a> Session<'a> {
             .registry
             .resolve(reference, platform, self.abort.flag())
             .map_err(|error| self.pull_failed(&reference.to_string(), platform, &error))?;
+        self.image_of(reference, resolved)
+    }
+
+    /// An image as a registry told it.
+    pub(crate) fn image_of(&self, reference: &Reference, resolved: Resolved) -> Result<BaseImage, Stop> {
         let image = resolved.image().clone();
         let diff_ids = resolved.config.diff_ids();
         if diff_ids.len() != image.layers.len() {
@@ -422,7 +427,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn pull_failed(&self, reference: &str, platform: &Platform, error: &RegistryError) -> Stop {
+    pub(crate) fn pull_failed(&self, reference: &str, platform: &Platform, error: &RegistryError) -> Stop {
         if self.abort.is_cancelled() {
             return Stop::Cancelled;
         }

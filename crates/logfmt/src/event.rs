@@ -193,6 +193,9 @@ pub enum Fact {
     Note {
         /// The text, no final period.
         text: String,
+        /// Whether the user should be told beside the log.
+        #[serde(default)]
+        shown: bool,
     },
     /// The last event: the build ended.
     BuildEnded {
@@ -253,8 +256,11 @@ pub enum StepKind {
     },
     /// BuildKit: the frontend named by `# syntax=` is looked up.
     ResolveFrontend {
-        /// The image named, as written.
+        /// Canonical reference.
         reference: String,
+        /// The value of the build argument `BUILDKIT_SYNTAX`, if that names it.
+        #[serde(default)]
+        argument: Option<String>,
     },
     /// BuildKit: the frontend named by `# syntax=` is loaded.
     LoadFrontend {

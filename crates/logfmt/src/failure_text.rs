@@ -127,8 +127,9 @@ fn pull(reference: &str, cause: &PullFailure) -> String {
     }
 }
 
-/// BuildKit's client's last words on standard error, with the line feed; `step` is the step that failed, and its digest.
-pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepKind, &str)>) -> String {
+/// BuildKit's client's last words on standard error, with the line feed; `step` is the step that failed, and its digest;
+/// `frontend`: an image read the Dockerfile, and not what the release has built in.
+pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepKind, &str)>, frontend: bool) -> String {
     if let Failure::Own { message, hint } = failure {
         return report(message, hint.as_deref());
     }
@@ -141,14 +142,26 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
     match version {
         Version::V20 => {
             let text = vertex(failure, version, step.map_or("", |(_, digest)| digest));
-            let frontend = "failed to solve with frontend dockerfile.v0: ";
-            let converting = "failed to solve with frontend dockerfile.v0: failed to create LLB definition: ";
+            let built_in = "failed to solve with frontend dockerfile.v0: ";
+            let converting = match frontend {
+                false => "failed to solve with frontend dockerfile.v0: failed to create LLB definition: ",
+                // What an image says comes through a connection.
+                true => {
+                    "failed to solve with frontend dockerfile.v0: failed to solve with frontend gateway.v0: rpc error: \
+                     code = Unknown desc = "
+                }
+            };
             let prefix = match (failure, step.map(|(kind, _)| kind)) {
-                (Failure::Request { by: Speaker::Daemon, .. }, _) => frontend,
+                (Failure::Request { by: Speaker::Daemon, .. }, _) => built_in,
                 (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ",
+                (Failure::Pull { .. }, Some(StepKind::ResolveFrontend { argument: Some(argument), .. })) => {
+                    let gateway = "failed to solve with frontend gateway.v0: ";
+                    return format!("{built_in}failed with build-arg:BUILDKIT_SYNTAX = {argument}: {gateway}{text}\n");
+                }
                 (Failure::Pull { .. }, Some(StepKind::ResolveFrontend { .. } | StepKind::LoadFrontend { .. })) => {
                     "failed to solve with frontend dockerfile.v0: failed to solve with frontend gateway.v0: "
                 }
+                (Failure::Pull { .. }, Some(StepKind::Image { .. })) => "failed to load cache key: ",
                 (Failure::Parse { .. } | Failure::Request { .. }, _) => converting,
                 (_, None | Some(StepKind::LoadMetadata { .. } | StepKind::LoadContextMetadata { .. })) => converting,
                 _ => "",
@@ -205,7 +218,7 @@ mod tests {
              executable file not found in $PATH"
         );
         assert_eq!(
-            buildkit(&failure, Version::V28, None),
+            buildkit(&failure, Version::V28, None, false),
             "ERROR: failed to build: failed to solve: process \"nosuchbinary x\" did not complete successfully: exit \
              code: 1\n"
         );
@@ -225,7 +238,7 @@ mod tests {
         let missing = Failure::Pull { reference: "nosuchrepo/img".into(), cause: PullFailure::NotFound };
         let step = StepKind::LoadMetadata { reference: "docker.io/nosuchrepo/img:latest".into() };
         assert_eq!(
-            buildkit(&missing, Version::V28, Some((&step, ""))),
+            buildkit(&missing, Version::V28, Some((&step, "")), false),
             "ERROR: failed to build: failed to solve: nosuchrepo/img: failed to resolve source metadata for \
              docker.io/nosuchrepo/img:latest: docker.io/nosuchrepo/img:latest: not found\n"
         );

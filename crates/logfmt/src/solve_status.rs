@@ -315,7 +315,8 @@ impl Translator {
                     text.push_str(&self.excerpt(*lines).unwrap_or_default());
                 }
                 let step = step.map(|state| (&state.kind, state.vertex.digest.as_str()));
-                text.push_str(&failure_text::buildkit(failure, self.version, step));
+                let frontend = self.steps.values().any(|state| matches!(state.kind, StepKind::LoadFrontend { .. }));
+                text.push_str(&failure_text::buildkit(failure, self.version, step, frontend));
                 text
             }
             Outcome::Cancelled => failure_text::buildkit_cancelled(self.version).to_owned(),

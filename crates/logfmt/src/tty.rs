@@ -265,7 +265,7 @@ impl Renderer for Tty {
                     self.warnings.push(warning);
                 }
             }
-            Fact::Note { text } => self.say(&format!("note: {text}"), out),
+            Fact::Note { text, .. } => self.say(&format!("note: {text}"), out),
             Fact::BuildEnded { outcome } => self.end(outcome, at, out),
             Fact::Dockerfile { .. }
             | Fact::Context { .. }

@@ -84,6 +84,8 @@ struct Log<'a> {
     /// When the build began, as far as is known from its first event.
     began: Option<Instant>,
     hints: bool,
+    /// What is said beside the log, when it has ended.
+    notes: Vec<String>,
 }
 
 impl Log<'_> {
@@ -92,6 +94,9 @@ impl Log<'_> {
             let now = Instant::now();
             now.checked_sub(Duration::from_nanos(event.at)).unwrap_or(now)
         });
+        if let Fact::Note { text, shown: true } = &event.fact {
+            self.notes.push(text.clone());
+        }
         if self.hints {
             self.renderer.event(event, self.output);
         } else {
@@ -134,7 +139,7 @@ fn show(request: &BuildRequest, cancel: &Cancel, output: &mut Output) -> Result<
         draw_target: live.then(output::draw_target),
     };
     let renderer = rbuild_logfmt::renderer(request.format, options);
-    let log = Mutex::new(Log { renderer, output, began: None, hints: request.hints });
+    let log = Mutex::new(Log { renderer, output, began: None, hints: request.hints, notes: Vec::new() });
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     let result = std::thread::scope(|scope| {
         let log = &log;
@@ -159,6 +164,11 @@ fn show(request: &BuildRequest, cancel: &Cancel, output: &mut Output) -> Result<
     });
     let mut log = log.into_inner().unwrap_or_else(PoisonError::into_inner);
     log.renderer.finish(log.output);
+    // The live view has shown them already.
+    let notes = if request.format == Format::Tty { Vec::new() } else { log.notes };
+    for note in notes {
+        log.output.err(format!("rbuild: note: {note}\n"));
+    }
     result
 }
 

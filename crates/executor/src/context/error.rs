@@ -241,6 +241,7 @@ impl ContextError {
     fn buildkit(&self, version: Version) -> Failure {
         let client = |message: String| Failure::Request { message, by: Speaker::Client };
         let builder = |message: String| Failure::Request { message, by: Speaker::Builder };
+        let frontend = |message: String| Failure::Request { message, by: Speaker::Daemon };
         let not_found = |path: &Path| client(format!("unable to prepare context: path {} not found", quoted(path)));
         let read = "failed to read dockerfile";
         match self.cause() {
@@ -255,10 +256,10 @@ impl ContextError {
             Self::DockerfilePath { path, source } => builder(format!("resolve {}: {}", path.display(), reason(source))),
             Self::DockerfileMissing { name } => {
                 let mount = if version == Version::V20 { format!("{DAEMON_MOUNT}/") } else { String::new() };
-                builder(format!("{read}: open {mount}{name}: no such file or directory"))
+                frontend(format!("{read}: open {mount}{name}: no such file or directory"))
             }
             Self::DockerfileIsDirectory { name } => {
-                builder(format!("{read}: read {DAEMON_MOUNT}/{name}: is a directory"))
+                frontend(format!("{read}: read {DAEMON_MOUNT}/{name}: is a directory"))
             }
             Self::DirectoryDenied { path } => {
                 builder(format!("error from sender: open {}: permission denied", path.display()))

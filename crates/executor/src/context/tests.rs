@@ -346,7 +346,7 @@ fn missing_dockerfiles() {
     }
     let error = Context::open(fixture.request(BUILDKIT)).unwrap_err();
     let text = "failed to read dockerfile: open Dockerfile: no such file or directory";
-    assert_eq!(message(&error, BUILDKIT), (text.into(), Speaker::Builder));
+    assert_eq!(message(&error, BUILDKIT), (text.into(), Speaker::Daemon));
     assert!(
         matches!(&error, ContextError::Transferred { dockerfile: Some((name, 2)), .. } if name == "Dockerfile"),
         "{error:?}"

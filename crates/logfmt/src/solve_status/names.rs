@@ -8,7 +8,7 @@ pub(super) fn step(kind: &StepKind, version: Version) -> String {
         StepKind::LoadDefinition { name } => {
             format!("[internal] load build definition from {name}")
         }
-        StepKind::ResolveFrontend { reference } => match version {
+        StepKind::ResolveFrontend { reference, .. } => match version {
             Version::V20 => format!("resolve image config for {reference}"),
             Version::V28 => format!("resolve image config for docker-image://{reference}"),
         },

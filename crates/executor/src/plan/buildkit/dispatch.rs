@@ -4,7 +4,7 @@ use rbuild_logfmt::event::Builder;
 use rbuild_parser::lint::{self, Violation};
 use rbuild_parser::mount::{Mount, MountType};
 use rbuild_parser::words::{Lexer, WordError};
-use rbuild_parser::{ArgVariable, Instruction, InstructionKind, LineRange, Run, SourcesAndDest};
+use rbuild_parser::{ArgVariable, Instruction, InstructionKind, LineRange, Run, SourcesAndDest, Version};
 
 use super::command::{InlineCommand, check_security, inline_command, resolve_mount, run_command_string, with_shell};
 use super::draft::{Draft, StageSources};
@@ -125,12 +125,22 @@ impl Draft<'_> {
                     let expanded = self.lexer.process_words(port, &Lookup(&variables));
                     words.extend(expanded.map_err(|error| fail(error.to_string()))?);
                 }
-                let exposed = ports::parse(&words, Builder::Buildkit, &mut |violations| {
+                // 20.10 reads ports as the legacy builder does.
+                let is_old = self.version == Version::V20;
+                let reader = if is_old { Builder::Legacy } else { Builder::Buildkit };
+                let exposed = ports::parse(&words, reader, &mut |violations| {
                     linter.raise_all(violations, instruction.lines);
                 });
                 let exposed = exposed.map_err(fail)?;
                 state.image.expose(&exposed);
-                state.image.push_buildkit_history(format!("EXPOSE {}", go::list(&exposed)), false);
+                let shown = match is_old {
+                    true => format!(
+                        "map[{}]",
+                        exposed.iter().map(|port| format!("{port}:{{}}")).collect::<Vec<_>>().join(" ")
+                    ),
+                    false => go::list(&exposed),
+                };
+                state.image.push_buildkit_history(format!("EXPOSE {shown}"), false);
             }
             InstructionKind::User(user) => {
                 state.image.run_mut().user.set(user.clone());

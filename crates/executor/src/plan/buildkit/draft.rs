@@ -1,7 +1,6 @@
 //! The graph of stages, before and while base images become known.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::Reference;
@@ -14,7 +13,6 @@ use super::{
     Linter, Lookup, Plan, PlannedStep, StageBase, StageIndex, StagePlan, StepLabel, docker_version, parse_failure,
     target_platform,
 };
-use crate::base::BaseImage;
 use crate::emit;
 use crate::options::BuildOptions;
 use crate::plan::image::{StageImage, Variables, split_env};
@@ -24,8 +22,15 @@ use crate::plan::{PlanError, go};
 #[derive(Clone, Debug)]
 pub(crate) struct WantedImage {
     pub(crate) stage: StageIndex,
+    /// As written, with variables expanded.
+    pub(crate) written: String,
     /// Normalised, with a tag.
     pub(crate) reference: Reference,
+    /// What the log calls it: 20.10 adds no tag.
+    pub(crate) shown: Reference,
+    /// Whether asking for it is a step of its own, and its digest is shown; 20.10 takes an image that is only copied
+    /// from as it is named.
+    pub(crate) shows_metadata: bool,
     pub(crate) platform: Platform,
     pub(crate) lines: Option<Lines>,
 }
@@ -60,6 +65,8 @@ pub(crate) struct Draft<'a> {
     pub(super) stages: Vec<DraftStage>,
     target: StageIndex,
     target_platform: Platform,
+    /// Whether there is nothing but one stage, so that the log needs no names.
+    is_single: bool,
     contexts: &'a dyn Fn(&str) -> Option<StageBase>,
     pub(super) linter: &'a Linter<'a>,
     /// Arguments before the first FROM, with a value or without.
@@ -119,6 +126,7 @@ impl<'a> Draft<'a> {
             stages: Vec::new(),
             target: StageIndex(0),
             target_platform,
+            is_single: false,
             contexts,
             linter,
             declared: declared.collect(),
@@ -136,6 +144,7 @@ impl<'a> Draft<'a> {
             }
         }
         draft.check_cycles()?;
+        draft.is_single = draft.stages.len() == 1 && !draft.reads_scratch();
         Ok(draft)
     }
 
@@ -202,12 +211,15 @@ impl<'a> Draft<'a> {
         if let Some(index) = self.stage_named(name) {
             return Ok(index);
         }
-        // Unnamed stages go by the names the log gives them, but cannot be asked for by those.
-        let shown = |index: usize| self.stages[index].source.name.clone().unwrap_or_else(|| format!("stage-{index}"));
+        if self.version == Version::V20 {
+            return Err(PlanError::builder(format!("target stage {name} could not be found"), None));
+        }
         // `HasStage` also takes a number.
         if let Some(index) = name.parse::<usize>().ok().filter(|index| *index < self.stages.len()) {
             return Ok(StageIndex(index));
         }
+        // Unnamed stages go by the names the log gives them, but cannot be asked for by those.
+        let shown = |index: usize| self.stages[index].source.name.clone().unwrap_or_else(|| format!("stage-{index}"));
         let names: Vec<String> = (0..self.stages.len()).map(shown).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let suggestion = rbuild_parser::suggest::nearest_ignoring_case(name, &names);
@@ -224,7 +236,7 @@ impl<'a> Draft<'a> {
             InstructionKind::Copy(copy) => {
                 if let Some(name) = copy.from.as_deref().filter(|name| !name.is_empty()) {
                     let expanded = self.lexer.process_word(name, &Lookup(&Variables::default()));
-                    if expanded.as_deref() != Ok(name) {
+                    if expanded.as_deref() != Ok(name) && self.version != Version::V20 {
                         return Err(PlanError::builder(
                             "variable expansion is not supported for --from, define a new stage with FROM using ARG \
                              from global scope as a workaround",
@@ -243,7 +255,7 @@ impl<'a> Draft<'a> {
             }
             InstructionKind::Run(run) => {
                 for written in &run.mounts {
-                    let name = mount_from(written);
+                    let name = mount_field(written, "from");
                     from.push(match name.as_deref() {
                         None | Some("" | "scratch") => None,
                         Some(name) => Some(self.stage_or_image(name, &instruction)),
@@ -253,6 +265,24 @@ impl<'a> Draft<'a> {
             _ => {}
         }
         Ok(StageSources { from, is_trigger })
+    }
+
+    /// Whether some mount begins empty: BuildKit counts the image `scratch` for a stage then
+    /// (`dockerfile2llb/convert_runmount.go`).
+    fn reads_scratch(&self) -> bool {
+        let mut instructions = self.stages.iter().flat_map(|stage| &stage.source.instructions);
+        instructions.any(|instruction| match &instruction.kind {
+            InstructionKind::Run(run) => run.mounts.iter().any(|written| {
+                let from = mount_field(written, "from").unwrap_or_default();
+                let kind = mount_field(written, "type").unwrap_or_default();
+                match (self.version, from.as_str()) {
+                    (Version::V20, "") => kind.eq_ignore_ascii_case("cache"),
+                    (Version::V20, "scratch") => !kind.eq_ignore_ascii_case("tmpfs"),
+                    (_, from) => matches!(from, "" | "scratch"),
+                }
+            }),
+            _ => false,
+        })
     }
 
     fn stage_or_image(&mut self, name: &str, by: &Instruction) -> StageIndex {
@@ -309,7 +339,7 @@ impl<'a> Draft<'a> {
     /// Name in brackets; `None` where the only stage has none. Images that are only copied from have none either.
     pub(super) fn shown_name(&self, index: usize) -> Option<String> {
         let stage = &self.stages[index];
-        if stage.implicit || self.stages.len() == 1 {
+        if stage.implicit || self.is_single {
             return None;
         }
         Some(stage.source.name.clone().unwrap_or_else(|| format!("stage-{index}")))
@@ -331,31 +361,50 @@ impl<'a> Draft<'a> {
         if self.all_stages { (0..self.stages.len()).map(StageIndex).collect() } else { self.reachable() }
     }
 
-    /// Base images that are needed and not known yet, in the order of the Dockerfile.
-    pub(crate) fn wanted_images(&self) -> Result<Vec<WantedImage>, PlanError> {
-        let mut wanted = Vec::new();
-        for index in self.planned() {
-            let stage = &self.stages[index.0];
+    /// Base images that the target needs and that are not known yet, in the order of the Dockerfile; and Docker's text of
+    /// the first name that is none, whether the target needs that stage or not.
+    pub(crate) fn wanted_images(&self) -> (Vec<WantedImage>, Option<PlanError>) {
+        let planned = self.planned();
+        let is_old = self.version == Version::V20;
+        let (mut wanted, mut refused) = (Vec::new(), None);
+        for (index, stage) in self.stages.iter().enumerate() {
             if !matches!(stage.base, StageBase::Unresolved) {
                 continue;
             }
             let lines = Some(emit::lines(stage.source.lines));
-            let reference = Reference::parse_normalized(&stage.base_name, docker_version(self.version))
-                .map_err(|error| {
+            let written = match Reference::parse_normalized(&stage.base_name, docker_version(self.version)) {
+                Ok(written) => written,
+                Err(error) => {
                     let name = go::quote(&stage.base_name);
-                    PlanError::builder(format!("failed to parse stage name {name}: {error}"), lines)
-                })?
-                .or_latest();
-            wanted.push(WantedImage { stage: index, reference, platform: stage.platform.clone(), lines });
+                    let text = format!("failed to parse stage name {name}: {error}");
+                    refused.get_or_insert_with(|| PlanError::builder(text, lines));
+                    continue;
+                }
+            };
+            if !planned.contains(&StageIndex(index)) {
+                continue;
+            }
+            let reference = written.clone().or_latest();
+            wanted.push(WantedImage {
+                stage: StageIndex(index),
+                written: stage.base_name.clone(),
+                shown: if is_old && !stage.implicit { written } else { reference.clone() },
+                shows_metadata: !(is_old && stage.implicit),
+                reference,
+                platform: stage.platform.clone(),
+                lines,
+            });
         }
-        Ok(wanted)
+        (wanted, refused)
     }
 
-    /// Tells the draft a base image.
-    pub(crate) fn set_image(&mut self, stage: StageIndex, image: Arc<BaseImage>) {
+    /// Tells the draft what a stage begins with.
+    pub(crate) fn set_base(&mut self, stage: StageIndex, base: StageBase) {
         let stage = &mut self.stages[stage.0];
-        self.linter.base_platform(&stage.base_name, &stage.platform, &image, stage.source.lines);
-        stage.base = StageBase::Image(image);
+        if let StageBase::Image(image) = &base {
+            self.linter.base_platform(&stage.base_name, &stage.platform, image, stage.source.lines);
+        }
+        stage.base = base;
     }
 
     /// Puts the triggers of base images before the instructions of their stages. True if that may have made images
@@ -462,7 +511,7 @@ impl<'a> Draft<'a> {
                 start.keep_buildkit_members();
                 State::new(start)
             }
-            StageBase::Scratch | StageBase::Directory(_) | StageBase::Unresolved => {
+            StageBase::Scratch | StageBase::Directory(_) | StageBase::Missing(..) | StageBase::Unresolved => {
                 let mut start = StageImage::scratch(&stage.platform);
                 start.run_mut().working_dir.set("/".to_owned());
                 State::new(start)
@@ -470,7 +519,8 @@ impl<'a> Draft<'a> {
         };
         state.image.clear_triggers();
         if stage.implicit {
-            let from = matches!(stage.base, StageBase::Image(_)).then(|| self.base_label(index, 0, 0));
+            let has_step = matches!(stage.base, StageBase::Image(_) | StageBase::Missing(..));
+            let from = has_step.then(|| self.base_label(index, 0, 0));
             let planned = StagePlan {
                 shown: None,
                 base: stage.base.clone(),
@@ -498,11 +548,15 @@ impl<'a> Draft<'a> {
             )
         };
         let own = stage.source.instructions.iter().zip(&stage.sources);
-        // Every trigger counts, whatever it is.
-        let total =
-            own.filter(|(i, sources)| sources.is_trigger || counted(&i.kind)).count() + usize::from(has_own_base);
+        // Every trigger counts, whatever it is; in 20.10 none does.
+        let is_old = self.version == Version::V20;
+        let counts = |kind: &InstructionKind, is_trigger: bool| match is_trigger {
+            true => !is_old,
+            false => counted(kind),
+        };
+        let total = own.filter(|(i, sources)| counts(&i.kind, sources.is_trigger)).count() + usize::from(has_own_base);
         let total = u32::try_from(total).unwrap_or(u32::MAX);
-        let triggers = stage.sources.iter().filter(|sources| sources.is_trigger).count();
+        let triggers = stage.sources.iter().filter(|sources| sources.is_trigger && !is_old).count();
         let triggers = u32::try_from(triggers).unwrap_or(u32::MAX);
         let mut position = u32::from(has_own_base);
         let mut steps = Vec::new();
@@ -522,7 +576,7 @@ impl<'a> Draft<'a> {
             })?;
             if let Some((title, op)) = resolved {
                 position += 1;
-                let title = if sources.is_trigger { format!("ONBUILD {title}") } else { title };
+                let title = if sources.is_trigger && !is_old { format!("ONBUILD {title}") } else { title };
                 let instruction = instruction.kind.name().to_owned();
                 steps.push(PlannedStep {
                     label: StepLabel { instruction, title, position, positions: total, lines },
@@ -549,6 +603,7 @@ impl<'a> Draft<'a> {
         let stage = &self.stages[index];
         let shown = match &stage.base {
             StageBase::Image(image) => image.shown.clone(),
+            StageBase::Missing(shown, _) => shown.clone(),
             _ => stage.base_name.clone(),
         };
         StepLabel {
@@ -604,11 +659,11 @@ fn platform_args(target: &Platform, stage: Option<&str>) -> Variables {
     variables
 }
 
-/// The value of `from` in a mount as written: it may hold no variables, so that it is known before they are.
-fn mount_from(written: &str) -> Option<String> {
+/// The value of a field of a mount as written: `from` may hold no variables, so that it is known before they are.
+fn mount_field(written: &str, name: &str) -> Option<String> {
     written.split(',').find_map(|field| {
         let (key, value) = field.split_once('=')?;
-        key.trim().eq_ignore_ascii_case("from").then(|| value.to_owned())
+        key.trim().eq_ignore_ascii_case(name).then(|| value.to_owned())
     })
 }
 
@@ -618,7 +673,7 @@ mod tests {
 
     #[test]
     fn a_mount_names_its_stage() {
-        assert_eq!(mount_from("type=bind,from=x,target=/y").as_deref(), Some("x"));
-        assert_eq!(mount_from("type=cache,target=/y"), None);
+        assert_eq!(mount_field("type=bind,from=x,target=/y", "from").as_deref(), Some("x"));
+        assert_eq!(mount_field("type=cache,target=/y", "from"), None);
     }
 }

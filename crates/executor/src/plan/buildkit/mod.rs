@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::DockerVersion;
-use rbuild_logfmt::event::Lines;
+use rbuild_logfmt::event::{Failure, Lines};
 use rbuild_parser::mount::{MountType, Sharing};
 use rbuild_parser::{Network as RunNetwork, Version};
 
@@ -75,6 +75,8 @@ pub(crate) enum StageBase {
     Image(Arc<BaseImage>),
     /// A directory given by `--build-context`, which is only read from.
     Directory(std::path::PathBuf),
+    /// An image that cannot be had, which 20.10 notices where it is needed: what the log calls it, and why.
+    Missing(String, Failure),
     /// Never looked up, since nothing needs it.
     Unresolved,
 }
@@ -210,10 +212,7 @@ impl rbuild_parser::words::Environment for Lookup<'_> {
 
 /// A parse error as BuildKit tells it.
 pub(crate) fn parse_failure(error: &rbuild_parser::ParseError) -> PlanError {
-    PlanError {
-        failure: rbuild_logfmt::event::Failure::Parse { message: error.to_string() },
-        lines: Some(emit::lines(error.lines)),
-    }
+    PlanError { failure: Failure::Parse { message: error.to_string() }, lines: Some(emit::lines(error.lines)) }
 }
 
 /// The platform that a build is for.

@@ -1,20 +1,18 @@
 //! The BuildKit dialect: what the target needs, stages at the same time.
 
+mod frontend;
 mod metadata;
 mod pulled;
 mod solver;
+mod steps;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use rbuild_image::config::{ImageConfig, KeyOrder};
 use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{Fact, Failure, Item, StepId, StepKind, Version};
-use rbuild_parser::ParseOptions;
 
-use crate::base::BaseImage;
 use crate::context::{Context, ContextError, Sync, SyncSnapshot, Transfer};
-use crate::emit;
 use crate::export::Exports;
 use crate::key::KeyBuilder;
 use crate::options::{BuildOptions, ContextSource, DockerfileSource};
@@ -24,7 +22,8 @@ use crate::session::{Session, Unwatched};
 use crate::solve::{Built, Checked, created, write_config};
 use crate::stop::Stop;
 
-use metadata::{load_metadata, named_contexts};
+use frontend::Frontend;
+use metadata::{cancel_metadata, load_metadata, named_contexts};
 pub(in crate::solve) use solver::owner_of;
 use solver::{Snapshot, Solver};
 
@@ -38,10 +37,10 @@ pub(crate) fn parser_version(session: &Session<'_>) -> rbuild_parser::Version {
 
 /// Builds with BuildKit's rules.
 pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports) -> Result<Built, Stop> {
-    load_definition(session, context)?;
+    let frontend = read_dockerfile(session, context)?;
     let raise = |fact| session.emitter().emit(fact);
     let linter = linter(session, context, &raise)?;
-    let plan = plan(session, context, &linter, false)?;
+    let plan = plan(session, context, frontend, &linter, false)?;
     let solver = Solver::new(session, context, &plan);
     let snapshot = solver.solve()?;
     export(session, &plan, &snapshot, solver.last_step(), exports)
@@ -49,16 +48,15 @@ pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports)
 
 /// Runs the build checks. What the builder finds wrong with the Dockerfile is part of the result.
 pub(crate) fn check(session: &Session<'_>, context: &Context) -> Result<Checked, Stop> {
-    load_definition(session, context)?;
     let raise = |fact| session.emitter().emit(fact);
-    let (warnings, planned) = match linter(session, context, &raise) {
+    let mut warnings = 0;
+    let planned = read_dockerfile(session, context).and_then(|frontend| {
+        let linter = linter(session, context, &raise)?;
         // Without a target all stages are looked at, needed or not.
-        Ok(linter) => {
-            let planned = plan(session, context, &linter, session.options().target.is_none());
-            (linter.count(), planned.map(drop))
-        }
-        Err(error) => (0, Err(error.into())),
-    };
+        let planned = plan(session, context, frontend, &linter, session.options().target.is_none());
+        warnings = linter.count();
+        planned.map(drop)
+    });
     let failed = match planned {
         Ok(()) => None,
         Err(Stop::Failed(failed)) if !matches!(failed.failure, Failure::Own { .. }) => Some(failed),
@@ -76,8 +74,8 @@ fn linter<'a>(session: &Session<'_>, context: &Context, raise: &'a dyn Fn(Fact))
     Linter::new(session.options(), text, raise)
 }
 
-/// Shows the Dockerfile being read, and the context if it is an archive.
-fn load_definition(session: &Session<'_>, context: &Context) -> Result<(), Stop> {
+/// Shows the Dockerfile being read, and the context if it is an archive, and finds out who understands it.
+fn read_dockerfile(session: &Session<'_>, context: &Context) -> Result<Frontend, Stop> {
     let emitter = session.emitter();
     let (name, text) = context.dockerfile();
     emitter.emit(Fact::Dockerfile {
@@ -95,12 +93,23 @@ fn load_definition(session: &Session<'_>, context: &Context) -> Result<(), Stop>
             let step = emitter.begin(kind, &[]);
             emitter.emit(Fact::StepDone { step, cached, image: None });
         }
+    }
+    let is_old = session.options().dialect.version == Version::V20;
+    let definition = || if context.is_archive() { Ok(()) } else { load_definition(session, context, name) };
+    let frontend = if frontend::argument(session).is_some() && !is_old {
+        let frontend = frontend::load(session, text)?;
+        definition()?;
+        frontend
     } else {
+        definition()?;
+        frontend::load(session, text)?
+    };
+    if is_old && frontend.is_image && !context.is_archive() {
+        // A frontend image reads the file again; nothing has changed, so nothing is sent.
         let step = emitter.begin(StepKind::LoadDefinition { name: name.to_owned() }, &[]);
-        transferred(session, context, Transfer::Dockerfile, step, |held| context.dockerfile_sync_size(held))?;
         emitter.done(step);
     }
-    Ok(())
+    Ok(frontend)
 }
 
 /// Where the Dockerfile is in the eyes of BuildKit's client.
@@ -117,15 +126,19 @@ fn client_path(options: &BuildOptions, is_archive: bool) -> Option<String> {
     }
 }
 
-/// Reads the Dockerfile, looks base images up, and decides what is to be done.
-fn plan(session: &Session<'_>, context: &Context, linter: &Linter<'_>, all_stages: bool) -> Result<Plan, Stop> {
+/// Understands the Dockerfile, looks base images up, and decides what is to be done.
+fn plan(
+    session: &Session<'_>,
+    context: &Context,
+    frontend: Frontend,
+    linter: &Linter<'_>,
+    all_stages: bool,
+) -> Result<Plan, Stop> {
     let emitter = session.emitter();
     let (_, text) = context.dockerfile();
-    let version = parser_version(session);
+    let is_old = session.options().dialect.version == Version::V20;
     let refused = |error: &rbuild_parser::ParseError| Stop::from(crate::plan::buildkit::parse_failure(error));
-    let options = ParseOptions::for_file(version, text);
-    let dockerfile = rbuild_parser::parse_with(text, options).map_err(|error| refused(&error))?;
-    frontend(session, text)?;
+    let dockerfile = rbuild_parser::parse_with(text, frontend.options).map_err(|error| refused(&error))?;
     let contexts = named_contexts(session)?;
     let lookup = |name: &str| contexts.get(name).cloned();
     let mut draft = Draft::new(&dockerfile, session.options(), &lookup, linter)?;
@@ -133,23 +146,47 @@ fn plan(session: &Session<'_>, context: &Context, linter: &Linter<'_>, all_stage
         draft = draft.with_all_stages();
     }
     // Each image once, however many stages begin with it.
-    let mut known: HashMap<String, Arc<BaseImage>> = HashMap::new();
+    let mut known = HashMap::new();
     loop {
-        let wanted = draft.wanted_images()?;
+        let (wanted, refused) = draft.wanted_images();
+        if let Some(error) = refused {
+            cancel_metadata(session, &wanted);
+            return Err(error.into());
+        }
         let images = load_metadata(session, &wanted, &mut known)?;
         for (want, image) in wanted.iter().zip(images) {
-            draft.set_image(want.stage, image);
+            draft.set_base(want.stage, image);
         }
         if !draft.add_triggers()? {
             break;
         }
     }
-    if !context.is_archive() {
+    if !context.is_archive() && (!is_old || frontend.is_image) {
         let step = emitter.begin(StepKind::LoadIgnore, &[]);
-        transferred(session, context, Transfer::Ignore, step, |held| context.ignore_sync_size(held))?;
+        if !is_old {
+            transferred(session, context, Transfer::Ignore, step, |held| context.ignore_sync_size(held))?;
+        }
         emitter.done(step);
     }
     Ok(draft.finish(&|path| context.ignores_source(path))?)
+}
+
+/// Shows the Dockerfile being read; 20.10 reads the ignore file at the same time.
+fn load_definition(session: &Session<'_>, context: &Context, name: &str) -> Result<(), Stop> {
+    let emitter = session.emitter();
+    let definition = emitter.declare(StepKind::LoadDefinition { name: name.to_owned() }, &[]);
+    let is_old = session.options().dialect.version == Version::V20;
+    let ignore = is_old.then(|| emitter.declare(StepKind::LoadIgnore, &[]));
+    for step in [Some(definition), ignore].into_iter().flatten() {
+        emitter.emit(Fact::StepStarted { step });
+    }
+    transferred(session, context, Transfer::Dockerfile, definition, |held| context.dockerfile_sync_size(held))?;
+    emitter.done(definition);
+    if let Some(step) = ignore {
+        transferred(session, context, Transfer::Ignore, step, |held| context.ignore_sync_size(held))?;
+        emitter.done(step);
+    }
+    Ok(())
 }
 
 /// Shows how much of a local source was sent, given what the other end has already.
@@ -172,33 +209,6 @@ fn transferred(
         session.remember_value(&key, &sync.snapshot)?;
     }
     Ok(())
-}
-
-/// `# syntax=`: the images of docker/dockerfile are built in; any other cannot be run.
-fn frontend(session: &Session<'_>, text: &[u8]) -> Result<(), Stop> {
-    let Some(syntax) = rbuild_parser::detect_syntax(text) else { return Ok(()) };
-    if syntax.is_docker_frontend() {
-        return Ok(());
-    }
-    let reference = syntax.image.clone();
-    let lines = Some(emit::lines(syntax.lines));
-    let step = session.emitter().begin(StepKind::ResolveFrontend { reference: reference.clone() }, &[]);
-    let platform = rbuild_image::platform::Platform::host();
-    let parsed = rbuild_image::reference::Reference::parse_normalized(
-        &reference,
-        crate::plan::buildkit::docker_version(parser_version(session)),
-    );
-    let stop = match parsed {
-        Err(error) => crate::solve::instruction_failed(error.to_string()),
-        Ok(parsed) => match session.remote_image(&parsed.or_latest(), &platform) {
-            Err(stop) => stop,
-            Ok(_) => Stop::failed(Failure::Own {
-                message: format!("the frontend `{reference}` cannot be run: only docker/dockerfile is built in"),
-                hint: Some("remove the `# syntax=` line or name docker/dockerfile".to_owned()),
-            }),
-        },
-    };
-    Err(fail_step(session, step, stop).at(step, lines))
 }
 
 fn fail_step(session: &Session<'_>, step: StepId, stop: Stop) -> Stop {

@@ -4,19 +4,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_image::digest::DiffId;
-use rbuild_logfmt::event::{Fact, InstructionStep, StepId, StepKind};
+use rbuild_logfmt::event::{Fact, Item, StepId, StepKind};
 use rbuild_parser::mount::MountType;
 use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
 
 use super::pulled::Pulled;
+use super::steps::{StageSteps, Steps, sources};
 use super::{fail_step, transferred};
 use crate::base::BaseImage;
 use crate::context::{Context, Transfer};
 use crate::exec::{self, Command};
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{
-    CopyOp, CopySource, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex, StepLabel,
-};
+use crate::plan::buildkit::{CopyOp, CopySource, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex};
 use crate::plan::users;
 use crate::session::{PullProgress, Session, Unwatched};
 use crate::snapshot::{Change, View};
@@ -54,6 +53,9 @@ impl Cell {
     }
 }
 
+/// What became of a step that stages may share.
+type StepResult = Mutex<Option<Option<Snapshot>>>;
+
 /// Ends the waiting for a stage whose thread panics, so that the panic is seen and nothing hangs.
 struct Unwinding<'a, 's>(&'a Solver<'s>, usize);
 
@@ -62,11 +64,6 @@ impl Drop for Unwinding<'_, '_> {
         self.0.session.abort();
         self.0.cells[self.1].set(None);
     }
-}
-
-struct StageSteps {
-    from: Option<StepId>,
-    steps: Vec<StepId>,
 }
 
 pub(super) struct Solver<'s> {
@@ -83,71 +80,35 @@ pub(super) struct Solver<'s> {
     fetching: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     /// Steps of base images, and whether they are done.
     bases: Mutex<HashMap<StepId, Arc<Mutex<bool>>>>,
+    /// Results of steps, which stages may share; `None` in place of one that failed.
+    results: Mutex<HashMap<StepId, Arc<StepResult>>>,
 }
 
 impl<'s> Solver<'s> {
     pub(super) fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
-        let emitter = session.emitter();
-        let needs_context = !plan.context_paths.is_empty() && !context.is_archive();
-        let context_step = needs_context.then(|| emitter.declare(StepKind::LoadContext { name: None }, &[]));
-        let mut declared: Vec<StageSteps> = Vec::new();
-        let mut bases: HashMap<String, StepId> = HashMap::new();
-        for stage in &plan.stages {
-            let shown = |label: &StepLabel| {
-                StepKind::Instruction(InstructionStep {
-                    instruction: label.instruction.clone(),
-                    number: 0,
-                    total: 0,
-                    text: label.title.clone(),
-                    title: label.title.clone(),
-                    stage: stage.shown.clone(),
-                    position: label.position,
-                    positions: label.positions,
-                    lines: label.lines,
-                })
-            };
-            // Stages that begin with one image share its step; the first gives it a name.
-            let from = match (&stage.from, &stage.base) {
-                (Some(label), StageBase::Image(image)) => {
-                    let step = *bases.entry(image.shown.clone()).or_insert_with(|| match label.position {
-                        0 => emitter.declare(StepKind::Image { reference: image.shown.clone() }, &[]),
-                        _ => emitter.declare(shown(label), &[]),
-                    });
-                    Some(step)
-                }
-                _ => None,
-            };
-            let mut previous = from;
-            let mut steps = Vec::new();
-            for step in &stage.steps {
-                let inputs: Vec<StepId> = previous.into_iter().chain(context_step).collect();
-                let id = emitter.declare(shown(&step.label), &inputs);
-                previous = Some(id);
-                steps.push(id);
-            }
-            declared.push(StageSteps { from, steps });
-        }
+        let steps = Steps::declare(session.emitter(), plan, !context.is_archive());
         Solver {
             session,
             context,
             plan,
-            context_step,
+            context_step: steps.context,
             context_loaded: Mutex::new(false),
             cells: plan.stages.iter().map(|_| Cell::default()).collect(),
-            declared,
+            declared: steps.stages,
             failed: Mutex::new(None),
             fetching: Mutex::default(),
             bases: Mutex::default(),
+            results: Mutex::default(),
         }
     }
 
     pub(super) fn last_step(&self) -> Option<StepId> {
-        let target = &self.declared[self.plan.target.0];
-        target.steps.last().copied().or(target.from)
+        self.declared[self.plan.target.0].last
     }
 
     /// Runs all stages that the target needs, each in a thread of its own, and gives the target's result.
     pub(super) fn solve(&self) -> Result<Snapshot, Stop> {
+        self.show_bases()?;
         self.check_sources()?;
         self.show_inline_documents();
         std::thread::scope(|scope| {
@@ -189,6 +150,65 @@ impl<'s> Solver<'s> {
 
     fn wait_for(&self, stage: StageIndex) -> Result<Snapshot, Stop> {
         self.cells[stage.0].wait().ok_or(Stop::Cancelled)
+    }
+
+    /// Of every base image BuildKit first wants the cache key only, before anything else; whoever needs its files starts
+    /// the step again.
+    fn show_bases(&self) -> Result<(), Stop> {
+        let emitter = self.session.emitter();
+        let stages = self.declared.iter().zip(&self.plan.stages);
+        let mut bases: Vec<(StepId, &StageBase)> =
+            stages.filter_map(|(steps, stage)| Some((steps.from?, &stage.base))).collect();
+        bases.sort_by_key(|(step, _)| *step);
+        bases.dedup_by_key(|(step, _)| *step);
+        let mut failed = None;
+        for (step, base) in bases {
+            emitter.emit(Fact::StepStarted { step });
+            // What a tag stands for is asked for the key.
+            let resolved = match base {
+                StageBase::Image(image) if image.remote.is_some() && !image.shown.contains('@') => Some(&image.shown),
+                StageBase::Missing(shown, _) => Some(shown),
+                _ => None,
+            };
+            if let Some(reference) = resolved {
+                emitter.progress(step, Item::Resolve { reference: reference.clone() }, 0, None, true);
+            }
+            match base {
+                StageBase::Missing(_, failure) => {
+                    let stop = fail_step(self.session, step, Stop::failed(failure.clone()));
+                    failed.get_or_insert(stop.at(step, None));
+                }
+                _ => emitter.done(step),
+            }
+            if let StageBase::Image(image) = base
+                && self.is_here(image)?
+                && self.is_surely_needed(step)?
+            {
+                *shared(&self.bases, step).lock().unwrap_or_else(PoisonError::into_inner) = true;
+                emitter.emit(Fact::StepStarted { step });
+                self.fetch(image, &Unwatched).map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
+                emitter.emit(Fact::StepDone { step, cached: true, image: None });
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether something is done on a base image that the cache cannot have, as is known without other sources.
+    fn is_surely_needed(&self, step: StepId) -> Result<bool, Stop> {
+        for (stage, _) in self.plan.stages.iter().zip(&self.declared).filter(|(_, steps)| steps.from == Some(step)) {
+            let (StageBase::Image(image), Some(first)) = (&stage.base, stage.steps.first()) else { continue };
+            let snapshot = base_snapshot(image);
+            let has_context = sources(&first.op).iter().any(|from| *from != MountFrom::Empty);
+            let needed = stage.no_cache
+                || match has_context {
+                    true => self.session.cached_value::<bool>(&attempt_key(&snapshot, first))?.is_none(),
+                    false => !self.peek(&snapshot, first, false)?,
+                };
+            if needed {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn load_context(&self) -> Result<(), Stop> {
@@ -247,9 +267,8 @@ impl<'s> Solver<'s> {
                 }
                 emitter.emit(Fact::StepStarted { step: *id });
                 let stop = fail_step(self.session, *id, stop).at(*id, step.label.lines);
-                if let Some(from) = declared.from {
-                    emitter.emit(Fact::StepStarted { step: from });
-                    emitter.emit(Fact::StepFailed { step: from, failure: None });
+                if let (Some(step), StageBase::Image(image)) = (declared.from, &stage.base) {
+                    self.interrupted_pull(step, image)?;
                 }
                 return Err(stop);
             }
@@ -257,17 +276,34 @@ impl<'s> Solver<'s> {
         Ok(())
     }
 
+    /// The pull of a base image had begun when another step failed.
+    fn interrupted_pull(&self, step: StepId, image: &BaseImage) -> Result<(), Stop> {
+        let emitter = self.session.emitter();
+        if *shared(&self.bases, step).lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(());
+        }
+        emitter.emit(Fact::StepStarted { step });
+        if self.is_here(image)? {
+            emitter.emit(Fact::StepDone { step, cached: true, image: None });
+        } else {
+            Pulled { session: self.session, step, image }.begin();
+            emitter.emit(Fact::StepFailed { step, failure: None });
+        }
+        Ok(())
+    }
+
+    /// Whether an image need not be pulled, and counts as cached.
+    fn is_here(&self, image: &BaseImage) -> Result<bool, Stop> {
+        Ok(self.session.is_named(image)? && self.session.is_unpacked(image)?)
+    }
+
     fn stage(&self, index: usize) -> Result<Snapshot, Stop> {
         let stage = &self.plan.stages[index];
         let declared = &self.declared[index];
         let mut snapshot = match &stage.base {
             StageBase::Stage(base) => self.wait_for(*base)?,
-            StageBase::Image(image) => Snapshot {
-                key: KeyBuilder::new("image").field("layers", image.cache_name()).finish(),
-                layers: image.diff_ids(),
-                base: Some(Arc::clone(image)),
-            },
-            StageBase::Scratch | StageBase::Directory(_) | StageBase::Unresolved => {
+            StageBase::Image(image) => base_snapshot(image),
+            StageBase::Scratch | StageBase::Directory(_) | StageBase::Missing(..) | StageBase::Unresolved => {
                 Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None }
             }
         };
@@ -276,7 +312,7 @@ impl<'s> Solver<'s> {
         }
         for (step, id) in stage.steps.iter().zip(&declared.steps) {
             self.check()?;
-            snapshot = self.step(snapshot, step, *id, stage.no_cache)?;
+            snapshot = self.shared_step(snapshot, step, *id, stage.no_cache)?;
         }
         Ok(snapshot)
     }
@@ -289,27 +325,23 @@ impl<'s> Solver<'s> {
             return Ok(());
         }
         let stage = &self.plan.stages[index];
-        self.session.emitter().emit(Fact::StepStarted { step });
+        let Some(image) = &snapshot.base else { return Ok(()) };
         let is_hit = match stage.steps.first() {
-            Some(first) => self.peek(snapshot, first, stage.no_cache),
+            Some(first) => self.peek(snapshot, first, stage.no_cache)?,
             // Nothing is done on it here, but another stage may need its files.
-            None => match &snapshot.base {
-                Some(image) if index != self.plan.target.0 => self.session.is_unpacked(image),
-                _ => Ok(true),
-            },
+            None if index != self.plan.target.0 => self.session.is_unpacked(image)?,
+            None => true,
         };
-        let fetched = is_hit.and_then(|is_hit| match &snapshot.base {
-            Some(image) if !is_hit && self.session.is_named(image)? && self.session.is_unpacked(image)? => {
-                self.fetch(image, &Unwatched)?;
-                Ok(true)
-            }
-            Some(image) if !is_hit => {
-                self.fetch(image, &Pulled { session: self.session, step, image })?;
-                Ok(false)
-            }
-            _ => Ok(false),
-        });
-        let cached = fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
+        if is_hit {
+            return Ok(());
+        }
+        let cached = self.is_here(image)?;
+        self.session.emitter().emit(Fact::StepStarted { step });
+        let fetched = match cached {
+            true => self.fetch(image, &Unwatched),
+            false => self.fetch(image, &Pulled { session: self.session, step, image }),
+        };
+        fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
         self.session.emitter().emit(Fact::StepDone { step, cached, image: None });
         Ok(())
     }
@@ -369,6 +401,27 @@ impl<'s> Solver<'s> {
         Ok(None)
     }
 
+    /// Does a step once for all stages that have it.
+    fn shared_step(
+        &self,
+        snapshot: Snapshot,
+        step: &PlannedStep,
+        id: StepId,
+        no_cache: bool,
+    ) -> Result<Snapshot, Stop> {
+        let result = shared(&self.results, id);
+        let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*result {
+            Some(Some(done)) => Ok(done.clone()),
+            Some(None) => Err(Stop::Cancelled),
+            None => {
+                let done = self.step(snapshot, step, id, no_cache);
+                *result = Some(done.as_ref().ok().cloned());
+                done
+            }
+        }
+    }
+
     fn step(&self, snapshot: Snapshot, step: &PlannedStep, id: StepId, no_cache: bool) -> Result<Snapshot, Stop> {
         let emitter = self.session.emitter();
         let lines = step.label.lines;
@@ -395,6 +448,9 @@ impl<'s> Solver<'s> {
             };
             for key in &keys {
                 self.session.remember_layer(key, &layer)?;
+            }
+            if snapshot.base.as_ref().is_some_and(|base| base.layers.len() == snapshot.layers.len()) {
+                self.session.remember_value(&attempt_key(&snapshot, step), &true)?;
             }
             emitter.done(id);
             Ok((key, layer))
@@ -621,6 +677,21 @@ impl<'s> Solver<'s> {
             }
         }
     }
+}
+
+/// What a stage begins with.
+fn base_snapshot(image: &Arc<BaseImage>) -> Snapshot {
+    Snapshot {
+        key: KeyBuilder::new("image").field("layers", image.cache_name()).finish(),
+        layers: image.diff_ids(),
+        base: Some(Arc::clone(image)),
+    }
+}
+
+/// What is known by when a step was ever done there, whatever the files that it read then: BuildKit waits for a step's
+/// sources only if so.
+fn attempt_key(snapshot: &Snapshot, step: &PlannedStep) -> CacheKey {
+    KeyBuilder::new("attempt").key("parent", &snapshot.key).field("step", &step.label.title).finish()
 }
 
 /// The value under a key, made if it is new; the map is held only for that.

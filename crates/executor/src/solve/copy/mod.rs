@@ -65,7 +65,7 @@ fn try_unpack(
             "ADD left `{}` packed, as Docker does where it has no `xz` program; `--unpack-xz` unpacks it",
             path.display()
         );
-        session.emitter().emit(Fact::Note { text });
+        session.emitter().emit(Fact::Note { text, shown: false });
         return Ok(false);
     }
     if !compression::is_archive(source.root.open_file(path)?) {
