@@ -47,7 +47,7 @@ pub(crate) enum ArgsError {
         /// What to do.
         hint: Option<String>,
         /// The same for those who want Docker's words.
-        wrong: Option<WrongFlag>,
+        wrong: Option<Box<WrongFlag>>,
     },
     /// Docker's whole text, as it goes to standard error: the number of arguments is wrong, or a flag is.
     #[error("wrong usage")]
@@ -336,7 +336,7 @@ fn explain(error: clap::Error, arguments: &[OsString]) -> ArgsError {
         ErrorKind::InvalidUtf8 => ("an argument is not UTF-8".to_owned(), None, None),
         _ => (error.kind().as_str().unwrap_or("the command line is not understood").to_owned(), None, help()),
     };
-    ArgsError::Flag { message, cause, hint, wrong }
+    ArgsError::Flag { message, cause, hint, wrong: wrong.map(Box::new) }
 }
 
 /// A flag as Docker's help shows it, `-t, --tag`.
