@@ -88,7 +88,7 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     spec.env = bytes(&env);
     spec.cwd = PathBuf::from(command.cwd);
     (spec.uid, spec.gid) = (who.uid, who.gid);
-    let own_group = !(session.options().dialect.version == Version::V20 && !session.is_legacy());
+    let own_group = session.is_legacy() || session.options().dialect.version != Version::V20;
     spec.groups = match own_group {
         true => std::iter::once(who.gid).chain(who.groups.iter().copied().filter(|gid| *gid != who.gid)).collect(),
         // BuildKit of 20.10 leaves the primary group out, and asks for no groups where there is no USER.
