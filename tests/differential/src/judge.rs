@@ -56,7 +56,10 @@ impl Judge {
             }
         };
         let judge = Judge { docker, dialect: Dialect { builder, version }, workspace, _registry: registry };
-        for base in ["busybox:latest", "busybox:1.36", "config:1", "layers:1", "shell:1", "app:onbuild"] {
+        // Of what is in Docker's store BuildKit does not ask the registry, and its log does not show the digest.
+        let bases: &[&str] = if builder == "legacy" { &BASES } else { &[] };
+        judge.docker.prune();
+        for base in bases {
             judge.docker.pull(base);
             let _ = judge.workspace.run(["pull", &mirror(), base]).success();
         }
@@ -104,7 +107,10 @@ impl Judge {
     }
 
     fn docker_builds(&self, case: &Case) -> Vec<Built> {
-        self.docker.forget(&case.image());
+        match self.dialect.builder {
+            "legacy" => self.docker.forget(&case.image()),
+            _ => self.docker.prune(),
+        }
         self.twice(
             case,
             |staged| self.docker.build(self.dialect.builder, case, staged),
@@ -115,7 +121,8 @@ impl Judge {
     fn rbuild_builds(&self, case: &Case) -> Vec<Built> {
         // Fails where nothing was built before.
         let _ = self.workspace.run(["rmi", "--force", &case.image()]);
-        let _ = self.workspace.run(["prune", "--cache", "--force"]).success();
+        let all = if self.dialect.builder == "legacy" { "--cache" } else { "--all" };
+        let _ = self.workspace.run(["prune", all, "--force"]).success();
         let build = |staged: &Path| {
             self.workspace.user().own(staged);
             let (arguments, input) = case.arguments(staged);
@@ -143,7 +150,9 @@ impl Judge {
             let staged = dir.path().join("ctx");
             case.stage(&staged, RECORDED_REGISTRY);
             let output = build(&staged);
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(staged.to_str().unwrap(), CONTEXT);
+            let text = |bytes: &[u8]| {
+                without_transfers(&String::from_utf8_lossy(bytes).replace(staged.to_str().unwrap(), CONTEXT))
+            };
             let printed = Printed {
                 stdout: text(&output.stdout),
                 stderr: text(&output.stderr),
@@ -158,6 +167,19 @@ impl Judge {
 
 /// Stands for the directory of the context.
 const CONTEXT: &str = "<ctx>";
+
+/// The images that cases begin with.
+const BASES: [&str; 6] = ["busybox:latest", "busybox:1.36", "config:1", "layers:1", "shell:1", "app:onbuild"];
+
+/// BuildKit's log without the rows of a pull: `docker save` of 28.5 leaves layers of an image in the store, so that they
+/// are not fetched again.
+fn without_transfers(log: &str) -> String {
+    let is_transfer = |line: &str| {
+        let row = line.strip_prefix('#').and_then(|rest| rest.split_once(' ')).map_or("", |(_, row)| row);
+        ["sha256:", "extracting sha256:", "resolve "].iter().any(|start| row.starts_with(start)) && row.contains(' ')
+    };
+    log.split_inclusive('\n').filter(|line| !is_transfer(line)).collect()
+}
 
 fn mirror() -> String {
     format!("--registry-mirror=http://{RECORDED_REGISTRY}")

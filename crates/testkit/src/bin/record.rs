@@ -103,10 +103,13 @@ fn record_one(case: &Case, golden: &Golden, docker: &Docker, builder: &'static s
         println!("{} {dialect} {run}: {}", case.name, output.status);
         golden.record(dialect, run, &output, &context);
         // One Docker's image is enough: what is built is the builder's, and the same in both.
-        if run == "warm" && docker.version == "28" && output.status.success() && case.spec.tag.unwrap_or(true) {
-            if let Some(image) = docker.image(&case.image()) {
-                golden.record_image(dialect, &image);
-            }
+        let is_image = output.status.success() && case.spec.tag.unwrap_or(true);
+        if run == "warm"
+            && docker.version == "28"
+            && is_image
+            && let Some(image) = docker.image(&case.image())
+        {
+            golden.record_image(dialect, &image);
         }
     }
     Ok(())
