@@ -292,6 +292,19 @@ impl<'s> Solver<'s> {
         Ok(())
     }
 
+    /// Whether the files of a stage that has no steps are those of the target.
+    fn is_result(&self, index: usize) -> bool {
+        let mut at = self.plan.target.0;
+        while at != index {
+            let stage = &self.plan.stages[at];
+            match stage.base {
+                StageBase::Stage(base) if stage.steps.is_empty() => at = base.0,
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// Whether an image need not be pulled, and counts as cached.
     fn is_here(&self, image: &BaseImage) -> Result<bool, Stop> {
         Ok(self.session.is_named(image)? && self.session.is_unpacked(image)?)
@@ -328,9 +341,9 @@ impl<'s> Solver<'s> {
         let Some(image) = &snapshot.base else { return Ok(()) };
         let is_hit = match stage.steps.first() {
             Some(first) => self.peek(snapshot, first, stage.no_cache)?,
+            None if self.is_result(index) => false,
             // Nothing is done on it here, but another stage may need its files.
-            None if index != self.plan.target.0 => self.session.is_unpacked(image)?,
-            None => true,
+            None => self.session.is_unpacked(image)?,
         };
         if is_hit {
             return Ok(());
