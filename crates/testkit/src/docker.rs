@@ -81,7 +81,8 @@ impl Docker {
         let (arguments, input) = case.arguments(staged);
         let mut build = self.client(builder);
         build.args(["build", "--network=host"]);
-        if builder == "buildkit" {
+        // Its client takes no two of these, and without a terminal the log is plain in any case.
+        if builder == "buildkit" && !arguments.iter().any(|argument| argument == "-q") {
             build.arg("--progress=plain");
         }
         finish(build.args(arguments).current_dir(staged), input)
