@@ -2,11 +2,13 @@
 
 use std::error::Error;
 
-use rbuild_executor::logfmt::event::{Dialect, Failure, Outcome};
+use rbuild_executor::logfmt::event::{Dialect, Outcome};
 use rbuild_executor::manage::ManageError;
+use rbuild_logfmt::EventsError;
 
 use crate::args::ArgsError;
 use crate::convert::ConvertError;
+use crate::logs::LogFileError;
 use crate::output::WriteError;
 use crate::results::ResultFileError;
 
@@ -20,11 +22,11 @@ pub(crate) enum CliError {
     /// The flags make no sense together.
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// A build failed; its log has said why.
+    /// A build ended otherwise than well; its log has said why.
     #[error("the build failed")]
     Build {
-        /// Why.
-        failure: Box<Failure>,
+        /// How it ended.
+        outcome: Box<Outcome>,
         /// Whose exit codes hold.
         dialect: Dialect,
     },
@@ -48,6 +50,17 @@ pub(crate) enum CliError {
     /// Something failed that was told where it did; the rest went well.
     #[error("not everything was done")]
     Partly,
+    /// A recording cannot be shown to its end.
+    #[error("cannot replay `{}`", .file.display())]
+    Replay {
+        /// The file.
+        file: std::path::PathBuf,
+        /// Why not.
+        source: EventsError,
+    },
+    /// A file of the log could not be written.
+    #[error(transparent)]
+    LogFile(#[from] LogFileError),
     /// Output could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -94,10 +107,9 @@ impl CliError {
                 125
             }
             CliError::Convert(ConvertError::Refused { .. }) => 125,
-            CliError::Build { failure, dialect } => {
-                let outcome = Outcome::Failure { failure: (**failure).clone(), step: None, lines: None };
+            CliError::Build { outcome, dialect } => {
                 // Codes of commands are from 1 to 255; whatever else comes must not look like success.
-                u8::try_from(rbuild_logfmt::exit_code(&outcome, *dialect)).ok().filter(|code| *code != 0).unwrap_or(1)
+                u8::try_from(rbuild_logfmt::exit_code(outcome, *dialect)).ok().filter(|code| *code != 0).unwrap_or(1)
             }
             CliError::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(130),
             // What a shell reports of a program that SIGPIPE ended.
@@ -108,6 +120,8 @@ impl CliError {
             | CliError::Manage(_)
             | CliError::Partly
             | CliError::Write(_)
+            | CliError::LogFile(_)
+            | CliError::Replay { .. }
             | CliError::ResultFile(_)
             | CliError::Io { .. }
             | CliError::Terminal(_)
@@ -128,6 +142,16 @@ impl CliError {
                 Some("redirect standard output, or name a file with --output".to_owned())
             }
             CliError::Terminal(_) => Some("redirect standard input, or name a file with --input".to_owned()),
+            CliError::Replay { source: EventsError::Truncated { .. }, .. } => Some(
+                "the build was killed or still runs, or the file was cut; what there is of its log was shown"
+                    .to_owned(),
+            ),
+            CliError::Replay { source: EventsError::Format { .. }, .. } => {
+                Some("a newer rbuild wrote the file; use that one".to_owned())
+            }
+            CliError::Replay { .. } => {
+                Some("a recording is what `--log-format=events` or `--log-file events:FILE` writes".to_owned())
+            }
             CliError::NobodyToAsk => Some("say yes with --force".to_owned()),
             CliError::Login { hint, .. } => Some((*hint).to_owned()),
             _ => None,
@@ -175,7 +199,7 @@ impl CliError {
 mod tests {
     use std::io;
 
-    use rbuild_executor::logfmt::event::{Builder, Version};
+    use rbuild_executor::logfmt::event::{Builder, Failure, Version};
     use rbuild_logfmt::OutputStream;
 
     use super::*;
@@ -184,7 +208,7 @@ mod tests {
     const BUILDKIT: Dialect = Dialect { builder: Builder::Buildkit, version: Version::V28 };
 
     fn build(failure: Failure, dialect: Dialect) -> CliError {
-        CliError::Build { failure: Box::new(failure), dialect }
+        CliError::Build { outcome: Box::new(Outcome::Failure { failure, step: None, lines: None }), dialect }
     }
 
     fn run(code: i32) -> Failure {
@@ -205,6 +229,7 @@ mod tests {
             (build(run(42), BUILDKIT), 1),
             (build(run(256), LEGACY), 1),
             (build(Failure::Parse { message: "x".into() }, LEGACY), 1),
+            (CliError::Build { outcome: Box::new(Outcome::Cancelled { signal: Some(15) }), dialect: LEGACY }, 143),
             (CliError::Interrupted { signal: 2 }, 130),
             (CliError::Interrupted { signal: 15 }, 143),
             (CliError::Interrupted { signal: 1 }, 129),

@@ -27,9 +27,6 @@ pub(crate) enum Ended {
     Cancelled,
 }
 
-/// The version of the event format.
-const FORMAT: u32 = 1;
-
 /// Builds, telling everything through `write`.
 pub(crate) fn build(
     options: &BuildOptions,
@@ -41,7 +38,7 @@ pub(crate) fn build(
 ) -> Result<BuildResult, Ended> {
     let emitter = Emitter::new(write);
     emitter.emit(Fact::BuildStarted {
-        format: FORMAT,
+        format: rbuild_logfmt::EVENT_FORMAT,
         dialect: options.dialect,
         unix_ns: Emitter::unix_ns(),
         quiet: options.quiet,
@@ -67,7 +64,7 @@ fn finish(emitter: &Emitter, cancel: &Cancel, built: Result<BuildResult, Stop>) 
             let Failed { failure, step, lines } = *failed;
             (Outcome::Failure { failure: failure.clone(), step, lines }, Err(Ended::Failed(Box::new(failure))))
         }
-        Err(_) => (Outcome::Cancelled, Err(Ended::Cancelled)),
+        Err(_) => (Outcome::Cancelled { signal: None }, Err(Ended::Cancelled)),
     };
     emitter.emit(Fact::BuildEnded { outcome });
     ended

@@ -1,19 +1,31 @@
-//! Bytes in JSON: text where they are UTF-8, an array of numbers otherwise, so that nothing is lost.
+//! Bytes in JSON: text where they are UTF-8, else Base64, so that nothing is lost.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
+struct Encoded {
+    base64: String,
+}
+
+#[derive(Deserialize)]
 #[serde(untagged)]
 enum Repr {
     Text(String),
-    Raw(Vec<u8>),
+    Encoded {
+        base64: String,
+    },
+    /// As format 1 has bytes that are no text.
+    Numbers(Vec<u8>),
 }
 
-/// Writes bytes as a string if they are UTF-8, else as an array of numbers.
+/// Writes bytes as a string if they are UTF-8, else as an object with their Base64.
 pub(crate) fn serialize<S: Serializer>(data: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     match std::str::from_utf8(data) {
         Ok(text) => serializer.serialize_str(text),
-        Err(_) => data.serialize(serializer),
+        Err(_) => Encoded { base64: STANDARD.encode(data) }.serialize(serializer),
     }
 }
 
@@ -21,6 +33,7 @@ pub(crate) fn serialize<S: Serializer>(data: &[u8], serializer: S) -> Result<S::
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     Ok(match Repr::deserialize(deserializer)? {
         Repr::Text(text) => text.into_bytes(),
-        Repr::Raw(raw) => raw,
+        Repr::Encoded { base64 } => STANDARD.decode(base64).map_err(D::Error::custom)?,
+        Repr::Numbers(numbers) => numbers,
     })
 }

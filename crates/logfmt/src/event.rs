@@ -120,6 +120,9 @@ pub enum Fact {
         step: StepId,
         /// Where to.
         stream: Stream,
+        /// How many bytes its command wrote to this stream before these.
+        #[serde(default)]
+        offset: u64,
         /// The bytes, exactly.
         #[serde(with = "crate::bytes")]
         data: Vec<u8>,
@@ -178,7 +181,7 @@ pub enum Fact {
 }
 
 /// A stream of a RUN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
     /// Standard output.
@@ -485,7 +488,11 @@ pub enum Outcome {
         lines: Option<Lines>,
     },
     /// It was cancelled from outside.
-    Cancelled,
+    Cancelled {
+        /// By this signal, where it was one.
+        #[serde(default)]
+        signal: Option<i32>,
+    },
 }
 
 /// Why a build or a step failed, as facts.

@@ -5,15 +5,16 @@ use crate::event::{Builder, Dialect, Failure, Outcome, Version};
 /// The exit code that Docker's client would end with.
 ///
 /// The legacy builder passes on the code of a RUN that failed; all other failures are 1. BuildKit's are 1. A build
-/// interrupted from outside ends with 130, but for BuildKit under Docker 20.10, which says 1 (measured).
+/// interrupted from outside ends with 128 and the number of the signal, but for BuildKit under Docker 20.10, which says 1
+/// (measured).
 #[must_use]
 pub fn exit_code(outcome: &Outcome, dialect: Dialect) -> i32 {
     match (outcome, dialect.builder) {
         (Outcome::Success { .. }, _) => 0,
         (Outcome::Failure { failure: Failure::Run { code, .. }, .. }, Builder::Legacy) if *code != 0 => *code,
         (Outcome::Failure { .. }, _) => 1,
-        (Outcome::Cancelled, Builder::Buildkit) if dialect.version == Version::V20 => 1,
-        (Outcome::Cancelled, _) => 130,
+        (Outcome::Cancelled { .. }, Builder::Buildkit) if dialect.version == Version::V20 => 1,
+        (Outcome::Cancelled { signal }, _) => 128 + signal.filter(|signal| (1..128).contains(signal)).unwrap_or(2),
     }
 }
 
@@ -34,7 +35,9 @@ mod tests {
             (&parse, [1; 4]),
             (&start, [1; 4]),
             (&fine, [0; 4]),
-            (&Outcome::Cancelled, [130, 130, 1, 130]),
+            (&Outcome::Cancelled { signal: None }, [130, 130, 1, 130]),
+            (&Outcome::Cancelled { signal: Some(15) }, [143, 143, 1, 143]),
+            (&Outcome::Cancelled { signal: Some(i32::MAX) }, [130, 130, 1, 130]),
         ] {
             let mut got = Vec::new();
             for builder in [Builder::Legacy, Builder::Buildkit] {

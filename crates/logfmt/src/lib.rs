@@ -42,7 +42,7 @@ pub mod tty;
 pub mod units;
 
 pub use event::Event;
-pub use events::{EVENT_FORMAT, EventsError, read_events};
+pub use events::{EVENT_FORMAT, EventsError, read_events, read_recording};
 pub use exit_code::exit_code;
 pub use format::{Format, UnknownFormat};
 pub use renderer::{Captured, OutputStream, RenderOptions, Renderer, Sink, renderer};

@@ -72,6 +72,8 @@ pub trait Renderer: Send {
 pub struct RenderOptions {
     /// Warnings of build checks with details, addresses and excerpts, as `docker --debug` shows them.
     pub expand_warnings: bool,
+    /// The output of steps is shown whole where BuildKit clips it.
+    pub no_clip: bool,
     /// Where [`Format::Tty`] draws; without one it writes finished steps as plain lines to standard error.
     pub draw_target: Option<ProgressDrawTarget>,
 }
@@ -80,6 +82,7 @@ impl fmt::Debug for RenderOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RenderOptions")
             .field("expand_warnings", &self.expand_warnings)
+            .field("no_clip", &self.no_clip)
             .field("draw_target", &self.draw_target.is_some())
             .finish()
     }
@@ -91,10 +94,10 @@ impl fmt::Debug for RenderOptions {
 pub fn renderer(format: Format, options: RenderOptions) -> Box<dyn Renderer> {
     match format {
         Format::Legacy => Box::new(Legacy::new()),
-        Format::Buildkit => Box::new(Plain::new(Verbosity::Plain, options.expand_warnings)),
-        Format::Quiet => Box::new(Plain::new(Verbosity::Quiet, false)),
+        Format::Buildkit => Box::new(Plain::new(Verbosity::Plain, &options)),
+        Format::Quiet => Box::new(Plain::new(Verbosity::Quiet, &options)),
         Format::Tty => Box::new(Tty::new(options.draw_target.unwrap_or_else(ProgressDrawTarget::hidden))),
-        Format::RawJson => Box::new(RawJson::new()),
+        Format::RawJson => Box::new(RawJson::new(options.no_clip)),
         Format::Events => Box::new(EventsRenderer::new()),
     }
 }

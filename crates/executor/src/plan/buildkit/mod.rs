@@ -117,6 +117,24 @@ pub(crate) enum Op {
     },
 }
 
+impl Op {
+    /// What it reads besides the file system that it changes.
+    pub(crate) fn sources(&self) -> Vec<MountFrom> {
+        match self {
+            Op::Run(run) => run.mounts.iter().map(|mount| mount.from).collect(),
+            Op::Copy(copy) => copy
+                .sources
+                .iter()
+                .filter_map(|source| match source {
+                    CopySource::Files { from, .. } => Some(*from),
+                    CopySource::Inline { .. } | CopySource::Http { .. } | CopySource::Git { .. } => None,
+                })
+                .collect(),
+            Op::Mkdir { .. } => Vec::new(),
+        }
+    }
+}
+
 /// RUN.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RunOp {

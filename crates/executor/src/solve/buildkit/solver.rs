@@ -67,6 +67,8 @@ impl Drop for Unwinding<'_, '_> {
 struct StageSteps {
     from: Option<StepId>,
     steps: Vec<StepId>,
+    /// The step whose end is the end of the stage.
+    result: Option<StepId>,
 }
 
 pub(super) struct Solver<'s> {
@@ -117,15 +119,27 @@ impl<'s> Solver<'s> {
                 }
                 _ => None,
             };
-            let mut previous = from;
+            let result_of = |index: &StageIndex| declared.get(index.0).and_then(|stage| stage.result);
+            let mut previous = match &stage.base {
+                StageBase::Stage(index) => result_of(index),
+                _ => from,
+            };
             let mut steps = Vec::new();
             for step in &stage.steps {
-                let inputs: Vec<StepId> = previous.into_iter().chain(context_step).collect();
+                let mut inputs: Vec<StepId> = previous.into_iter().collect();
+                for source in step.op.sources() {
+                    let input = match source {
+                        MountFrom::Empty => None,
+                        MountFrom::Context => context_step,
+                        MountFrom::Stage(index) => result_of(&index),
+                    };
+                    inputs.extend(input.filter(|input| !inputs.contains(input)));
+                }
                 let id = emitter.declare(shown(&step.label), &inputs);
                 previous = Some(id);
                 steps.push(id);
             }
-            declared.push(StageSteps { from, steps });
+            declared.push(StageSteps { from, steps, result: previous });
         }
         Solver {
             session,
@@ -142,8 +156,7 @@ impl<'s> Solver<'s> {
     }
 
     pub(super) fn last_step(&self) -> Option<StepId> {
-        let target = &self.declared[self.plan.target.0];
-        target.steps.last().copied().or(target.from)
+        self.declared[self.plan.target.0].result
     }
 
     /// Runs all stages that the target needs, each in a thread of its own, and gives the target's result.
