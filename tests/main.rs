@@ -8,6 +8,8 @@ mod cases;
 mod hostile;
 mod killed;
 mod parallel;
+mod rawjson;
+mod replay;
 mod secrets;
 mod signals;
 mod tidy;
