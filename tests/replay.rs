@@ -14,6 +14,9 @@ use crate::{build_flags, with_bases};
 const HARD: &str = "FROM busybox\nCOPY a /\nRUN printf 'part'; sleep 0.2; printf 'ial\\n\\033[31mred\\033[0m\\n'; \
                     echo err >&2; printf '1\\r2\\r3\\n'; printf '\\377\\376\\000\\n'; printf 'no end'; exit 42\n";
 
+/// A line of output.
+const LINE: &str = "so many characters of text in every line\n";
+
 const DIALECTS: [[&str; 2]; 4] = [
     ["--log-format=docker", "--docker-version=28"],
     ["--log-format=docker", "--docker-version=20"],
@@ -91,11 +94,9 @@ fn one_build_has_every_log() {
 #[test]
 fn output_is_recorded_whole() {
     let (workspace, registry) = require!(with_bases());
-    workspace.files(
-        "context",
-        &[("Dockerfile", "FROM busybox\nRUN yes 'forty characters of text in every line' | head -n 80000\n")],
-    );
-    let lines = |text: &str| text.lines().filter(|line| line.ends_with("of text in every line")).count();
+    workspace
+        .files("context", &[("Dockerfile", &format!("FROM busybox\nRUN yes '{}' | head -n 80000\n", LINE.trim_end()))]);
+    let lines = |text: &str| text.lines().filter(|line| line.ends_with(LINE.trim_end())).count();
     let mut build = workspace.rbuild(build_flags(&registry));
     build.args(["--log-format=buildkit", "--log-file=events:e", "context"]);
     let clipped = finish(&mut build, None).success();
@@ -119,7 +120,7 @@ fn output_is_recorded_whole() {
             next += event["data"].as_str().unwrap().len() as u64;
         }
     }
-    assert_eq!(next, 80_000 * 40);
+    assert_eq!(next, 80_000 * LINE.len() as u64);
     workspace.expect_clean();
 }
 
