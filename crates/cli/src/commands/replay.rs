@@ -88,7 +88,7 @@ fn in_real_time(
 ) -> Result<(), EventsError> {
     let (sender, events) = sync_channel(AHEAD);
     // Ends with the process where its reading does not: standard input may be a terminal.
-    std::thread::spawn(move || read_recording(source).try_for_each(|event| sender.send(event)));
+    std::thread::spawn(move || read_recording(source).all(|event| sender.send(event).is_ok()));
     let begin = Instant::now();
     while !logs.has_failed() {
         let event = match events.recv_timeout(TICK) {
