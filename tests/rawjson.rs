@@ -147,7 +147,7 @@ fn base64(text: &str) -> Vec<u8> {
         b'/' => Some(63),
         _ => None,
     };
-    assert!(text.len() % 4 == 0, "{text}");
+    assert!(text.len().is_multiple_of(4), "{text}");
     let mut bytes = Vec::new();
     for group in text.as_bytes().chunks(4) {
         let digits: Vec<u32> = group.iter().copied().map_while(digit).collect();
