@@ -81,7 +81,7 @@ fn on_event(event: &Event) {
                 println!("{seconds:8.3} step {}: {}", step.id.0, instruction.title);
             }
         }
-        Fact::Output { step, stream, data } => {
+        Fact::Output { step, stream, data, .. } => {
             let stream = match stream {
                 Stream::Stdout => "stdout",
                 Stream::Stderr => "stderr",

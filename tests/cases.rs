@@ -1,12 +1,14 @@
 //! Every case, in both builders' dialects of both versions: exit codes, images and logs are those of Docker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 
 use rbuild_testkit::case::{Case, RECORDED_REGISTRY};
 use rbuild_testkit::golden::{Dialect, Golden, Printed};
 use rbuild_testkit::registry::Registry;
-use rbuild_testkit::workspace::{Workspace, finish};
+use rbuild_testkit::workspace::{Output, Workspace, finish};
 use rbuild_testkit::{bases, listing, logs, mask, require};
 
 use crate::{fixtures, with_bases};
@@ -46,13 +48,14 @@ fn known_to_differ(dialect: Dialect) -> BTreeSet<String> {
 fn check(dialect: Dialect) {
     let (workspace, registry) = require!(with_bases());
     let known = known_to_differ(dialect);
-    let (mut faults, mut compared, mut images) = (Vec::new(), BTreeSet::new(), 0);
+    let (mut faults, mut compared, mut images, mut replayed) = (Vec::new(), BTreeSet::new(), 0, 0);
     for case in Case::all(&fixtures().join("cases")) {
         let golden = Golden::new(&fixtures().join("goldens"), &case.name);
         if golden.printed(dialect, "cold").is_none() {
             continue;
         }
         let tested = test(&workspace, &registry, &case, &golden, dialect);
+        replayed += tested.replayed;
         images += usize::from(golden.image(dialect).is_some());
         faults.extend(tested.faults.iter().map(|fault| format!("{}: {fault}", case.name)));
         match (tested.log.is_empty(), known.contains(&case.name)) {
@@ -67,6 +70,7 @@ fn check(dialect: Dialect) {
     faults.extend(known.difference(&compared).map(|name| format!("log-differences.txt: no case {name} {dialect}")));
     assert!(faults.is_empty(), "{dialect}: {} faults:\n{}", faults.len(), faults.join("\n"));
     assert!(compared.len() > 25, "only {} cases", compared.len());
+    assert!(replayed > 50, "only {replayed} replays");
     assert!(dialect.version == "20" || images > 12, "only {images} images");
 }
 
@@ -75,6 +79,8 @@ struct Tested {
     faults: Vec<String>,
     /// How the logs differ.
     log: Vec<String>,
+    /// How many of its runs were replayed.
+    replayed: usize,
 }
 
 /// Builds a case twice on a store of its own.
@@ -90,13 +96,20 @@ fn test(workspace: &Workspace, registry: &Registry, case: &Case, golden: &Golden
         case.stage(&context, &registry.host());
         let (args, input) = case.arguments(&context);
         workspace.user().own(&parent);
+        let recording = workspace.path(&format!("{}-{run}.events", case.name));
         let mut build = workspace.rbuild(crate::build_flags(registry));
-        build.args(dialect.flags()).args(args).env("RBUILD_ROOT", &store).current_dir(&context);
+        build.args(dialect.flags()).arg(format!("--log-file=events:{}", recording.display()));
+        build.args(args).env("RBUILD_ROOT", &store).current_dir(&context);
         let output = finish(&mut build, input);
         if output.status.code() != Some(want.status) {
             let end = output.text();
             let end = end.lines().rev().take(6).collect::<Vec<_>>().join(" | ");
             tested.faults.push(format!("{run}: {}, docker {}: {end}", output.status, want.status));
+        }
+        // What is wrong with the command line is told before any build begins.
+        if fs::metadata(&recording).is_ok_and(|file| file.len() > 0) {
+            tested.replayed += 1;
+            tested.faults.extend(replay_fault(workspace, &recording, &output).map(|fault| format!("{run}: {fault}")));
         }
         let recorded = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&registry.host(), RECORDED_REGISTRY);
         let got = Printed { stdout: recorded(&output.stdout), stderr: recorded(&output.stderr), status: 0 };
@@ -123,6 +136,21 @@ fn test(workspace: &Workspace, registry: &Registry, case: &Case, golden: &Golden
         tested.faults.push(format!("prune: {}", pruned.text()));
     }
     tested
+}
+
+/// The recording of a build gives its bytes again, and its exit code.
+fn replay_fault(workspace: &Workspace, recording: &Path, live: &Output) -> Option<String> {
+    let replayed = workspace.run([OsStr::new("replay"), recording.as_os_str()]);
+    let same = (&replayed.stdout, &replayed.stderr) == (&live.stdout, &live.stderr) && replayed.status == live.status;
+    (!same).then(|| {
+        format!(
+            "replay gives {} and {:?}, live {} and {:?}",
+            replayed.status,
+            replayed.text(),
+            live.status,
+            live.text()
+        )
+    })
 }
 
 /// In the second run exactly the steps that Docker has from its cache are had from ours.

@@ -190,7 +190,7 @@ fn a_cancelled_pull(place: &Place) {
     // The registry stalls on this one.
     let (result, events) = run(place.options("stalled", "FROM config:1\n"), &cancel);
     assert!(matches!(result, Err(BuildError::Cancelled)), "{result:?}");
-    assert!(matches!(outcome(&events), Outcome::Cancelled));
+    assert!(matches!(outcome(&events), Outcome::Cancelled { .. }));
     assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
     // A handle that was used stays so.
     let (result, _) = run(place.options("never", "FROM busybox\nRUN sleep 60\n"), &cancel);

@@ -9,6 +9,8 @@ mod frontends;
 mod hostile;
 mod killed;
 mod parallel;
+mod rawjson;
+mod replay;
 mod secrets;
 mod signals;
 mod tidy;

@@ -12,8 +12,9 @@ use rbuild_logfmt::Format;
 
 use crate::args::{
     self, ArgsError, Assignment, BuildArgs, CallSpec, CommonArgs, DockerVersion, Environment, IsolationArg, LogFormat,
-    NetworkArg, Progress, RegistryArgs, SecretSpec, SshSpec,
+    NetworkArg, Progress, RegistryArgs, ReplayArgs, SecretSpec, SshSpec,
 };
+use crate::logs::{LogFileSpec, LogSpec};
 
 /// Largest secret, as BuildKit has it.
 const MAX_SECRET: u64 = 500 * 1024;
@@ -63,6 +64,9 @@ pub(crate) enum ConvertError {
     /// Several results for standard output.
     #[error("only one result can be written to standard output")]
     StdoutTwice,
+    /// Two logs in one file.
+    #[error("the log file `{0}` is named twice")]
+    LogFileTwice(PathBuf),
     /// An archive for a terminal.
     #[error("an archive is not written to a terminal")]
     StdoutTerminal,
@@ -125,6 +129,7 @@ impl ConvertError {
             | ConvertError::Variable { .. }
             | ConvertError::StdinTwice
             | ConvertError::StdoutTwice
+            | ConvertError::LogFileTwice(_)
             | ConvertError::SecretFile { .. }
             | ConvertError::SecretSize { .. }
             | ConvertError::Agent { .. } => return None,
@@ -146,14 +151,10 @@ pub(crate) struct Terminals {
 pub(crate) struct BuildRequest {
     /// For the library.
     pub(crate) options: BuildOptions,
-    /// Form of the log.
-    pub(crate) format: Format,
+    /// The log.
+    pub(crate) log: LogSpec,
     /// The result goes to standard output: the log must not.
     pub(crate) stdout_taken: bool,
-    /// Hints are shown.
-    pub(crate) hints: bool,
-    /// Warnings of build checks are shown in full.
-    pub(crate) expand_warnings: bool,
     /// The build checks are run in place of a build.
     pub(crate) check: Option<CallSpec>,
     /// `--iidfile`.
@@ -289,15 +290,28 @@ pub(crate) fn build_request(
         },
         quiet,
     };
-    Ok(BuildRequest {
-        options,
-        format,
-        stdout_taken,
+    let log = LogSpec {
+        format: Some(format),
+        files: log_files(args.log_file)?,
         hints: !args.common.no_hint,
         expand_warnings: args.harmless.debug,
-        check,
-        iidfile: args.iidfile,
-        metadata_file: args.metadata_file,
+        check_json: check.is_some_and(|check| check.json),
+        no_clip: args.no_clip,
+        quiet: None,
+    };
+    Ok(BuildRequest { options, log, stdout_taken, check, iidfile: args.iidfile, metadata_file: args.metadata_file })
+}
+
+/// How the log of a recorded build is shown.
+pub(crate) fn replay_log(args: &ReplayArgs) -> Result<LogSpec, ConvertError> {
+    Ok(LogSpec {
+        format: args.log_format.map(form),
+        files: log_files(args.log_file.clone())?,
+        hints: !args.common.no_hint,
+        expand_warnings: args.debug,
+        check_json: args.json,
+        no_clip: args.no_clip,
+        quiet: args.quiet,
     })
 }
 
@@ -319,6 +333,25 @@ fn check(args: &BuildArgs, dialect: Dialect) -> Result<Option<CallSpec>, Convert
     match second.into_iter().find(|(_, set)| *set) {
         Some((flag, _)) => Err(ConvertError::Contradiction { first: "--check".to_owned(), second: flag.to_owned() }),
         None => Ok(Some(spec)),
+    }
+}
+
+fn log_files(files: Vec<LogFileSpec>) -> Result<Vec<LogFileSpec>, ConvertError> {
+    for (index, file) in files.iter().enumerate() {
+        if files.iter().take(index).any(|other| other.path == file.path) {
+            return Err(ConvertError::LogFileTwice(file.path.clone()));
+        }
+    }
+    Ok(files)
+}
+
+fn form(format: LogFormat) -> Format {
+    match format {
+        LogFormat::Docker => Format::Legacy,
+        LogFormat::Buildkit => Format::Buildkit,
+        LogFormat::Tty => Format::Tty,
+        LogFormat::Rawjson => Format::RawJson,
+        LogFormat::Events => Format::Events,
     }
 }
 
@@ -344,13 +377,7 @@ fn log_format(
         },
         (progress, _) => progress,
     };
-    let chosen = args.log_format.map(|format| match format {
-        LogFormat::Docker => Format::Legacy,
-        LogFormat::Buildkit => Format::Buildkit,
-        LogFormat::Tty => Format::Tty,
-        LogFormat::Rawjson => Format::RawJson,
-        LogFormat::Events => Format::Events,
-    });
+    let chosen = args.log_format.map(form);
     let format = match (chosen, progress) {
         (chosen, None | Some(Progress::Auto | Progress::Quiet)) => chosen.unwrap_or_else(live),
         (None | Some(Format::Buildkit), Some(Progress::Plain)) => Format::Buildkit,

@@ -2,11 +2,13 @@
 
 use std::error::Error;
 
-use rbuild_executor::logfmt::event::{Dialect, Failure, Outcome};
+use rbuild_executor::logfmt::event::{Dialect, Outcome};
 use rbuild_executor::manage::ManageError;
+use rbuild_logfmt::EventsError;
 
 use crate::args::ArgsError;
 use crate::convert::ConvertError;
+use crate::logs::LogFileError;
 use crate::output::WriteError;
 use crate::results::ResultFileError;
 
@@ -20,17 +22,14 @@ pub(crate) enum CliError {
     /// The flags make no sense together.
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// A build failed; its log has said why.
+    /// A build ended otherwise than well; its log has said why.
     #[error("the build failed")]
     Build {
-        /// Why.
-        failure: Box<Failure>,
+        /// How it ended.
+        outcome: Box<Outcome>,
         /// Whose exit codes hold.
         dialect: Dialect,
     },
-    /// Build checks found something; that was told.
-    #[error("there are warnings")]
-    Warnings,
     /// A signal ended what was being done; the log has said so.
     #[error("interrupted by signal {signal}")]
     Interrupted {
@@ -51,6 +50,17 @@ pub(crate) enum CliError {
     /// Something failed that was told where it did; the rest went well.
     #[error("not everything was done")]
     Partly,
+    /// A recording cannot be shown to its end.
+    #[error("cannot replay `{}`", .file.display())]
+    Replay {
+        /// The file.
+        file: std::path::PathBuf,
+        /// Why not.
+        source: EventsError,
+    },
+    /// A file of the log could not be written.
+    #[error(transparent)]
+    LogFile(#[from] LogFileError),
     /// Output could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -99,10 +109,9 @@ impl CliError {
             CliError::Args(ArgsError::Usage { code, .. })
             | CliError::Convert(ConvertError::Args(ArgsError::Usage { code, .. })) => *code,
             CliError::Convert(ConvertError::Refused { .. }) => 125,
-            CliError::Build { failure, dialect } => {
-                let outcome = Outcome::Failure { failure: (**failure).clone(), step: None, lines: None };
+            CliError::Build { outcome, dialect } => {
                 // Codes of commands are from 1 to 255; whatever else comes must not look like success.
-                u8::try_from(rbuild_logfmt::exit_code(&outcome, *dialect)).ok().filter(|code| *code != 0).unwrap_or(1)
+                u8::try_from(rbuild_logfmt::exit_code(outcome, *dialect)).ok().filter(|code| *code != 0).unwrap_or(1)
             }
             CliError::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(130),
             // What a shell reports of a program that SIGPIPE ended.
@@ -110,9 +119,10 @@ impl CliError {
             CliError::Convert(_)
             | CliError::Worker { .. }
             | CliError::Manage(_)
-            | CliError::Warnings
             | CliError::Partly
             | CliError::Write(_)
+            | CliError::LogFile(_)
+            | CliError::Replay { .. }
             | CliError::ResultFile(_)
             | CliError::Io { .. }
             | CliError::Terminal(_)
@@ -133,6 +143,16 @@ impl CliError {
                 Some("redirect standard output, or name a file with --output".to_owned())
             }
             CliError::Terminal(_) => Some("redirect standard input, or name a file with --input".to_owned()),
+            CliError::Replay { source: EventsError::Truncated { .. }, .. } => Some(
+                "the build was killed or still runs, or the file was cut; what there is of its log was shown"
+                    .to_owned(),
+            ),
+            CliError::Replay { source: EventsError::Format { .. }, .. } => {
+                Some("a newer rbuild wrote the file; use that one".to_owned())
+            }
+            CliError::Replay { .. } => {
+                Some("a recording is what `--log-format=events` or `--log-file events:FILE` writes".to_owned())
+            }
             CliError::NobodyToAsk => Some("say yes with --force".to_owned()),
             CliError::Login { hint, .. } => Some((*hint).to_owned()),
             _ => None,
@@ -150,7 +170,6 @@ impl CliError {
             | CliError::Convert(ConvertError::Args(ArgsError::Shown(_)))
             | CliError::Build { .. }
             | CliError::Interrupted { .. }
-            | CliError::Warnings
             | CliError::Partly
             | CliError::Write(WriteError::Closed { .. }) => return String::new(),
             _ => {}
@@ -181,7 +200,7 @@ impl CliError {
 mod tests {
     use std::io;
 
-    use rbuild_executor::logfmt::event::{Builder, Version};
+    use rbuild_executor::logfmt::event::{Builder, Failure, Version};
     use rbuild_logfmt::OutputStream;
 
     use super::*;
@@ -190,7 +209,7 @@ mod tests {
     const BUILDKIT: Dialect = Dialect { builder: Builder::Buildkit, version: Version::V28 };
 
     fn build(failure: Failure, dialect: Dialect) -> CliError {
-        CliError::Build { failure: Box::new(failure), dialect }
+        CliError::Build { outcome: Box::new(Outcome::Failure { failure, step: None, lines: None }), dialect }
     }
 
     fn run(code: i32) -> Failure {
@@ -211,6 +230,7 @@ mod tests {
             (build(run(42), BUILDKIT), 1),
             (build(run(256), LEGACY), 1),
             (build(Failure::Parse { message: "x".into() }, LEGACY), 1),
+            (CliError::Build { outcome: Box::new(Outcome::Cancelled { signal: Some(15) }), dialect: LEGACY }, 143),
             (CliError::Interrupted { signal: 2 }, 130),
             (CliError::Interrupted { signal: 15 }, 143),
             (CliError::Interrupted { signal: 1 }, 129),
@@ -225,7 +245,6 @@ mod tests {
             (CliError::Worker { message: "x".into(), hint: None }, 1),
             (CliError::Manage(ManageError::NoImage { name: "x".into() }), 1),
             (CliError::Partly, 1),
-            (CliError::Warnings, 1),
             (CliError::Terminal("written to"), 1),
         ];
         for (error, code) in cases {

@@ -6,6 +6,7 @@ mod commands;
 mod convert;
 mod error;
 mod human;
+mod logs;
 mod output;
 mod results;
 mod signals;

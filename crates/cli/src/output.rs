@@ -73,6 +73,12 @@ impl Output {
         self.write(OutputStream::Stderr, bytes.as_ref());
     }
 
+    /// Nothing more is written, and nobody is told.
+    #[cfg(test)]
+    pub(crate) fn silence(&mut self) {
+        self.failed = Some(WriteError::Closed { stream: OutputStream::Stderr });
+    }
+
     /// Whether a write failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()

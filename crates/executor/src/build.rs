@@ -29,9 +29,6 @@ pub(crate) enum Ended {
     Cancelled,
 }
 
-/// The version of the event format.
-const FORMAT: u32 = 1;
-
 /// What came of a call.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Done {
@@ -51,7 +48,7 @@ pub(crate) fn run(
 ) -> Result<Done, Ended> {
     let emitter = Emitter::new(write);
     emitter.emit(Fact::BuildStarted {
-        format: FORMAT,
+        format: rbuild_logfmt::EVENT_FORMAT,
         dialect: options.dialect,
         unix_ns: Emitter::unix_ns(),
         quiet: options.quiet,
@@ -84,13 +81,13 @@ fn finish(emitter: &Emitter, cancel: &Cancel, done: Result<Result<Checked, Build
                 None => (None, None, None),
             };
             let result = CheckResult { warnings, failure: failure.clone().map(Box::new) };
-            (Outcome::Checked { warnings, failure, step, lines }, Ok(Done::Checked(result)))
+            (Outcome::Checked { warnings, failure, step, lines, ignored: false }, Ok(Done::Checked(result)))
         }
         Err(Stop::Failed(failed)) if !cancel.was_asked() => {
             let Failed { failure, step, lines } = *failed;
             (Outcome::Failure { failure: failure.clone(), step, lines }, Err(Ended::Failed(Box::new(failure))))
         }
-        Ok(Ok(_)) | Err(_) => (Outcome::Cancelled, Err(Ended::Cancelled)),
+        Ok(Ok(_)) | Err(_) => (Outcome::Cancelled { signal: None }, Err(Ended::Cancelled)),
     };
     emitter.emit(Fact::BuildEnded { outcome });
     ended

@@ -107,12 +107,16 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     }
 
     let emitter = session.emitter();
+    let mut offsets = [0; 2];
     let mut output = |written: rbuild_sandbox::Output<'_>| {
-        let stream = match written.stream {
-            rbuild_sandbox::Stream::Stdout => Stream::Stdout,
-            rbuild_sandbox::Stream::Stderr => Stream::Stderr,
+        let [to_stdout, to_stderr] = &mut offsets;
+        let (stream, so_far) = match written.stream {
+            rbuild_sandbox::Stream::Stdout => (Stream::Stdout, to_stdout),
+            rbuild_sandbox::Stream::Stderr => (Stream::Stderr, to_stderr),
         };
-        emitter.emit(Fact::Output { step, stream, data: written.bytes.to_vec() });
+        let offset = *so_far;
+        *so_far += written.bytes.len() as u64;
+        emitter.emit(Fact::Output { step, stream, offset, data: written.bytes.to_vec() });
     };
     let argv = command.argv.to_vec();
     match rbuild_sandbox::run(&spec, session.cancel().commands(), &mut output) {
@@ -233,7 +237,7 @@ fn exec_failed(session: &Session<'_>, step: StepId, argv: Vec<String>, argv0: &s
         // The runtime has nothing left to say then but on the command's own output.
         ExecError::Exec(errno) => {
             let data = format!("exec {argv0}: {}\n", go::errno_text(errno)).into_bytes();
-            session.emitter().emit(Fact::Output { step, stream: Stream::Stderr, data });
+            session.emitter().emit(Fact::Output { step, stream: Stream::Stderr, offset: 0, data });
             return Failure::Run { argv, code: 255 };
         }
     };

@@ -9,7 +9,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rbuild_logfmt::event::{Call, Event, Failure};
+use rbuild_logfmt::event::{Call, Event, Fact, Failure};
 use rbuild_sandbox::{Channel, ExitStatus, SpawnError, Worker, WorkerChannel, WorkerOptions};
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ enum Request {
     Cancel,
 }
 
-/// What the worker tells the caller.
+/// What the worker tells the caller. The data of [`Fact::Output`] come beside their event.
 #[derive(Serialize, Deserialize)]
 enum Reply {
     Event(Event),
@@ -196,9 +196,14 @@ fn run(
         drop(std::thread::Builder::new().name("cancel".to_owned()).spawn(watch));
     });
     let ending = loop {
-        match worker.recv::<Reply>().map_err(|error| lost(&error))? {
-            Some(Reply::Event(event)) => on_event(&event),
-            Some(Reply::End(end)) => break Some(end),
+        match worker.recv_with::<Reply>().map_err(|error| lost(&error))? {
+            Some((Reply::Event(mut event), bytes)) => {
+                if let Fact::Output { data, .. } = &mut event.fact {
+                    *data = bytes;
+                }
+                on_event(&event);
+            }
+            Some((Reply::End(end), _)) => break Some(end),
             None => break None,
         }
     };
@@ -288,9 +293,13 @@ fn serve(mut channel: WorkerChannel) -> i32 {
         return 1;
     }
     let events = Arc::clone(&channel);
-    let write = Box::new(move |event: Event| {
+    let write = Box::new(move |mut event: Event| {
+        let bytes = match &mut event.fact {
+            Fact::Output { data, .. } => std::mem::take(data),
+            _ => Vec::new(),
+        };
         // Without a listener the build is cancelled by the thread above.
-        let _ = events.send(&Reply::Event(event));
+        let _ = events.send_with(&Reply::Event(event), &bytes);
     });
     let facts = channel.facts().clone();
     let end = worker_side::run(call, &options, facts, &cancel, input, output, write).map_err(|error| match error {

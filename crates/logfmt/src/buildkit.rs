@@ -12,8 +12,8 @@ mod trace;
 
 use crate::Event;
 use crate::check::CheckReport;
-use crate::event::{Fact, Outcome, Version};
-use crate::renderer::{OutputStream, Renderer, Sink};
+use crate::event::{Fact, Outcome, StepId, Version};
+use crate::renderer::{OutputStream, RenderOptions, Renderer, Sink};
 use crate::solve_status::{SolveStatus, Translator, VertexWarning};
 use mux::Mux;
 use trace::Trace;
@@ -23,6 +23,8 @@ const MILLISECOND: u64 = 1_000_000;
 const TICK: u64 = 150 * MILLISECOND;
 /// Least time between displays that messages cause.
 const DISPLAY: u64 = 100 * MILLISECOND;
+/// Most bytes of a step's output that wait for a display where output is not clipped, and nothing else limits them.
+const MAX_WAITING: usize = 4 << 20;
 /// Ticks after which nothing can change any more: the longest a step is hidden is 10 s.
 const TICKS_TO_REST: u64 = 80;
 
@@ -51,12 +53,12 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
-    pub(crate) fn new(verbosity: Verbosity, expand_warnings: bool, check: CheckReport) -> Self {
+    pub(crate) fn new(verbosity: Verbosity, options: &RenderOptions, check: CheckReport) -> Self {
         Self {
-            translator: Translator::new(),
-            display: Display::new(Version::V28),
+            translator: Translator::new(options.no_clip),
+            display: Display::new(Version::V28, options.no_clip),
             quiet: verbosity == Verbosity::Quiet,
-            expand_warnings,
+            expand_warnings: options.expand_warnings && verbosity == Verbosity::Plain,
             warnings: Vec::new(),
             check,
             held: Vec::new(),
@@ -168,16 +170,19 @@ struct Display {
     mux: Mux,
     next_tick: u64,
     last_display: Option<u64>,
+    /// Output is not clipped: there may be any amount of it.
+    no_clip: bool,
 }
 
 impl Display {
-    fn new(version: Version) -> Self {
-        Self { version, trace: Trace::new(version), mux: Mux::new(version), next_tick: TICK, last_display: None }
+    fn new(version: Version, no_clip: bool) -> Self {
+        let (trace, mux) = (Trace::new(version), Mux::new(version));
+        Self { version, trace, mux, next_tick: TICK, last_display: None, no_clip }
     }
 
     /// The version comes with the first event.
     fn set_version(&mut self, version: Version) {
-        *self = Self { next_tick: self.next_tick, last_display: self.last_display, ..Self::new(version) };
+        *self = Self { next_tick: self.next_tick, last_display: self.last_display, ..Self::new(version, self.no_clip) };
     }
 
     /// A message came.
@@ -188,9 +193,23 @@ impl Display {
         if due {
             self.refresh(now, out);
         }
+        if self.no_clip {
+            for log in &status.logs {
+                self.relieve(log.step, out);
+            }
+        }
         // 20.10 restarts its ticker only when it displays.
         if due || self.version == Version::V28 {
             self.next_tick = now.saturating_add(TICK);
+        }
+    }
+
+    /// Shows a step now that has too much output to wait for its turn.
+    fn relieve(&mut self, step: StepId, out: &mut dyn Sink) {
+        if self.trace.waiting(step) > MAX_WAITING {
+            let text = self.mux.print_now(&mut self.trace, step);
+            out.write(OutputStream::Stderr, &text);
+            self.trace.shorten(step, MAX_WAITING);
         }
     }
 

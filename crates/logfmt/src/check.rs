@@ -135,7 +135,9 @@ mod tests {
         ];
         facts.extend(found);
         facts.push(Fact::StepDone { step: StepId(0), cached: false, image: None });
-        facts.push(Fact::BuildEnded { outcome: Outcome::Checked { warnings, failure, step: None, lines } });
+        facts.push(Fact::BuildEnded {
+            outcome: Outcome::Checked { warnings, failure, step: None, lines, ignored: false },
+        });
         let mut out = Captured::default();
         let mut renderer = renderer(format, RenderOptions { check_json, ..RenderOptions::default() });
         for fact in facts {

@@ -144,6 +144,9 @@ pub enum Fact {
         step: StepId,
         /// Where to.
         stream: Stream,
+        /// How many bytes its command wrote to this stream before these.
+        #[serde(default)]
+        offset: u64,
         /// The bytes, exactly.
         #[serde(with = "crate::bytes")]
         data: Vec<u8>,
@@ -205,7 +208,7 @@ pub enum Fact {
 }
 
 /// A stream of a RUN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
     /// Standard output.
@@ -524,9 +527,16 @@ pub enum Outcome {
         step: Option<StepId>,
         /// Where in the Dockerfile that is, if known.
         lines: Option<Lines>,
+        /// Whether warnings are no failure in the eyes of who asked.
+        #[serde(default)]
+        ignored: bool,
     },
     /// It was cancelled from outside.
-    Cancelled,
+    Cancelled {
+        /// By this signal, where it was one.
+        #[serde(default)]
+        signal: Option<i32>,
+    },
 }
 
 /// Why a build or a step failed, as facts.

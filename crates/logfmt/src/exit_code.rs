@@ -5,7 +5,8 @@ use crate::event::{Builder, Dialect, Failure, Outcome, Version};
 /// The exit code that Docker's client would end with.
 ///
 /// The legacy builder passes on the code of a RUN that failed; all other failures are 1. BuildKit's are 1. A build
-/// interrupted from outside ends with 130, but for BuildKit under Docker 20.10, which says 1 (measured).
+/// interrupted from outside ends with 128 and the number of the signal, but for BuildKit under Docker 20.10, which says 1
+/// (measured).
 #[must_use]
 pub fn exit_code(outcome: &Outcome, dialect: Dialect) -> i32 {
     match (outcome, dialect.builder) {
@@ -15,9 +16,11 @@ pub fn exit_code(outcome: &Outcome, dialect: Dialect) -> i32 {
             i32::from(crate::usage::WRONG_FLAG)
         }
         (Outcome::Failure { .. }, _) => 1,
-        (Outcome::Checked { warnings, failure, .. }, _) => i32::from(*warnings > 0 || failure.is_some()),
-        (Outcome::Cancelled, Builder::Buildkit) if dialect.version == Version::V20 => 1,
-        (Outcome::Cancelled, _) => 130,
+        (Outcome::Checked { warnings, failure, ignored, .. }, _) => {
+            i32::from(failure.is_some() || *warnings > 0 && !ignored)
+        }
+        (Outcome::Cancelled { .. }, Builder::Buildkit) if dialect.version == Version::V20 => 1,
+        (Outcome::Cancelled { signal }, _) => 128 + signal.filter(|signal| (1..128).contains(signal)).unwrap_or(2),
     }
 }
 
@@ -31,7 +34,8 @@ mod tests {
         let run = failed(Failure::Run { argv: vec!["false".into()], code: 127 });
         let parse = failed(Failure::Parse { message: "x".into() });
         let start = failed(Failure::Start { argv: vec!["x".into()], message: "exec: x".into(), code: 127 });
-        let checked = |warnings, failure| Outcome::Checked { warnings, failure, step: None, lines: None };
+        let checked =
+            |warnings, failure, ignored| Outcome::Checked { warnings, failure, step: None, lines: None, ignored };
         let fine = Outcome::Success { image: "sha256:0".into(), tags: vec![] };
         // outcome, legacy 20, legacy 28, BuildKit 20, BuildKit 28
         for (outcome, want) in [
@@ -39,10 +43,14 @@ mod tests {
             (&parse, [1; 4]),
             (&start, [1; 4]),
             (&fine, [0; 4]),
-            (&checked(0, None), [0; 4]),
-            (&checked(2, None), [1; 4]),
-            (&checked(0, Some(Failure::Parse { message: "x".into() })), [1; 4]),
-            (&Outcome::Cancelled, [130, 130, 1, 130]),
+            (&checked(0, None, false), [0; 4]),
+            (&checked(2, None, false), [1; 4]),
+            (&checked(2, None, true), [0; 4]),
+            (&checked(0, Some(Failure::Parse { message: "x".into() }), false), [1; 4]),
+            (&checked(0, Some(Failure::Parse { message: "x".into() }), true), [1; 4]),
+            (&Outcome::Cancelled { signal: None }, [130, 130, 1, 130]),
+            (&Outcome::Cancelled { signal: Some(15) }, [143, 143, 1, 143]),
+            (&Outcome::Cancelled { signal: Some(i32::MAX) }, [130, 130, 1, 130]),
         ] {
             let mut got = Vec::new();
             for builder in [Builder::Legacy, Builder::Buildkit] {

@@ -2,10 +2,14 @@
 //!
 //! The stream of the builder goes to standard output; errors and notices of the client go to standard error. Source:
 //! runs of Docker 20.10.24 and 28.5.2.
+//!
+//! Of a build that BuildKit's rules were followed in, it shows the instructions, in the order in which they began.
 
 use std::collections::BTreeMap;
 
-use crate::event::{Dialect, Fact, LayerState, Outcome, PullFact, Step, StepId, StepKind, Stream, Version, Warning};
+use crate::event::{
+    Builder, Dialect, Fact, LayerState, Outcome, PullFact, Step, StepId, StepKind, Stream, Version, Warning,
+};
 use crate::renderer::{OutputStream, Renderer, Sink};
 use crate::report::report;
 use crate::units::human_size;
@@ -25,7 +29,10 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct Legacy {
     version: Version,
+    builder: Builder,
     quiet: bool,
+    /// Instructions of a build with BuildKit's rules, which have no numbers: how many are known, and were shown.
+    numbered: (u32, u32),
     /// With `-q`, what would have gone to standard output; shown on standard error if the build fails.
     held: Vec<u8>,
     steps: BTreeMap<StepId, Known>,
@@ -33,7 +40,14 @@ pub(crate) struct Legacy {
 
 impl Legacy {
     pub(crate) fn new() -> Self {
-        Self { version: Version::V28, quiet: false, held: Vec::new(), steps: BTreeMap::new() }
+        Self {
+            version: Version::V28,
+            builder: Builder::Legacy,
+            quiet: false,
+            numbered: (0, 0),
+            held: Vec::new(),
+            steps: BTreeMap::new(),
+        }
     }
 
     /// A piece of the builder's stream.
@@ -51,6 +65,17 @@ impl Legacy {
     }
 
     fn declare(&mut self, step: &Step) {
+        if self.builder == Builder::Buildkit {
+            let text = match &step.kind {
+                StepKind::Instruction(instruction) => instruction.title.clone(),
+                StepKind::Image { reference } => format!("FROM {reference}"),
+                _ => return,
+            };
+            self.numbered.0 = self.numbered.0.saturating_add(1);
+            let from = text.starts_with("FROM ");
+            self.steps.insert(step.id, Known { trigger: false, from, title: Some(text) });
+            return;
+        }
         let StepKind::Instruction(instruction) = &step.kind else {
             return;
         };
@@ -63,6 +88,11 @@ impl Legacy {
     /// The line of a step is due when it begins; a cached step may end without having begun.
     fn show_title(&mut self, step: StepId, out: &mut dyn Sink) {
         if let Some(title) = self.steps.get_mut(&step).and_then(|known| known.title.take()) {
+            if self.builder == Builder::Buildkit {
+                self.numbered.1 = self.numbered.1.saturating_add(1);
+                let (total, number) = self.numbered;
+                return self.log(format!("Step {number}/{total} : {title}\n"), out);
+            }
             self.log(title, out);
         }
     }
@@ -154,7 +184,7 @@ impl Legacy {
                 out.write(OutputStream::Stderr, text.as_bytes());
             }
             // The legacy builder has no build checks.
-            Outcome::Checked { .. } | Outcome::Cancelled => {}
+            Outcome::Checked { .. } | Outcome::Cancelled { .. } => {}
         }
         self.held.clear();
     }
@@ -169,8 +199,8 @@ fn short(id: &str) -> &str {
 impl Renderer for Legacy {
     fn event(&mut self, event: &Event, out: &mut dyn Sink) {
         match &event.fact {
-            Fact::BuildStarted { dialect: Dialect { version, .. }, quiet, .. } => {
-                (self.version, self.quiet) = (*version, *quiet);
+            Fact::BuildStarted { dialect: Dialect { builder, version }, quiet, .. } => {
+                (self.builder, self.version, self.quiet) = (*builder, *version, *quiet);
                 if *version == Version::V28 {
                     out.write(OutputStream::Stderr, DEPRECATED.as_bytes());
                 }

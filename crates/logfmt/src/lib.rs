@@ -45,7 +45,7 @@ pub mod units;
 mod usage;
 
 pub use event::Event;
-pub use events::{EVENT_FORMAT, EventsError, read_events};
+pub use events::{EVENT_FORMAT, EventsError, read_events, read_recording};
 pub use exit_code::exit_code;
 pub use format::{Format, UnknownFormat};
 pub use renderer::{Captured, OutputStream, RenderOptions, Renderer, Sink, renderer};

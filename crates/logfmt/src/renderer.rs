@@ -76,6 +76,8 @@ pub struct RenderOptions {
     /// What build checks found is written as JSON, if nothing else was asked for
     /// ([`Call::Check`](crate::event::Call::Check)).
     pub check_json: bool,
+    /// The output of steps is shown whole where BuildKit clips it.
+    pub no_clip: bool,
     /// Where [`Format::Tty`] draws; without one it writes finished steps as plain lines to standard error.
     pub draw_target: Option<ProgressDrawTarget>,
 }
@@ -85,6 +87,7 @@ impl fmt::Debug for RenderOptions {
         f.debug_struct("RenderOptions")
             .field("expand_warnings", &self.expand_warnings)
             .field("check_json", &self.check_json)
+            .field("no_clip", &self.no_clip)
             .field("draw_target", &self.draw_target.is_some())
             .finish()
     }
@@ -97,12 +100,12 @@ pub fn renderer(format: Format, options: RenderOptions) -> Box<dyn Renderer> {
     let check = CheckReport::new(options.check_json);
     match format {
         Format::Legacy => Box::new(Legacy::new()),
-        Format::Buildkit => Box::new(Plain::new(Verbosity::Plain, options.expand_warnings, check)),
-        Format::Quiet => Box::new(Plain::new(Verbosity::Quiet, false, check)),
+        Format::Buildkit => Box::new(Plain::new(Verbosity::Plain, &options, check)),
+        Format::Quiet => Box::new(Plain::new(Verbosity::Quiet, &options, check)),
         Format::Tty => {
             Box::new(Tty::new(options.draw_target.unwrap_or_else(ProgressDrawTarget::hidden)).with_check(check))
         }
-        Format::RawJson => Box::new(RawJson::new(check)),
+        Format::RawJson => Box::new(RawJson::new(options.no_clip, check)),
         Format::Events => Box::new(EventsRenderer::new()),
     }
 }

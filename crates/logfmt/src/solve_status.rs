@@ -126,10 +126,11 @@ pub(crate) struct Translator {
     steps: BTreeMap<StepId, StepState>,
     /// The time of the newest event: times never go back.
     pub(crate) now: u64,
+    no_clip: bool,
 }
 
 impl Translator {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(no_clip: bool) -> Self {
         Self {
             version: Version::V28,
             quiet: false,
@@ -139,6 +140,7 @@ impl Translator {
             definition: None,
             steps: BTreeMap::new(),
             now: 0,
+            no_clip,
         }
     }
 
@@ -167,7 +169,7 @@ impl Translator {
                     let vertex = &mut state.vertex;
                     (vertex.started, vertex.completed, vertex.cached) = (Some(now), None, false);
                     vertex.error.clear();
-                    (state.stdout, state.stderr) = (Clip::new(now), Clip::new(now));
+                    (state.stdout, state.stderr) = (Clip::new(now, self.no_clip), Clip::new(now, self.no_clip));
                     status.vertexes.push(state.vertex.clone());
                 }
             }
@@ -176,7 +178,7 @@ impl Translator {
                     status.statuses.push(state.progress(item, *current, *total, *done, now));
                 }
             }
-            Fact::Output { step, stream, data } => {
+            Fact::Output { step, stream, data, .. } => {
                 if let Some(state) = self.steps.get_mut(step) {
                     let clip = match stream {
                         Stream::Stdout => &mut state.stdout,
@@ -246,12 +248,15 @@ impl Translator {
             self.definition = Some(step.id);
         }
         let name = names::step(&step.kind, self.version);
+        // BuildKit's export is no part of its graph.
+        let is_export = matches!(step.kind, StepKind::Export { .. });
+        let inputs = if is_export { &[] } else { step.inputs.as_slice() };
         let inputs: Vec<String> =
-            step.inputs.iter().filter_map(|id| Some(self.steps.get(id)?.vertex.digest.clone())).collect();
+            inputs.iter().filter_map(|id| Some(self.steps.get(id)?.vertex.digest.clone())).collect();
         // BuildKit's own rule for the export; other digests depend on things that no event tells, so that any will do.
         let mut hash = Sha256::new();
         hash.update(&name);
-        if !matches!(step.kind, StepKind::Export { .. }) {
+        if !is_export {
             hash.update(step.id.0.to_be_bytes());
             inputs.iter().for_each(|input| hash.update(input));
         }
@@ -269,8 +274,8 @@ impl Translator {
             kind: step.kind.clone(),
             vertex: vertex.clone(),
             items: HashMap::new(),
-            stdout: Clip::new(self.now),
-            stderr: Clip::new(self.now),
+            stdout: Clip::new(self.now, self.no_clip),
+            stderr: Clip::new(self.now, self.no_clip),
         };
         self.steps.insert(step.id, state);
         vertex
@@ -319,7 +324,7 @@ impl Translator {
                 text.push_str(&failure_text::buildkit(failure, self.version, step, frontend));
                 text
             }
-            Outcome::Cancelled => failure_text::buildkit_cancelled(self.version).to_owned(),
+            Outcome::Cancelled { .. } => failure_text::buildkit_cancelled(self.version).to_owned(),
         }
     }
 }

@@ -66,7 +66,7 @@ impl Tty {
     pub fn new(target: ProgressDrawTarget) -> Self {
         Self {
             multi: MultiProgress::with_draw_target(target),
-            translator: Translator::new(),
+            translator: Translator::new(false),
             builder: Builder::Buildkit,
             steps: BTreeMap::new(),
             warnings: Vec::new(),
@@ -227,7 +227,7 @@ impl Tty {
                 self.say_always(text.trim_end_matches('\n'), out);
             }
             Outcome::Checked { .. } => self.check.end(&self.translator, outcome, self.translator.quiet, out),
-            Outcome::Cancelled => self.say_always("cancelled", out),
+            Outcome::Cancelled { .. } => self.say_always("cancelled", out),
         }
     }
 
@@ -354,7 +354,13 @@ impl Live {
     fn take_output(&mut self, data: &[u8]) {
         self.output.extend_from_slice(data.get(data.len().saturating_sub(KEPT)..).unwrap_or(data));
         self.output.drain(..self.output.len().saturating_sub(KEPT));
-        for piece in data.split_inclusive(|byte| *byte == b'\n') {
+        // Lines that others would push out at once are not looked at.
+        let lines = data.iter().filter(|byte| **byte == b'\n').count();
+        let skipped = lines.saturating_sub(TAIL_LINES);
+        if skipped > 0 {
+            self.partial.clear();
+        }
+        for piece in data.split_inclusive(|byte| *byte == b'\n').skip(skipped) {
             self.partial.extend_from_slice(piece);
             self.partial.drain(..self.partial.len().saturating_sub(KEPT));
             if piece.ends_with(b"\n") {
@@ -488,7 +494,7 @@ mod tests {
             Fact::StepDeclared(Step { id: step, kind: StepKind::Instruction(instruction), inputs: vec![] }),
             Fact::StepStarted { step },
             Fact::Progress { step, item, current: 1_000_000, total: Some(2_000_000), done: false },
-            Fact::Output { step, stream: Stream::Stderr, data: b"old\rnew \x1b[31mred\x1b[0m\n".to_vec() },
+            Fact::Output { step, stream: Stream::Stderr, offset: 0, data: b"old\rnew \x1b[31mred\x1b[0m\n".to_vec() },
             Fact::StepFailed { step, failure: Some(failure.clone()) },
             Fact::BuildEnded { outcome: Outcome::Failure { failure, step: Some(step), lines: None } },
         ];

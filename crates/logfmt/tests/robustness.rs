@@ -83,9 +83,10 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         (text(), proptest::collection::vec(text(), 0..3)).prop_map(|(image, tags)| Outcome::Success { image, tags }),
         (failure(), proptest::option::of(step()), lines())
             .prop_map(|(failure, step, lines)| { Outcome::Failure { failure, step, lines } }),
-        (any::<u32>(), proptest::option::of(failure()), proptest::option::of(step()), lines())
-            .prop_map(|(warnings, failure, step, lines)| Outcome::Checked { warnings, failure, step, lines }),
-        Just(Outcome::Cancelled),
+        (any::<u32>(), proptest::option::of(failure()), proptest::option::of(step()), lines(), any::<bool>()).prop_map(
+            |(warnings, failure, step, lines, ignored)| Outcome::Checked { warnings, failure, step, lines, ignored }
+        ),
+        proptest::option::of(any::<i32>()).prop_map(|signal| Outcome::Cancelled { signal }),
     ]
 }
 
@@ -107,9 +108,11 @@ fn fact() -> impl Strategy<Value = Fact> {
         4 => step().prop_map(|step| Fact::StepStarted { step }),
         4 => (step(), item(), any::<u64>(), proptest::option::of(any::<u64>()), any::<bool>())
             .prop_map(|(step, item, current, total, done)| Fact::Progress { step, item, current, total, done }),
-        4 => (step(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..40)).prop_map(|(step, out, data)| {
-            Fact::Output { step, stream: if out { Stream::Stdout } else { Stream::Stderr }, data }
-        }),
+        4 => (step(), any::<bool>(), any::<u64>(), proptest::collection::vec(any::<u8>(), 0..40)).prop_map(
+            |(step, out, offset, data)| {
+                Fact::Output { step, stream: if out { Stream::Stdout } else { Stream::Stderr }, offset, data }
+            }
+        ),
         1 => (step(), text(), any::<bool>()).prop_map(|(step, id, removed)| Fact::Container { step, id, removed }),
         1 => (step(), text(), state).prop_map(|(step, digest, state)| Fact::Pull {
             step,
@@ -149,8 +152,8 @@ const FORMATS: [Format; 6] =
 
 fn render(events: &[Event], format: Format, tick: bool) -> Captured {
     let mut out = Captured::default();
-    let options =
-        RenderOptions { expand_warnings: true, check_json: true, draw_target: Some(ProgressDrawTarget::hidden()) };
+    let draw_target = Some(ProgressDrawTarget::hidden());
+    let options = RenderOptions { expand_warnings: true, check_json: true, no_clip: false, draw_target };
     let mut log = renderer(format, options);
     for event in events {
         log.event(event, &mut out);
@@ -211,7 +214,7 @@ fn rawjson_has_the_form_of_buildkit() {
         Fact::VertexDigest { step: id, digest: "sha256:6e1e".into() },
         Fact::StepStarted { step: id },
         Fact::Progress { step: id, item: Item::TransferContext, current: 2, total: None, done: true },
-        Fact::Output { step: id, stream: Stream::Stderr, data: b"err\n".to_vec() },
+        Fact::Output { step: id, stream: Stream::Stderr, offset: 0, data: b"err\n".to_vec() },
         Fact::StepFailed { step: id, failure: Some(Failure::Instruction { message: "a & b".into() }) },
     ];
     let events: Vec<Event> =
@@ -220,7 +223,10 @@ fn rawjson_has_the_form_of_buildkit() {
     let lines: Vec<&str> = text.lines().skip(1).collect();
     // As `docker buildx build --progress=rawjson` of Docker 28.5.2 writes them.
     let want = [
+        // Looked at for its cache key, then fetched.
+        r#"{"vertexes":[{"digest":"sha256:6e1e","name":"FROM docker.io/a/b","started":"2026-11-22T10:32:19.3Z","completed":"2026-11-22T10:32:19.3Z"}]}"#,
         r#"{"vertexes":[{"digest":"sha256:6e1e","name":"FROM docker.io/a/b","started":"2026-11-22T10:32:19.3Z"}]}"#,
+        r#"{"statuses":[{"id":"transferring context:","vertex":"sha256:6e1e","name":"transferring","current":0,"timestamp":"2026-11-22T10:32:19.4Z","started":"2026-11-22T10:32:19.4Z"}]}"#,
         r#"{"statuses":[{"id":"transferring context:","vertex":"sha256:6e1e","name":"transferring","current":2,"timestamp":"2026-11-22T10:32:19.4Z","started":"2026-11-22T10:32:19.4Z","completed":"2026-11-22T10:32:19.4Z"}]}"#,
         r#"{"logs":[{"vertex":"sha256:6e1e","stream":2,"data":"ZXJyCg==","timestamp":"2026-11-22T10:32:19.5Z"}]}"#,
         r#"{"vertexes":[{"digest":"sha256:6e1e","name":"FROM docker.io/a/b","started":"2026-11-22T10:32:19.3Z","completed":"2026-11-22T10:32:19.6Z","error":"a \u0026 b"}]}"#,

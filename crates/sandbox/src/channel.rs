@@ -1,8 +1,9 @@
-//! Typed messages over a Unix socket: a 32-bit little-endian length, then that many bytes of JSON.
+//! Typed messages over a Unix socket: two 32-bit little-endian lengths, then that many bytes of JSON, and that many that
+//! come with them as they are.
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
@@ -10,8 +11,11 @@ use std::{
     sync::Mutex,
 };
 
-/// The longest message that is sent or accepted, in bytes.
+/// The longest message that is sent or accepted, in bytes, with what comes with it.
 pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// Bytes before a message.
+const HEADER: usize = 8;
 
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -67,15 +71,41 @@ impl Channel {
     /// # Errors
     /// Where the message cannot be encoded or is too long, or the other end is gone.
     pub fn send<T: Serialize>(&self, message: &T) -> Result<(), ChannelError> {
-        let mut frame = vec![0; 4];
+        self.send_with(message, &[])
+    }
+
+    /// Sends one message, and bytes that come with it as they are.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_with<T: Serialize>(&self, message: &T, bytes: &[u8]) -> Result<(), ChannelError> {
+        let mut frame = vec![0; HEADER];
         serde_json::to_writer(&mut frame, message)?;
-        let length = frame.len() - 4;
+        let lengths = [frame.len() - HEADER, bytes.len()];
+        let length = lengths[0].saturating_add(lengths[1]);
         if length > MAX_MESSAGE {
             return Err(ChannelError::TooLong { length });
         }
-        frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+        for (field, length) in frame[..HEADER].chunks_exact_mut(HEADER / 2).zip(lengths) {
+            field.copy_from_slice(&(length as u32).to_le_bytes());
+        }
         let _guard = self.sending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        (&self.stream).write_all(&frame).map_err(|source| ChannelError::Io { action: "write", source })
+        self.write_both(&frame, bytes).map_err(|source| ChannelError::Io { action: "write", source })
+    }
+
+    /// Writes two pieces with one call where the socket takes them.
+    fn write_both(&self, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
+        while !second.is_empty() {
+            let written = match (&self.stream).write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            second = &second[written.saturating_sub(first.len()).min(second.len())..];
+            first = &first[written.min(first.len())..];
+        }
+        (&self.stream).write_all(first)
     }
 
     /// Waits for one message; `None` where the other end closed the channel.
@@ -83,26 +113,44 @@ impl Channel {
     /// # Errors
     /// Where the socket fails, or what arrives is no message of type `T`.
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<T>, ChannelError> {
+        Ok(self.recv_with()?.map(|(message, _)| message))
+    }
+
+    /// Waits for one message and the bytes that come with it; `None` where the other end closed the channel.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_with<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<u8>)>, ChannelError> {
         let _guard = self.receiving.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut header = [0; 4];
+        let mut header = [0; HEADER];
         match self.read_full(&mut header)? {
             0 => return Ok(None),
-            4 => {}
+            HEADER => {}
             _ => return Err(ChannelError::Truncated),
         }
-        let length = u32::from_le_bytes(header) as usize;
+        let (json, bytes) = header.split_at(HEADER / 2);
+        let [json, bytes] =
+            [json, bytes].map(|field| field.iter().rev().fold(0, |n, byte| n << 8 | usize::from(*byte)));
+        let length = json.saturating_add(bytes);
         if length > MAX_MESSAGE {
             return Err(ChannelError::TooLong { length });
         }
-        let mut body = Vec::new();
-        let read = (&self.stream)
-            .take(length as u64)
-            .read_to_end(&mut body)
-            .map_err(|source| ChannelError::Io { action: "read", source })?;
-        if read < length {
-            return Err(ChannelError::Truncated);
+        let json = self.read_piece(json)?;
+        let bytes = self.read_piece(bytes)?;
+        Ok(Some((serde_json::from_slice(&json)?, bytes)))
+    }
+
+    fn read_piece(&self, length: usize) -> Result<Vec<u8>, ChannelError> {
+        let mut piece = Vec::new();
+        while piece.len() < length {
+            // No more than is usual is reserved on the word of the other end.
+            let from = piece.len();
+            piece.resize(length.min(from + (1 << 17)), 0);
+            if self.read_full(&mut piece[from..])? < piece.len() - from {
+                return Err(ChannelError::Truncated);
+            }
         }
-        Ok(Some(serde_json::from_slice(&body)?))
+        Ok(piece)
     }
 
     /// Ends the connection: both sides then receive `None`.
@@ -162,16 +210,29 @@ mod tests {
         a.send(&vec![2u8; 3]).unwrap();
         assert_eq!(b.recv::<(String, i32)>().unwrap(), Some(("one".into(), 1)));
         assert_eq!(b.recv::<Vec<u8>>().unwrap(), Some(vec![2, 2, 2]));
+        a.send_with(&7, b"\xff\n").unwrap();
+        assert_eq!(b.recv_with::<u8>().unwrap(), Some((7, b"\xff\n".to_vec())));
         drop(a);
         assert_eq!(b.recv::<u8>().unwrap(), None);
     }
 
     #[test]
+    fn bytes_larger_than_the_socket_holds() {
+        let (a, b) = Channel::pair().unwrap();
+        let sent: Vec<u8> = (0..5_000_000u32).map(|n| n as u8).collect();
+        let expected = sent.clone();
+        let sender = std::thread::spawn(move || a.send_with(&"x", &sent).unwrap());
+        let got = b.recv_with::<String>().unwrap();
+        assert!(got == Some(("x".into(), expected)));
+        sender.join().unwrap();
+    }
+
+    #[test]
     fn lengths_and_ends_are_checked() {
         let (a, b) = Channel::pair().unwrap();
-        a.stream().write_all(&u32::MAX.to_le_bytes()).unwrap();
+        a.stream().write_all(&[u8::MAX; HEADER]).unwrap();
         assert!(matches!(b.recv::<u8>(), Err(ChannelError::TooLong { .. })));
-        a.stream().write_all(&[5, 0, 0, 0, b'1']).unwrap();
+        a.stream().write_all(&[5, 0, 0, 0, 0, 0, 0, 0, b'1']).unwrap();
         drop(a);
         assert!(matches!(b.recv::<u8>(), Err(ChannelError::Truncated)));
     }

@@ -280,6 +280,14 @@ impl Worker {
         self.wait()
     }
 
+    /// Waits for a message from it and the bytes that come with it; `None` where it ended.
+    ///
+    /// # Errors
+    /// As [`Channel::recv`].
+    pub fn recv_with<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<u8>)>, ChannelError> {
+        self.channel.recv_with()
+    }
+
     /// Waits for its end, after which nothing that it started is left.
     ///
     /// # Errors
@@ -410,6 +418,14 @@ impl WorkerChannel {
     /// As [`Channel::send`].
     pub fn send<T: Serialize>(&self, message: &T) -> Result<(), ChannelError> {
         self.channel.send(message)
+    }
+
+    /// Sends a message, and bytes that come with it as they are.
+    ///
+    /// # Errors
+    /// As [`Channel::send`].
+    pub fn send_with<T: Serialize>(&self, message: &T, bytes: &[u8]) -> Result<(), ChannelError> {
+        self.channel.send_with(message, bytes)
     }
 
     /// Waits for a message; `None` where the other end closed the channel.

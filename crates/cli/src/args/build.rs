@@ -8,6 +8,7 @@ use rbuild_executor::Ulimit;
 use super::output::{OutputSpec, parse_output};
 use super::shared::{CommonArgs, RegistryArgs};
 use super::values::{self, Assignment, CallSpec, SecretSpec, SshSpec};
+use crate::logs::LogFileSpec;
 
 /// Build an image from a Dockerfile.
 #[derive(Debug, Args)]
@@ -108,6 +109,14 @@ pub(crate) struct BuildArgs {
     /// Docker release whose log and semantics are reproduced [default: 28].
     #[arg(long, value_name = "RELEASE", help_heading = "Log")]
     pub(crate) docker_version: Option<DockerVersion>,
+    /// Write the log into this file too, in the same form or in another: docker, buildkit, rawjson or events, as
+    /// events:build.events. What a form has on two streams is there in the order in which it was written; --quiet is for
+    /// the terminal alone. May be repeated.
+    #[arg(long, value_name = "[FORMAT:]FILE", value_parser = values::log_file, help_heading = "Log")]
+    pub(crate) log_file: Vec<LogFileSpec>,
+    /// Show all that a step writes where BuildKit clips it (2 MiB of a step, 200 KiB a second).
+    #[arg(long, help_heading = "Log")]
+    pub(crate) no_clip: bool,
     /// With --log-format=docker: run what only BuildKit can do instead of refusing it.
     #[arg(long, help_heading = "Log")]
     pub(crate) lenient: bool,

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::build::BuildArgs;
+use super::build::{BuildArgs, LogFormat};
 use super::shared::{CommonArgs, RegistryArgs};
 use super::values;
+use crate::logs::LogFileSpec;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -57,6 +58,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Show how an image was made.
     History(HistoryArgs),
+    /// Show the log of a recorded build, in any form, without building.
+    Replay(ReplayArgs),
     /// Tell what this machine allows and what is missing.
     Doctor(DoctorArgs),
     /// Write the completion script of a shell.
@@ -292,6 +295,39 @@ pub(crate) struct HistoryArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// What `--log-format=events` or `--log-file events:FILE` wrote; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Wait between events as long as the build took.
+    #[arg(long)]
+    pub(crate) realtime: bool,
+    /// Form of the log [default: docker or buildkit, as the builder was].
+    #[arg(long, value_name = "FORMAT", help_heading = "Log")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// Show nothing but the id of the image, or more than that [default: as the build did].
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set, help_heading = "Log")]
+    pub(crate) quiet: Option<bool>,
+    /// Write the log into this file too, in the same form or in another: docker, buildkit, rawjson or events, as
+    /// events:build.events. What a form has on two streams is there in the order in which it was written; --quiet is for
+    /// the terminal alone. May be repeated.
+    #[arg(long, value_name = "[FORMAT:]FILE", value_parser = values::log_file, help_heading = "Log")]
+    pub(crate) log_file: Vec<LogFileSpec>,
+    /// Show all that a step writes where BuildKit clips it (2 MiB of a step, 200 KiB a second).
+    #[arg(long, help_heading = "Log")]
+    pub(crate) no_clip: bool,
+    /// Of a recorded --check: show what was found as JSON, as --call=check,format=json does.
+    #[arg(long, help_heading = "Log")]
+    pub(crate) json: bool,
+    /// As docker's: warnings of build checks in full.
+    #[arg(short = 'D', long, hide = true)]
+    pub(crate) debug: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// As JSON.
     #[arg(long)]
@@ -341,6 +377,7 @@ impl Command {
             Command::Logout(args) => &args.common,
             Command::Inspect(args) => &args.common,
             Command::History(args) => &args.common,
+            Command::Replay(args) => &args.common,
             Command::Doctor(args) => &args.common,
             Command::Completion(args) => &args.common,
             Command::Man(args) => &args.common,

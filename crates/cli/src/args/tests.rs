@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pretty_assertions::assert_eq;
 
 use super::*;
+use crate::logs::LogFileSpec;
 
 fn parse_with(line: &[&str], variables: &[(&str, &str)]) -> Result<Command, ArgsError> {
     let line: Vec<OsString> = line.iter().map(OsString::from).collect();
@@ -314,4 +315,47 @@ fn an_argument_is_named_in_full() {
     assert_eq!(message, "invalid value `x` for <SHELL>");
     assert!(cause.is_some_and(|cause| cause.contains("bash")));
     assert_eq!(flag_error(&["completion"]).0, "missing argument: <SHELL>");
+}
+
+#[test]
+fn log_files() {
+    use rbuild_logfmt::Format::{Buildkit, Events, Legacy, RawJson};
+    for (text, format, path) in [
+        ("build.log", None, "build.log"),
+        ("./docker:x", None, "./docker:x"),
+        ("a-b:c", None, "a-b:c"),
+        (":x", None, ":x"),
+        ("docker:x", Some(Legacy), "x"),
+        ("buildkit:/a:b", Some(Buildkit), "/a:b"),
+        ("plain:x", Some(Buildkit), "x"),
+        ("rawjson:x", Some(RawJson), "x"),
+        ("events:./-", Some(Events), "./-"),
+    ] {
+        let args = build(&["--log-file", text, "."]);
+        assert_eq!(args.log_file, [LogFileSpec { format, path: path.into() }], "{text}");
+    }
+    for text in ["tty:x", "auto:x", "event:x", "Docker:x", "events:", "", "-", "events:-"] {
+        let (message, cause, _) = flag_error(&["--log-file", text, "."]);
+        assert!(message.ends_with("for --log-file") && cause.is_some(), "{text}: {message} {cause:?}");
+    }
+    let args = build_with(&["."], &[("RBUILD_LOG_FILE", "a events:b")]);
+    assert_eq!(args.log_file.len(), 2);
+}
+
+#[test]
+fn replays() {
+    let replay = |line: &[&str]| match parse_with(line, &[]) {
+        Ok(Command::Replay(args)) => args,
+        other => panic!("{line:?}: {other:?}"),
+    };
+    let args = replay(&["replay", "x"]);
+    assert_eq!((args.file, args.quiet, args.log_format, args.realtime), ("x".into(), None, None, false));
+    let args = replay(&["replay", "-q", "--log-format=docker", "--realtime", "-"]);
+    assert_eq!(
+        (args.file, args.quiet, args.log_format, args.realtime),
+        ("-".into(), Some(true), Some(LogFormat::Docker), true)
+    );
+    assert_eq!(replay(&["replay", "--quiet=false", "x"]).quiet, Some(false));
+    let (message, _, _) = flag_error(&["replay"]);
+    assert!(message.starts_with("missing argument"), "{message}");
 }

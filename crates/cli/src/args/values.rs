@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use rbuild_executor::Ulimit;
 use rbuild_executor::logfmt::event::Builder;
+use rbuild_logfmt::Format;
 
 use super::csv::{self, CsvError};
+use crate::logs::LogFileSpec;
 
 /// Why a value of a flag is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +66,22 @@ pub(crate) enum ValueError {
     /// A `type=` of a secret.
     #[error("a secret has no type `{0}`, write file or env")]
     SecretType(String),
+    /// A form that no file can have.
+    #[error(
+        "a log file has no form `{name}`, write docker, buildkit, rawjson or events; a file of that name is `./{text}`"
+    )]
+    LogFileFormat {
+        /// The form.
+        name: String,
+        /// All that was written.
+        text: String,
+    },
+    /// No file.
+    #[error("a log file needs a name")]
+    LogFileName,
+    /// Standard output.
+    #[error("standard output has a log of its own, see --log-format; a file named `-` is `./-`")]
+    LogFileStdout,
     /// A secret without a name.
     #[error("the secret has no id, write id=NAME")]
     SecretId,
@@ -94,6 +112,29 @@ impl ValueError {
             ValueError::EmptyKey(_) => format!("invalid environment variable: {value}"),
             _ => return None,
         })
+    }
+}
+
+/// `--log-file`: `FILE`, or `FORMAT:FILE`. What stands before the first colon is a format if it is a word.
+pub(crate) fn log_file(text: &str) -> Result<LogFileSpec, ValueError> {
+    let is_word = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphabetic());
+    let (format, path) = match text.split_once(':') {
+        Some((name, path)) if is_word(name) => (Some(name), path),
+        _ => (None, text),
+    };
+    let format = match format {
+        None => None,
+        Some(name) => match Format::from_name(name, false) {
+            Ok(format @ (Format::Legacy | Format::Buildkit | Format::RawJson | Format::Events)) if name != "auto" => {
+                Some(format)
+            }
+            _ => return Err(ValueError::LogFileFormat { name: name.to_owned(), text: text.to_owned() }),
+        },
+    };
+    match path {
+        "" => Err(ValueError::LogFileName),
+        "-" => Err(ValueError::LogFileStdout),
+        path => Ok(LogFileSpec { format, path: PathBuf::from(path) }),
     }
 }
 

@@ -7,6 +7,7 @@ mod images;
 mod login;
 mod program;
 mod prune;
+mod replay;
 mod transfer;
 
 use std::sync::atomic::AtomicBool;
@@ -32,6 +33,7 @@ pub(crate) fn run(command: Command, environment: &Environment, output: &mut Outp
         Command::Logout(args) => login::logout(args, environment, output),
         Command::Inspect(args) => images::inspect(args, environment, output),
         Command::History(args) => images::history(args, environment, output),
+        Command::Replay(args) => replay::replay(args, output),
         Command::Completion(args) => program::completion(&args, output),
         Command::Man(args) => program::man(&args, output),
         Command::Version(_) => program::version(output),

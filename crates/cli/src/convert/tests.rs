@@ -29,8 +29,16 @@ fn convert(line: &[&str]) -> BuildRequest {
 fn nothing_but_a_context() {
     let request = convert(&["."]);
     assert_eq!(request.options, BuildOptions::new("/r", ContextSource::Dir(".".into())));
-    assert_eq!(request.format, Format::Buildkit);
-    assert!(request.hints && !request.stdout_taken);
+    assert_eq!(request.log.format, Some(Format::Buildkit));
+    assert!(request.log.hints && !request.stdout_taken);
+}
+
+#[test]
+fn a_log_file_is_named_once() {
+    let files = convert(&["--log-file", "a", "--log-file", "events:b", "."]).log.files;
+    assert_eq!(files.len(), 2);
+    let error = convert_with(&["--log-file", "a", "--log-file", "events:a", "."], &[]).unwrap_err();
+    assert_eq!(error.to_string(), "the log file `a` is named twice");
 }
 
 #[test]
@@ -107,13 +115,16 @@ fn forms_of_the_log() {
     ];
     for (flags, without, with) in cases {
         let line: Vec<&str> = flags.iter().copied().chain(["."]).collect();
-        assert_eq!(convert_on(&line, &[], Terminals::default()).unwrap().format, *without, "{flags:?}");
-        assert_eq!(convert_on(&line, &[], on_terminal).unwrap().format, *with, "{flags:?}");
+        assert_eq!(convert_on(&line, &[], Terminals::default()).unwrap().log.format, Some(*without), "{flags:?}");
+        assert_eq!(convert_on(&line, &[], on_terminal).unwrap().log.format, Some(*with), "{flags:?}");
     }
     assert!(convert(&["--progress=quiet", "."]).options.quiet);
     assert!(convert(&["-q", "--log-format=docker", "."]).options.quiet);
-    assert_eq!(convert_with(&["."], &[("BUILDKIT_PROGRESS", "plain")]).unwrap().format, Buildkit);
-    assert_eq!(convert_with(&["--log-format=docker", "."], &[("BUILDKIT_PROGRESS", "tty")]).unwrap().format, Legacy);
+    assert_eq!(convert_with(&["."], &[("BUILDKIT_PROGRESS", "plain")]).unwrap().log.format, Some(Buildkit));
+    assert_eq!(
+        convert_with(&["--log-format=docker", "."], &[("BUILDKIT_PROGRESS", "tty")]).unwrap().log.format,
+        Some(Legacy)
+    );
     let error = convert_with(&["--log-format=docker", "--progress=rawjson", "."], &[]).unwrap_err();
     assert_eq!(error.to_string(), "--log-format=docker and --progress=rawjson contradict each other");
     assert!(convert_with(&["."], &[("BUILDKIT_PROGRESS", "fancy")]).is_err());

@@ -111,6 +111,13 @@ impl Mux {
         out
     }
 
+    /// What is to be shown of a step that has too much to wait for its turn.
+    pub(super) fn print_now(&mut self, trace: &mut Trace, id: StepId) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.print_step(trace, id, &mut out);
+        out
+    }
+
     fn loads(
         &self,
         trace: &Trace,
@@ -213,29 +220,24 @@ impl Mux {
 
 /// Writes the lines of output that are new. 20.10 keeps numbers within its lines.
 fn print_logs(step: &mut Traced, version: Version, out: &mut Vec<u8>) {
-    let count = step.logs.len();
-    for (at, text) in step.logs.iter().enumerate() {
-        let shown = if at == 0 { step.logs_offset } else { 0 };
+    let number = format!("#{} ", step.index);
+    let mut shown = std::mem::take(&mut step.logs_offset);
+    let mut last = 0;
+    for text in step.logs.split_inclusive(|byte| *byte == b'\n') {
+        last = text.len();
         let text = text.get(shown..).unwrap_or_default();
         if version == Version::V28 && shown == 0 {
-            out.extend_from_slice(format!("#{} ", step.index).as_bytes());
+            out.extend_from_slice(number.as_bytes());
         }
         out.extend_from_slice(text);
-        if at + 1 != count || !step.logs_partial {
-            out.push(b'\n');
-        }
-        step.ring.put(text, !step.logs_partial);
+        step.ring.put(text.strip_suffix(b"\n").unwrap_or(text), !step.logs_partial);
+        shown = 0;
     }
-    match step.logs.pop() {
-        Some(last) if step.logs_partial => {
-            step.logs_offset = last.len();
-            step.logs = vec![last];
-        }
-        Some(_) => {
-            step.logs.clear();
-            step.logs_offset = 0;
-        }
-        None => {}
+    if step.logs_partial {
+        step.logs.drain(..step.logs.len() - last);
+        step.logs_offset = last;
+    } else {
+        step.logs.clear();
     }
 }
 

@@ -15,7 +15,9 @@ impl Ring {
     /// Puts a line into the current place, and moves on if it is complete.
     pub(super) fn put(&mut self, line: &[u8], complete: bool) {
         if let Some(place) = self.lines.get_mut(self.at) {
-            *place = Some(line.to_vec());
+            let kept = place.get_or_insert_default();
+            kept.clear();
+            kept.extend_from_slice(line);
         }
         if complete {
             self.at = (self.at + 1) % LINES;

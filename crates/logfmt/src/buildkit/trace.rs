@@ -24,8 +24,8 @@ pub(super) struct Traced {
     pub(super) statuses: Vec<VertexStatus>,
     by_id: HashMap<String, usize>,
     pub(super) status_updates: BTreeSet<String>,
-    /// Lines not yet shown, with their times in front; the last one may lack its end.
-    pub(super) logs: Vec<Vec<u8>>,
+    /// Lines not yet shown, with their times in front; the last one may lack its end, and may have been shown in part.
+    pub(super) logs: Vec<u8>,
     pub(super) logs_partial: bool,
     /// How much of the unfinished line was shown.
     pub(super) logs_offset: usize,
@@ -104,35 +104,21 @@ impl Traced {
     }
 
     fn take_log(&mut self, log: &VertexLog, version: Version) {
-        let mut rest = log.data.as_slice();
-        let mut first = true;
-        while !rest.is_empty() {
-            let end = rest.iter().position(|byte| *byte == b'\n');
-            let (line, after) = match end {
-                Some(end) => (rest.get(..end).unwrap_or(rest), rest.get(end + 1..).unwrap_or_default()),
-                None => (rest, &[][..]),
-            };
-            match self.logs.last_mut() {
-                Some(last) if first && self.logs_partial => last.extend_from_slice(line),
-                _ => {
-                    let origin = self.origin(version).unwrap_or(log.timestamp);
-                    let seconds = log.timestamp.saturating_sub(origin) as f64 / 1e9;
-                    let decimals = match seconds {
-                        s if s < 10.0 => 3,
-                        s if s < 100.0 => 2,
-                        _ => 1,
-                    };
-                    let number = if version == Version::V20 { format!("#{} ", self.index) } else { String::new() };
-                    let mut text = format!("{number}{seconds:.decimals$} ").into_bytes();
-                    text.extend_from_slice(line);
-                    self.logs.push(text);
-                }
+        let origin = self.origin(version).unwrap_or(log.timestamp);
+        let seconds = log.timestamp.saturating_sub(origin) as f64 / 1e9;
+        let decimals = match seconds {
+            s if s < 10.0 => 3,
+            s if s < 100.0 => 2,
+            _ => 1,
+        };
+        let number = if version == Version::V20 { format!("#{} ", self.index) } else { String::new() };
+        let prefix = format!("{number}{seconds:.decimals$} ");
+        for line in log.data.split_inclusive(|byte| *byte == b'\n') {
+            if !self.logs_partial {
+                self.logs.extend_from_slice(prefix.as_bytes());
             }
-            first = false;
-            rest = after;
-            if rest.is_empty() {
-                self.logs_partial = end.is_none();
-            }
+            self.logs.extend_from_slice(line);
+            self.logs_partial = !line.ends_with(b"\n");
         }
     }
 }
@@ -151,6 +137,20 @@ pub(super) struct Trace {
 impl Trace {
     pub(super) fn new(version: Version) -> Self {
         Self { version, steps: BTreeMap::new(), begun: Vec::new(), updates: BTreeSet::new() }
+    }
+
+    /// How many bytes of a step's output wait to be shown.
+    pub(super) fn waiting(&self, step: StepId) -> usize {
+        self.steps.get(&step).map_or(0, |step| step.logs.len())
+    }
+
+    /// Forgets the beginning of a long line that was shown: only its end is shown again, if it is.
+    pub(super) fn shorten(&mut self, step: StepId, most: usize) {
+        if let Some(step) = self.steps.get_mut(&step) {
+            let excess = step.logs.len().saturating_sub(most / 2);
+            step.logs.drain(..excess);
+            step.logs_offset = step.logs_offset.saturating_sub(excess);
+        }
     }
 
     /// How many steps have something new to show.
@@ -237,7 +237,11 @@ impl Trace {
             }
             out.extend_from_slice(format!("------\n > {}:\n", step.vertex.name).as_bytes());
             let recent = (self.version == Version::V28).then(|| step.ring.iter()).into_iter().flatten();
-            for line in step.logs.iter().map(Vec::as_slice).chain(recent) {
+            out.extend_from_slice(&step.logs);
+            if step.logs_partial {
+                out.push(b'\n');
+            }
+            for line in recent {
                 out.extend_from_slice(line);
                 out.push(b'\n');
             }

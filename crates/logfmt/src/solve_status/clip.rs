@@ -16,17 +16,22 @@ pub(super) struct Clip {
     began: u64,
     size: u64,
     clipping: bool,
+    /// Nothing is clipped.
+    off: bool,
     /// The last bytes since the first clipped one.
     kept: Option<Vec<u8>>,
 }
 
 impl Clip {
-    pub(super) fn new(began: u64) -> Self {
-        Self { began, size: 0, clipping: false, kept: None }
+    pub(super) fn new(began: u64, off: bool) -> Self {
+        Self { began, size: 0, clipping: false, off, kept: None }
     }
 
     /// What is shown of a piece written at `now`.
     pub(super) fn pass(&mut self, data: &[u8], now: u64) -> Vec<u8> {
+        if self.off {
+            return data.to_vec();
+        }
         let before = self.size;
         self.size = self.size.saturating_add(data.len() as u64);
         // The first second has begun with the step.
@@ -40,7 +45,10 @@ impl Clip {
         }
         if let Some(kept) = &mut self.kept {
             kept.extend_from_slice(data.get(data.len().saturating_sub(KEPT)..).unwrap_or(data));
-            kept.drain(..kept.len().saturating_sub(KEPT));
+            // Not each time: what stays is moved.
+            if kept.len() > 4 * KEPT {
+                kept.drain(..kept.len() - KEPT);
+            }
         }
         let mut shown = shown.to_vec();
         if shown.len() == data.len() {
@@ -56,7 +64,9 @@ impl Clip {
 
     /// What was kept of a clipped stream: shown when the step fails.
     pub(super) fn flush(&mut self) -> Vec<u8> {
-        self.kept.take().unwrap_or_default()
+        let mut kept = self.kept.take().unwrap_or_default();
+        kept.drain(..kept.len().saturating_sub(KEPT));
+        kept
     }
 }
 
@@ -66,7 +76,7 @@ mod tests {
 
     #[test]
     fn too_fast() {
-        let mut clip = Clip::new(0);
+        let mut clip = Clip::new(0, false);
         assert_eq!(clip.pass(&[b'y'; 200 << 10], 0).len(), 200 << 10);
         assert_eq!(clip.pass(b"more", 5), b"\n[output clipped, log limit 200KiB/s reached]\n");
         assert_eq!(clip.pass(b"more", SECOND), b"");
@@ -77,12 +87,26 @@ mod tests {
 
     #[test]
     fn too_much() {
-        let mut clip = Clip::new(0);
+        let mut clip = Clip::new(0, false);
         let piece = vec![b'z'; 1 << 20];
         assert_eq!(clip.pass(&piece, 60 * SECOND).len(), 1 << 20);
         assert_eq!(clip.pass(&piece, 61 * SECOND).len(), 1 << 20);
         assert_eq!(clip.pass(&piece, 62 * SECOND), b"\n[output clipped, log limit 2MiB reached]\n");
         assert_eq!(clip.pass(b"x", u64::MAX), b"");
-        assert_eq!(clip.flush().len(), KEPT);
+        for _ in 0..9 {
+            clip.pass(&piece, u64::MAX);
+        }
+        clip.pass(b"the end", u64::MAX);
+        let kept = clip.flush();
+        assert_eq!(kept.len(), KEPT);
+        assert!(kept.ends_with(b"zzthe end"));
+    }
+
+    #[test]
+    fn off() {
+        let mut clip = Clip::new(0, true);
+        let piece = vec![b'z'; 3 << 20];
+        assert_eq!(clip.pass(&piece, 0), piece);
+        assert_eq!(clip.flush(), b"");
     }
 }
