@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_logfmt::event::{Builder, Dialect, Version};
-use rbuild_parser::ignore::PatternMatcher;
+use rbuild_parser::ignore::{IgnoreError, PatternMatcher};
 use rbuild_sandbox::root::Root;
 
 pub use error::ContextError;
@@ -115,6 +115,8 @@ struct Ignore {
     patterns: Arc<PatternMatcher>,
     /// BuildKit: the Dockerfile has an ignore file of its own.
     is_own: bool,
+    /// BuildKit: the patterns, of which one is none.
+    refused: Option<(Vec<String>, IgnoreError)>,
 }
 
 impl Context {
@@ -262,11 +264,26 @@ impl Context {
         if self.is_archive() {
             return Ok(None);
         }
+        if self.dialect.version == Version::V20 {
+            self.check_ignore()?;
+        }
         let is_all =
             wanted.is_empty() || wanted.iter().any(|path| follow::joined(Path::new(path)).as_os_str().is_empty());
         let wanted = if is_all { &[] } else { wanted };
         let patterns = &self.ignore.patterns;
         transfer(self.dialect.version, &self.tree, wanted, patterns, held, Asks::Changed, &|_| (0, 0)).map(Some)
+    }
+
+    /// BuildKit: whether the patterns of the ignore file are patterns. 28 finds out when it has read the file, 20 when it
+    /// transfers the context.
+    ///
+    /// # Errors
+    /// If one of them is none.
+    pub fn check_ignore(&self) -> Result<(), ContextError> {
+        match self.ignore.refused.clone() {
+            Some((patterns, source)) => Err(ContextError::IgnorePattern { patterns, source }),
+            None => Ok(()),
+        }
     }
 
     /// BuildKit: the transfer of the Dockerfile; `None` where it comes from a tar.

@@ -57,7 +57,7 @@ pub(super) fn open_named(
     }
     let tree = SourceTree::open(&absolute, Ownership::Real)?;
     let list = read_ignore_file(&tree, IGNORE_FILE)?.unwrap_or_default();
-    let ignore = Ignore { patterns: compile(&list)?, is_own: false };
+    let ignore = Ignore { patterns: compile(&list)?, is_own: false, refused: None };
     let shared_key = last_name(&absolute);
     Ok(assemble(dialect, tree, None, Kind::Directory, Dockerfile::default(), ignore, Vec::new(), name, shared_key))
 }
@@ -142,7 +142,7 @@ fn legacy_directory(request: &mut ContextRequest, tree: SourceTree) -> Result<Co
     let trimmed = legacy::tar_patterns(&patterns, list, sent.as_deref()).map_err(ContextError::IgnoreChecked)?;
     let from = if bytes.is_some() { From::Added } else { From::Context };
     let dockerfile = Dockerfile { name, bytes: Vec::new(), from };
-    let ignore = Ignore { patterns: Arc::new(trimmed), is_own: false };
+    let ignore = Ignore { patterns: Arc::new(trimmed), is_own: false, refused: None };
     let mut removed = Vec::new();
     for file in [IGNORE_FILE, dockerfile.name.as_str()] {
         if legacy::matches(version, &patterns, file).map_err(ContextError::IgnoreChecked)? {
@@ -243,7 +243,10 @@ fn buildkit_directory(
         Some(list) => list,
         None => read_ignore_file(&tree, IGNORE_FILE)?.unwrap_or_default(),
     };
-    let ignore = Ignore { patterns: compile(&list)?, is_own };
+    let ignore = match PatternMatcher::new(&list) {
+        Ok(patterns) => Ignore { patterns: Arc::new(patterns), is_own, refused: None },
+        Err(error) => Ignore { patterns: Arc::default(), is_own, refused: Some((list, error)) },
+    };
     Ok(assemble(request.dialect, tree, None, Kind::Directory, dockerfile, ignore, Vec::new(), "context", shared_key))
 }
 

@@ -468,7 +468,7 @@ fn bad_patterns() {
         fixture.write(".dockerignore", pattern.as_bytes());
         let opened = Context::open(fixture.request(dialect));
         let error = match opened {
-            Ok(context) => context.sync_size(&[], None).unwrap_err(),
+            Ok(context) => context.check_ignore().err().unwrap_or_else(|| context.sync_size(&[], None).unwrap_err()),
             Err(error) => error,
         };
         message(&error, dialect).0

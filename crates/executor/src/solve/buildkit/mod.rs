@@ -168,6 +168,9 @@ fn plan(
         }
         emitter.done(step);
     }
+    if !is_old {
+        context.check_ignore().map_err(|error| session.context_failed(&error))?;
+    }
     Ok(draft.finish(&|path| context.ignores_source(path))?)
 }
 
