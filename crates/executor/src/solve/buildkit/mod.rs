@@ -242,8 +242,10 @@ fn export(
     let inputs: Vec<StepId> = last.into_iter().collect();
     let step = emitter.begin(kind, &inputs);
     let written = (|| {
-        emitter.progress(step, Item::ExportLayers, 0, None, false);
-        emitter.progress(step, Item::ExportLayers, 0, None, true);
+        if !snapshot.layers.is_empty() {
+            emitter.progress(step, Item::ExportLayers, 0, None, false);
+            emitter.progress(step, Item::ExportLayers, 0, None, true);
+        }
         let config = target.image.config.clone();
         let created = created_before(session, &config, &snapshot.layers)?;
         let built = write_config(session, config, &snapshot.layers, &created)?;
