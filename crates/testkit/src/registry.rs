@@ -25,7 +25,7 @@ pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzi
 /// What goes wrong with an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection is closed after so many bytes of the body.
+    /// The connection is closed after so many bytes of a body that is longer.
     CutAfter(usize),
     /// The connection is closed without an answer.
     Close,
@@ -331,11 +331,13 @@ impl State {
 
     /// Returns whether the connection may go on.
     fn send(&self, mut stream: &TcpStream, request: &Request, answer: &Answer) -> io::Result<bool> {
-        let fault =
-            lock(&self.rules).iter_mut().find(|rule| rule.times > 0 && request.path.contains(&rule.part)).map(|rule| {
-                rule.times = rule.times.saturating_sub(1);
-                rule.fault.clone()
-            });
+        // What is too short to be cut does not use a cut up: which blob is asked for first is a race.
+        let can_be_had = |fault: &Fault| !matches!(fault, Fault::CutAfter(bytes) if *bytes >= answer.body.len());
+        let applies = |rule: &&mut Rule| rule.times > 0 && request.path.contains(&rule.part) && can_be_had(&rule.fault);
+        let fault = lock(&self.rules).iter_mut().find(applies).map(|rule| {
+            rule.times = rule.times.saturating_sub(1);
+            rule.fault.clone()
+        });
         let faulty = match fault {
             Some(Fault::Close) => return Ok(false),
             Some(Fault::Status(status)) => {
@@ -354,7 +356,7 @@ impl State {
             return Ok(true);
         }
         match fault {
-            Some(Fault::CutAfter(bytes)) if bytes < answer.body.len() => {
+            Some(Fault::CutAfter(bytes)) => {
                 stream.write_all(&answer.body[..bytes])?;
                 Ok(false)
             }
