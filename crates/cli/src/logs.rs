@@ -89,6 +89,8 @@ pub(crate) struct Logs<'a> {
     shows_notes: bool,
     /// When the build began, as far as is known from its first event.
     began: Option<Instant>,
+    /// When the last event was shown.
+    heard: Option<Instant>,
 }
 
 impl<'a> Logs<'a> {
@@ -101,11 +103,25 @@ impl<'a> Logs<'a> {
             Ok(ToFile { format: file.format, renderer: None, file: file_log })
         };
         let files = spec.files.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Logs { spec, renderer: None, output, files, notes: Vec::new(), shows_notes: false, began: None })
+        Ok(Logs {
+            spec,
+            renderer: None,
+            output,
+            files,
+            notes: Vec::new(),
+            shows_notes: false,
+            began: None,
+            heard: None,
+        })
     }
 
     /// Takes the next event.
     pub(crate) fn event(&mut self, event: &Event) {
+        self.show(event);
+        self.heard = Some(Instant::now());
+    }
+
+    fn show(&mut self, event: &Event) {
         self.began.get_or_insert_with(|| {
             let now = Instant::now();
             now.checked_sub(Duration::from_nanos(event.at)).unwrap_or(now)
@@ -160,8 +176,12 @@ impl<'a> Logs<'a> {
         }
     }
 
-    /// Lets live displays catch up with the clock.
+    /// Lets live displays catch up with the clock. As long as events come they do so themselves; and when there is more
+    /// output than can be shown at once, the events that wait are older than the clock says.
     pub(crate) fn tick(&mut self) {
+        if self.heard.is_some_and(|heard| heard.elapsed() < LAG) {
+            return;
+        }
         if let Some(now) = self.began.and_then(|began| began.elapsed().checked_sub(LAG)) {
             self.tick_at(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
         }
