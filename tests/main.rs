@@ -10,6 +10,7 @@ mod hostile;
 mod killed;
 mod parallel;
 mod rawjson;
+mod refusals;
 mod replay;
 mod secrets;
 mod signals;

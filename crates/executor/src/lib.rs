@@ -19,6 +19,8 @@ pub mod manage;
 mod mode;
 mod options;
 mod plan;
+mod processor;
+mod pull_failure;
 mod removal;
 pub mod rootfs;
 mod session;

@@ -1,6 +1,6 @@
 //! What all steps of one build share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use rbuild_image::layer::LayerReader;
 use rbuild_image::manifest::{Descriptor, annotation};
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::{DockerVersion, Reference};
-use rbuild_image::registry::{Registry, RegistryError, Resolved, TransferEvent};
+use rbuild_image::registry::{CredentialUse, Found, Registry, RegistryError, Resolved, TransferEvent};
 use rbuild_image::store::{CacheRecord, LayerBlob, Lease, NamedLock, Store, StoreError};
-use rbuild_logfmt::event::{Builder, Failure, PullFailure, Version};
+use rbuild_logfmt::event::{Builder, Failure, PullFailure, StepKind, Version};
 use rbuild_sandbox::root::{Ownership, Root};
 use rbuild_sandbox::{Facts, Privilege};
 
@@ -27,6 +27,7 @@ use crate::emit::Emitter;
 use crate::key::CacheKey;
 use crate::options::BuildOptions;
 use crate::plan::buildkit::StageBase;
+use crate::pull_failure::pull_failure;
 use crate::removal::{Removals, remove_large_tree};
 use crate::stop::Stop;
 use crate::{manage, rootfs};
@@ -47,6 +48,8 @@ pub(crate) struct Session<'a> {
     input: Mutex<Option<OwnedFd>>,
     output: Mutex<Option<OwnedFd>>,
     removals: Removals,
+    /// Uses of passwords that the log has.
+    told_uses: Mutex<HashSet<CredentialUse>>,
 }
 
 /// Layers of a base image as they come.
@@ -65,6 +68,8 @@ pub(crate) trait PullProgress: Sync {
     fn extracting(&self, _layer: &BaseLayer) {}
     /// It is unpacked.
     fn extracted(&self, _layer: &BaseLayer) {}
+    /// Nothing at all of its blob came.
+    fn refused(&self, _blob: &Descriptor) {}
 }
 
 /// For pulls that nobody watches.
@@ -105,6 +110,7 @@ impl<'a> Session<'a> {
             input: Mutex::new(input),
             output: Mutex::new(output),
             removals: Removals::default(),
+            told_uses: Mutex::default(),
         })
     }
 
@@ -379,10 +385,25 @@ impl<'a> Session<'a> {
 
     /// Asks the registry for an image.
     pub(crate) fn remote_image(&self, reference: &Reference, platform: &Platform) -> Result<BaseImage, Stop> {
-        let resolved = self
-            .registry
-            .resolve(reference, platform, self.abort.flag())
-            .map_err(|error| self.pull_failed(&reference.to_string(), platform, &error))?;
+        self.remote_image_noting(reference, platform, &mut |_| {})
+    }
+
+    /// As [`Session::remote_image`]; `found` hears how far it got.
+    pub(crate) fn remote_image_noting(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        found: &mut dyn FnMut(Found<'_>),
+    ) -> Result<BaseImage, Stop> {
+        let resolved = self.registry.resolve_noting(reference, platform, found, self.abort.flag());
+        for used in self.registry.take_credential_uses() {
+            if !self.told_uses.lock().unwrap_or_else(PoisonError::into_inner).insert(used.clone()) {
+                continue;
+            }
+            let step = self.emitter.begin(StepKind::Auth { scope: used.scope, host: used.host }, &[]);
+            self.emitter.done(step);
+        }
+        let resolved = resolved.map_err(|error| self.pull_failed(&reference.to_string(), platform, None, &error))?;
         self.image_of(reference, resolved)
     }
 
@@ -392,15 +413,15 @@ impl<'a> Session<'a> {
         let diff_ids = resolved.config.diff_ids();
         if diff_ids.len() != image.layers.len() {
             return Err(Stop::failed(Failure::Pull {
+                flag: None,
                 reference: reference.to_string(),
-                cause: PullFailure::Other {
-                    status: None,
+                cause: Box::new(PullFailure::Other {
                     detail: format!(
                         "its configuration names {} layers, its manifest {}",
                         diff_ids.len(),
                         image.layers.len()
                     ),
-                },
+                }),
             }));
         }
         let layers = diff_ids.iter().zip(&image.layers);
@@ -427,7 +448,13 @@ impl<'a> Session<'a> {
         })
     }
 
-    pub(crate) fn pull_failed(&self, reference: &str, platform: &Platform, error: &RegistryError) -> Stop {
+    pub(crate) fn pull_failed(
+        &self,
+        reference: &str,
+        platform: &Platform,
+        layer: Option<&Descriptor>,
+        error: &RegistryError,
+    ) -> Stop {
         if self.abort.is_cancelled() {
             return Stop::Cancelled;
         }
@@ -436,7 +463,11 @@ impl<'a> Session<'a> {
             let root = self.store.root();
             return Stop::own(error).while_doing(|| format!("cannot store {reference} in `{}`", root.display()));
         }
-        Stop::failed(Failure::Pull { reference: reference.to_owned(), cause: pull_failure(platform, error) })
+        Stop::failed(Failure::Pull {
+            reference: reference.to_owned(),
+            cause: Box::new(pull_failure(platform, layer, error)),
+            flag: None,
+        })
     }
 
     /// Fetches and unpacks what is missing of an image: several blobs at once, each layer unpacked as soon as it is
@@ -499,8 +530,11 @@ impl<'a> Session<'a> {
                 self.registry
                     .fetch_blob(&remote.reference, blob, &mut writer, &mut report, self.abort.flag())
                     .map_err(|error| {
-                        let stop = self.pull_failed(&remote.reference.to_string(), &image.config.platform(), &error);
-                        blob_missing(stop, blob)
+                        if !matches!(error, RegistryError::Content { .. } | RegistryError::Sink { .. }) {
+                            progress.refused(blob);
+                        }
+                        let name = remote.reference.to_string();
+                        self.pull_failed(&name, &image.config.platform(), Some(blob), &error)
                     })?;
                 writer.commit()?;
             }
@@ -695,47 +729,6 @@ impl<'a> Session<'a> {
 
 /// How many layers of an image are fetched and unpacked at once.
 const PARALLEL_LAYERS: usize = 3;
-
-/// What the registry said: code and message, as Docker puts them; else our own words.
-fn registry_detail(error: &RegistryError) -> String {
-    if let RegistryError::Refused(refusal) = error
-        && let Some(first) = refusal.errors.first()
-    {
-        return format!("{}: {}", first.code.to_lowercase().replace('_', " "), first.message);
-    }
-    crate::worker::with_causes(error)
-}
-
-/// A registry's refusal as a fact.
-pub(crate) fn pull_failure(platform: &Platform, error: &RegistryError) -> PullFailure {
-    use rbuild_image::registry::RegistryErrorKind as Kind;
-    let detail = registry_detail(error);
-    match error.kind() {
-        Kind::NotFound => PullFailure::NotFound,
-        Kind::Denied => PullFailure::Denied { detail },
-        Kind::TooManyRequests => PullFailure::TooManyRequests { detail },
-        Kind::NoPlatform => PullFailure::NoPlatform { platform: platform.to_string() },
-        _ => {
-            let status = match error {
-                RegistryError::Refused(refusal) => Some(refusal.status),
-                _ => None,
-            };
-            PullFailure::Other { status, detail }
-        }
-    }
-}
-
-/// Of a registry that has an image but lacks one of its blobs, says which.
-fn blob_missing(mut stop: Stop, blob: &Descriptor) -> Stop {
-    if let Stop::Failed(failed) = &mut stop
-        && let Failure::Pull { cause, .. } = &mut failed.failure
-        && *cause == PullFailure::NotFound
-    {
-        let detail = format!("the registry has the image, but not its layer {}", blob.digest);
-        *cause = PullFailure::Other { status: None, detail };
-    }
-    stop
-}
 
 /// The lock under which a layer is fetched and unpacked.
 fn layer_lock(layer: &DiffId) -> String {

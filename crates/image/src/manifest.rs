@@ -350,6 +350,7 @@ impl Manifest {
         let probe: Probe = json::from_bytes(&bytes).map_err(|e| failed(content_type.unwrap_or("manifest"), e))?;
         let media_type = match (&probe.media_type, content_type) {
             (Some(own), _) if !own.is_empty() => own.clone(),
+            (_, Some(media_type::DOCKER_SCHEMA1_SIGNED)) => media_type::DOCKER_SCHEMA1_SIGNED.to_owned(),
             _ if probe.schema_version == Some(1) => media_type::DOCKER_SCHEMA1.to_owned(),
             (_, Some(given)) if media_type::is_manifest(given) || media_type::is_index(given) => given.to_owned(),
             _ if probe.manifests.is_some() => media_type::OCI_INDEX.to_owned(),

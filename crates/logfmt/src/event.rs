@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::pull_failure::{Content, Lookup, NoAnswer, Part, PullFailure, Refusal, Request};
+
 /// Whose behaviour and words are reproduced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Dialect {
@@ -275,10 +277,10 @@ pub enum StepKind {
         /// Canonical reference.
         reference: String,
     },
-    /// BuildKit: credentials are asked for, `[auth] …`.
+    /// BuildKit: a password is used, `[auth] …`.
     Auth {
-        /// Repository and scope as Docker shows them.
-        scope: String,
+        /// For a token of this scope, as Docker shows it; `None` if the registry itself is shown the password.
+        scope: Option<String>,
         /// Registry host.
         host: String,
     },
@@ -440,6 +442,15 @@ pub enum PullFact {
         /// Whether anything new came.
         newer: bool,
     },
+    /// What came is for another platform than the one asked for.
+    OtherPlatform {
+        /// The one that was asked for.
+        wanted: String,
+        /// That of the image.
+        actual: String,
+        /// Familiar name.
+        name: String,
+    },
 }
 
 /// States of a layer in a pull.
@@ -452,6 +463,8 @@ pub enum LayerState {
     Pulling,
     /// `Waiting`.
     Waiting,
+    /// `Downloading`; shown only of a layer of which nothing comes.
+    Downloading,
     /// `Verifying Checksum`.
     Verifying,
     /// `Download complete`.
@@ -614,7 +627,10 @@ pub enum Failure {
         /// As the user wrote it, after expansion of variables; Docker shows it in several normal forms.
         reference: String,
         /// Why.
-        cause: PullFailure,
+        cause: Box<PullFailure>,
+        /// Legacy: the value of COPY's `--from`, if that named it.
+        #[serde(default)]
+        flag: Option<String>,
     },
     /// Nothing to do with Docker: our own words (no space, no permission …).
     Own {
@@ -636,35 +652,4 @@ pub enum Speaker {
     Daemon,
     /// The builder, in its stream. BuildKit: the frontend while it reads the Dockerfile.
     Builder,
-}
-
-/// Why an image cannot be had.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "cause", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum PullFailure {
-    /// No such tag or digest.
-    NotFound,
-    /// The registry refuses, or the repository does not exist.
-    Denied {
-        /// The registry's code and message, as `denied: requested access to the resource is denied`.
-        detail: String,
-    },
-    /// No manifest for this platform.
-    NoPlatform {
-        /// The platform asked for.
-        platform: String,
-    },
-    /// Rate limit.
-    TooManyRequests {
-        /// The registry's code and message.
-        detail: String,
-    },
-    /// Anything else the registry or the network said.
-    Other {
-        /// HTTP status, if there was an answer.
-        status: Option<u16>,
-        /// The text.
-        detail: String,
-    },
 }

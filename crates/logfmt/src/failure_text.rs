@@ -2,9 +2,10 @@
 //!
 //! Texts were taken from runs of Docker 20.10.24 and 28.5.2.
 
-use crate::event::{Builder, Dialect, Failure, PullFailure, Speaker, StepKind, Version};
+use crate::event::{Builder, Dialect, Failure, Part, Speaker, StepKind, Version};
 use crate::go_quote::quote;
-use crate::reference::{canonical, familiar, familiar_name};
+use crate::pull_text;
+use crate::reference::canonical;
 use crate::report::report;
 use crate::usage;
 
@@ -36,27 +37,15 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
         },
         Failure::Copy { instruction, message, .. } => format!("{instruction} failed: {message}"),
         Failure::Lint { rules } => lint(rules),
-        Failure::Pull { reference, cause } => match cause {
-            PullFailure::NotFound => {
-                format!("manifest for {} not found: manifest unknown: manifest unknown", with_tag(&familiar(reference)))
+        Failure::Pull { reference, cause, flag } => {
+            let why = pull_text::legacy(reference, cause, version);
+            match flag {
+                Some(flag) => format!("invalid from flag value {flag}: {why}"),
+                None => why,
             }
-            PullFailure::Denied { detail } => format!(
-                "pull access denied for {}, repository does not exist or may require 'docker login': {detail}",
-                familiar_name(reference)
-            ),
-            PullFailure::NoPlatform { platform } => {
-                format!("no matching manifest for {platform} in the manifest list entries")
-            }
-            PullFailure::TooManyRequests { detail } | PullFailure::Other { detail, .. } => detail.clone(),
-        },
+        }
         Failure::Own { .. } => return None,
     })
-}
-
-/// A familiar name with the tag that it has in any case.
-fn with_tag(name: &str) -> String {
-    let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains([':', '@']) { name.to_owned() } else { format!("{name}:latest") }
 }
 
 /// What BuildKit says at the step, after `ERROR: `. `vertex` is the digest of the step.
@@ -80,7 +69,7 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
             }
         },
         Failure::Lint { rules } => lint(rules),
-        Failure::Pull { reference, cause } => pull(reference, cause),
+        Failure::Pull { reference, cause, .. } => pull_text::vertex(reference, cause, version),
         Failure::Own { message, .. } => message.lines().next().unwrap_or_default().to_owned(),
     }
 }
@@ -104,27 +93,6 @@ fn source_ref(vertex: &str) -> String {
     let hex: String = digest.chars().filter(char::is_ascii_hexdigit).chain("0".repeat(64).chars()).take(57).collect();
     let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
     format!("{}-{}-{}-{}-{}::{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32), part(32, 57))
-}
-
-fn pull(reference: &str, cause: &PullFailure) -> String {
-    match cause {
-        PullFailure::NotFound => format!("{}: not found", canonical(reference)),
-        PullFailure::Denied { detail } => {
-            // The registry's own text, unless it is the API's: BuildKit shows what the token challenge said.
-            let said = match detail.strip_prefix("insufficient_scope") {
-                Some(_) => detail.as_str(),
-                None => "insufficient_scope: authorization failed",
-            };
-            format!(
-                "pull access denied, repository does not exist or may require authorization: server message: {said}"
-            )
-        }
-        PullFailure::NoPlatform { .. } => "no match for platform in manifest: not found".to_owned(),
-        PullFailure::TooManyRequests { detail } => {
-            format!("unexpected status: 429 Too Many Requests - Server message: {detail}")
-        }
-        PullFailure::Other { detail, .. } => detail.clone(),
-    }
 }
 
 /// BuildKit's client's last words on standard error, with the line feed; `step` is the step that failed, and its digest;
@@ -161,7 +129,10 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
                 (Failure::Pull { .. }, Some(StepKind::ResolveFrontend { .. } | StepKind::LoadFrontend { .. })) => {
                     "failed to solve with frontend dockerfile.v0: failed to solve with frontend gateway.v0: "
                 }
-                (Failure::Pull { .. }, Some(StepKind::Image { .. })) => "failed to load cache key: ",
+                // The layers come after it is known which image it is.
+                (Failure::Pull { cause, .. }, Some(StepKind::Image { .. })) if cause.part() != Some(Part::Layer) => {
+                    "failed to load cache key: "
+                }
                 (Failure::Parse { .. } | Failure::Request { .. }, _) => converting,
                 (_, None | Some(StepKind::LoadMetadata { .. } | StepKind::LoadContextMetadata { .. })) => converting,
                 _ => "",
@@ -174,6 +145,11 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
 
 /// What BuildKit 28 says to its client of a failure, without the client's own words.
 pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) -> String {
+    if let Failure::Pull { reference, cause, .. } = failure
+        && pull_text::is_about_token(cause)
+    {
+        return pull_text::token(reference, cause, Version::V28);
+    }
     let prefix = match (failure, step.map(|(kind, _)| kind)) {
         (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ".to_owned(),
         (Failure::Pull { reference, .. }, Some(StepKind::ResolveFrontend { .. })) => {
@@ -198,6 +174,7 @@ pub(crate) fn buildkit_cancelled(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{PullFailure, Refusal, Request};
 
     #[test]
     fn starting_a_missing_program() {
@@ -226,16 +203,32 @@ mod tests {
 
     #[test]
     fn the_registry_says_no() {
-        let denied = Failure::Pull {
+        let refused = |challenge: Option<&str>, status, body: &str| Failure::Pull {
             reference: "nosuchrepo/img".into(),
-            cause: PullFailure::Denied { detail: "denied: requested access to the resource is denied".into() },
+            flag: None,
+            cause: Box::new(PullFailure::Refused(Box::new(Refusal {
+                request: Request {
+                    part: Part::Name,
+                    method: "GET".into(),
+                    url: "https://registry-1.docker.io/v2/nosuchrepo/img/manifests/latest".into(),
+                    user: false,
+                    content: None,
+                },
+                status,
+                head: Some(status),
+                content_type: Some("application/json".into()),
+                body: body.into(),
+                challenge: challenge.map(str::to_owned),
+            }))),
         };
+        let denied = refused(Some("insufficient_scope"), 401, "{}");
         assert_eq!(
             legacy(&denied, Version::V28).unwrap(),
             "pull access denied for nosuchrepo/img, repository does not exist or may require 'docker login': denied: \
              requested access to the resource is denied"
         );
-        let missing = Failure::Pull { reference: "nosuchrepo/img".into(), cause: PullFailure::NotFound };
+        let missing =
+            refused(None, 404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":1}]}"#);
         let step = StepKind::LoadMetadata { reference: "docker.io/nosuchrepo/img:latest".into() };
         assert_eq!(
             buildkit(&missing, Version::V28, Some((&step, "")), false),

@@ -105,6 +105,7 @@ impl Legacy {
                     LayerState::Exists => "Already exists",
                     LayerState::Pulling => "Pulling fs layer",
                     LayerState::Waiting => "Waiting",
+                    LayerState::Downloading => "Downloading",
                     LayerState::Verifying => "Verifying Checksum",
                     LayerState::Downloaded => "Download complete",
                     LayerState::Complete => "Pull complete",
@@ -115,6 +116,11 @@ impl Legacy {
                 let status = if *newer { "Downloaded newer image for" } else { "Image is up to date for" };
                 format!("Digest: {digest}\nStatus: {status} {name}\n")
             }
+            PullFact::OtherPlatform { wanted, actual, name } => format!(
+                "\nWARNING: Pulled image with specified platform ({wanted}), but the resulting image's configured platform \
+                 ({actual}) does not match.\nThis is most likely caused by a bug in the build system that created the \
+                 fetched image ({name}).\nPlease notify the image author to correct the configuration.\n"
+            ),
         };
         self.log(text, out);
     }

@@ -35,6 +35,8 @@ mod format;
 mod go_quote;
 mod go_sort;
 mod legacy;
+mod pull_failure;
+mod pull_text;
 mod rawjson;
 mod reference;
 mod renderer;

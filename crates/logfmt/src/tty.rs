@@ -191,6 +191,10 @@ impl Tty {
                 live.pulling = None;
                 live.layers.clear();
             }
+            PullFact::OtherPlatform { wanted, actual, name } => {
+                self.warnings.push((0, format!("{name} was asked for as {wanted}, but is for {actual}")));
+                return;
+            }
         }
         live.draw_head(at);
     }

@@ -3,8 +3,8 @@
 use indicatif::ProgressDrawTarget;
 use proptest::prelude::*;
 use rbuild_logfmt::event::{
-    Builder, Call, Dialect, ExportTarget, Fact, Failure, InstructionStep, Item, LayerState, Lines, Outcome, PullFact,
-    PullFailure, Speaker, Step, StepId, StepKind, Stream, Version, Warning,
+    Builder, Call, Dialect, ExportTarget, Fact, Failure, InstructionStep, Item, LayerState, Lines, NoAnswer, Outcome,
+    Part, PullFact, PullFailure, Refusal, Request, Speaker, Step, StepId, StepKind, Stream, Version, Warning,
 };
 use rbuild_logfmt::{Captured, Event, EventsError, Format, RenderOptions, read_events, renderer};
 
@@ -58,11 +58,23 @@ fn kind() -> impl Strategy<Value = StepKind> {
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
+    let request = |part| move |url| Request { part, method: "GET".into(), url, user: false, content: None };
+    let refused =
+        (text(), any::<u16>(), text(), proptest::option::of(text())).prop_map(move |(url, status, body, said)| {
+            let request = request(Part::Name)(url);
+            let head = status.is_multiple_of(2).then_some(status);
+            PullFailure::Refused(Box::new(Refusal { request, status, head, content_type: None, body, challenge: said }))
+        });
+    // Boxed, since the stack of a test is small for so large a strategy.
     let pull = prop_oneof![
-        Just(PullFailure::NotFound),
-        text().prop_map(|detail| PullFailure::Denied { detail }),
-        text().prop_map(|detail| PullFailure::Other { status: Some(500), detail }),
-    ];
+        refused,
+        text().prop_map(move |url| PullFailure::NoAnswer {
+            request: request(Part::Token)(url),
+            problem: NoAnswer::Closed
+        }),
+        text().prop_map(|detail| PullFailure::Other { detail }),
+    ]
+    .boxed();
     prop_oneof![
         text().prop_map(|message| Failure::Parse { message }),
         text().prop_map(|message| Failure::Request { message, by: Speaker::Client }),
@@ -73,9 +85,10 @@ fn failure() -> impl Strategy<Value = Failure> {
             message,
             missing
         }),
-        (text(), pull).prop_map(|(reference, cause)| Failure::Pull { reference, cause }),
+        (text(), pull).prop_map(|(reference, cause)| Failure::Pull { reference, cause: Box::new(cause), flag: None }),
         (text(), proptest::option::of(text())).prop_map(|(message, hint)| Failure::Own { message, hint }),
     ]
+    .boxed()
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {

@@ -59,7 +59,17 @@ impl Golden {
     /// What was printed; `run` is `cold` or `warm`. `None` where the case was not recorded with this dialect.
     #[must_use]
     pub fn printed(&self, dialect: Dialect, run: &str) -> Option<Printed> {
-        let read = |part: &str| fs::read(self.dir.join(format!("{dialect}.{run}.{part}")));
+        self.read(&format!("{dialect}.{run}"))
+    }
+
+    /// What was printed in the only run, where a case was built once.
+    #[must_use]
+    pub fn printed_once(&self, dialect: Dialect) -> Option<Printed> {
+        self.read(&dialect.to_string())
+    }
+
+    fn read(&self, stem: &str) -> Option<Printed> {
+        let read = |part: &str| fs::read(self.dir.join(format!("{stem}.{part}")));
         let text = |part: &str| String::from_utf8_lossy(&read(part).unwrap()).into_owned();
         let status = String::from_utf8_lossy(&read("rc").ok()?).trim().parse().unwrap();
         Some(Printed { stdout: text("stdout"), stderr: text("stderr"), status })

@@ -16,6 +16,7 @@ pub mod logs;
 pub mod mask;
 pub mod registry;
 pub mod require;
+pub mod scripted;
 pub mod tarball;
 pub mod user;
 pub mod workspace;

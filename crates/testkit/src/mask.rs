@@ -52,6 +52,8 @@ pub fn legacy(text: &str, context: &str) -> Vec<String> {
 fn sorted(lines: Option<Vec<String>>) -> Vec<String> {
     let mut lines = lines.unwrap_or_default();
     lines.sort();
+    // Of a layer that is asked for again and again, how often this is seen is a race.
+    lines.dedup_by(|a, b| a == b && a.ends_with(": Downloading"));
     lines
 }
 
@@ -202,7 +204,8 @@ fn step_rows(steps: &[Vec<String>], text: &str) -> Vec<String> {
         lines.retain(|line| *line != first);
         let (mut progress, body): (Vec<&String>, Vec<&String>) = lines.into_iter().partition(|line| is_progress(line));
         progress.sort();
-        let done = body.iter().any(|line| *line == "DONE <t>");
+        // A base image is done once before it is fetched; whether that is seen of one that then fails is a race.
+        let done = body.iter().any(|line| *line == "DONE <t>") && !body.iter().any(|line| line.starts_with("ERROR: "));
         rows.push(first.clone());
         rows.extend(progress.into_iter().cloned());
         rows.extend(body.into_iter().filter(|line| *line != "DONE <t>").cloned());

@@ -106,6 +106,15 @@ pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", sha256(bytes))
 }
 
+/// Listens on a free port of four digits.
+pub(crate) fn four_digit_listener() -> TcpListener {
+    let first = 5001 + (std::process::id() % 4000) as u16;
+    (first..=9999)
+        .chain(2000..first)
+        .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+        .expect("a port of four digits is free")
+}
+
 impl Registry {
     /// An empty registry on a free port of four digits: then the address has the length of `127.0.0.1:5000`, and sizes
     /// of recorded files hold when one stands for the other.
@@ -114,12 +123,7 @@ impl Registry {
     /// If no such port is free.
     #[must_use]
     pub fn start() -> Registry {
-        let first = 5001 + (std::process::id() % 4000) as u16;
-        let listener = (first..=9999)
-            .chain(2000..first)
-            .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
-            .expect("a port of four digits is free");
-        Registry::listen(listener)
+        Registry::listen(four_digit_listener())
     }
 
     /// An empty registry at an address.
@@ -441,7 +445,12 @@ impl State {
                 body: Arc::clone(bytes),
                 ..Answer::new(200).with("Content-Type", media_type).with("Docker-Content-Digest", digest(bytes))
             },
-            None => Answer::error(404, "MANIFEST_UNKNOWN", "manifest unknown"),
+            None => {
+                // With its detail, as the distribution project's registry gives it: Docker's words depend on it.
+                let detail = json!({"Tag": version});
+                let error = json!({"code": "MANIFEST_UNKNOWN", "message": "manifest unknown", "detail": detail});
+                Answer::new(404).with("Content-Type", "application/json").body(json!({"errors": [error]}).to_string())
+            }
         }
     }
 

@@ -6,8 +6,10 @@ use rbuild_image::json::to_go_bytes;
 use rbuild_image::manifest::Descriptor;
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::Reference;
+use rbuild_image::registry::Found;
 use rbuild_logfmt::event::{
-    Fact, Failure, InstructionStep, LayerState, Lines, PullFact, Speaker, StepId, StepKind, Warning,
+    Fact, Failure, InstructionStep, LayerState, Lines, Part, PullFact, PullFailure, Speaker, StepId, StepKind,
+    Version as DialectVersion, Warning,
 };
 use rbuild_parser::mount::{Mount, MountType};
 use rbuild_parser::words::Lexer;
@@ -264,12 +266,37 @@ impl Builder<'_> {
             .map_err(|error| Stop::failed(Failure::Request { message: error.to_string(), by: Speaker::Builder }))?
             .or_latest();
         let before = session.store().resolve_reference(&reference)?;
-        let image = session.remote_image(&reference, platform)?;
         let emit = |fact: PullFact| session.emitter().emit(Fact::Pull { step, fact });
-        let tag = reference
-            .digest()
-            .map_or_else(|| reference.tag().unwrap_or_default().to_owned(), |digest| digest.as_str().to_owned());
-        emit(PullFact::Started { tag, repository: reference.path().to_owned() });
+        let started = || {
+            // Of a digest Docker shows the whole name.
+            let tag = match reference.digest() {
+                Some(_) => reference.to_string(),
+                None => reference.tag().unwrap_or_default().to_owned(),
+            };
+            emit(PullFact::Started { tag, repository: reference.path().to_owned() });
+        };
+        let mut is_found = false;
+        let mut layers = Vec::new();
+        let found = session.remote_image_noting(&reference, platform, &mut |found| match found {
+            Found::Name => {
+                is_found = true;
+                started();
+            }
+            Found::Image(image) => layers = image.layers.iter().map(|layer| layer.digest.to_string()).collect(),
+        });
+        let image = found.inspect_err(|stop| {
+            let Stop::Failed(failed) = stop else { return };
+            let Failure::Pull { cause, .. } = &failed.failure else { return };
+            if matches!(**cause, PullFailure::Corrupt { .. }) && !is_found {
+                // Docker looks at the digest after it has looked at the content.
+                started();
+            } else if cause.part() == Some(Part::Config) {
+                // Docker begins with the layers before it has the configuration.
+                for digest in &layers {
+                    emit(PullFact::Layer { digest: digest.clone(), state: LayerState::Pulling });
+                }
+            }
+        })?;
         let newer = before.as_ref() != Some(&image.id);
         // Of an image that is here under another name no layer is told.
         if newer && !session.is_listed(&image)? {
@@ -280,6 +307,15 @@ impl Builder<'_> {
         session.name_base(&image)?;
         let digest = image.top_digest().map(ToString::to_string).unwrap_or_default();
         emit(PullFact::Finished { digest, name: reference.familiar(), newer });
+        let actual = image.config.platform();
+        let asked = session.options().platform.is_some() || *platform != self.platform;
+        if asked && !platform.compatible().iter().any(|wanted| wanted.is_same(&actual)) {
+            emit(PullFact::OtherPlatform {
+                wanted: platform.to_string(),
+                actual: actual.to_string(),
+                name: reference.familiar(),
+            });
+        }
         Ok(state_of(&image))
     }
 
@@ -369,6 +405,20 @@ impl Builder<'_> {
     /// A container that is made and never started, as the log tells it.
     fn container(&self, current: &Current<'_>) -> Result<String, Stop> {
         let id = random_id()?;
+        let (wanted, host) = (current.state.config.platform(), Platform::host());
+        if !wanted.architecture.is_empty() && !host.compatible().iter().any(|runs| runs.is_same(&wanted)) {
+            // 28 knows the level of the processor.
+            let host = match self.session.options().dialect.version {
+                DialectVersion::V20 => host.to_string(),
+                DialectVersion::V28 => Platform { variant: crate::processor::level().to_owned(), ..host }.to_string(),
+            };
+            let text = format!(
+                "The requested image's platform ({wanted}) does not match the detected host platform ({host}) and no \
+                 specific platform was requested"
+            );
+            let warning = Warning::Legacy { text, step: Some(current.step) };
+            self.session.emitter().emit(Fact::Warning(warning));
+        }
         self.session.emitter().emit(Fact::Container { step: current.step, id: id.clone(), removed: false });
         Ok(id)
     }
@@ -580,6 +630,9 @@ impl Builder<'_> {
                 if let Failure::Request { message, .. } = &mut failed.failure {
                     *message = format!("invalid from flag value {from}: {message}");
                 }
+                if let Failure::Pull { flag, .. } = &mut failed.failure {
+                    *flag = Some(from.to_owned());
+                }
                 Stop::Failed(failed)
             }
             stop => stop,
@@ -630,5 +683,9 @@ impl PullProgress for Pulled<'_> {
 
     fn extracted(&self, layer: &BaseLayer) {
         self.tell(layer.blob.as_ref(), LayerState::Complete);
+    }
+
+    fn refused(&self, blob: &Descriptor) {
+        self.tell(Some(blob), LayerState::Downloading);
     }
 }

@@ -71,11 +71,32 @@ pub(super) struct AuthCache {
     slots: Mutex<HashMap<(String, String), Slot>>,
     /// The refresh token that came with the last access token.
     refresh: Mutex<Option<Secret>>,
+    /// What passwords were used for, until somebody asks.
+    uses: Mutex<Vec<CredentialUse>>,
+}
+
+/// A password, or what stands for one, was used.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CredentialUse {
+    /// Host of the registry.
+    pub host: String,
+    /// For a token of this scope, as `library/busybox:pull`; `None` if the registry itself was shown the password.
+    pub scope: Option<String>,
 }
 
 impl AuthCache {
     pub(super) fn refresh_token(&self) -> Option<Secret> {
         lock(&self.refresh).clone()
+    }
+
+    pub(super) fn take_uses(&self) -> Vec<CredentialUse> {
+        std::mem::take(&mut *lock(&self.uses))
+    }
+
+    fn note_use(&self, endpoint: &Endpoint, scopes: Option<&[String]>) {
+        let trimmed = |scope: &String| scope.strip_prefix("repository:").unwrap_or(scope).to_owned();
+        let scope = scopes.map(|scopes| scopes.iter().map(trimmed).collect::<Vec<_>>().join(" "));
+        lock(&self.uses).push(CredentialUse { host: endpoint.host.clone(), scope });
     }
 
     fn slot(&self, endpoint: &Endpoint, scopes: &[String]) -> Slot {
@@ -162,6 +183,7 @@ impl Session {
         if challenge.scheme == "basic" {
             return match &credential {
                 Some(Credential::Password { username, password }) => {
+                    self.auth.note_use(endpoint, None);
                     let text = format!("Basic {}", BASE64.encode(format!("{username}:{}", password.reveal())));
                     Authorization::new(&text, true, None).ok_or_else(malformed)
                 }
@@ -170,6 +192,9 @@ impl Session {
         }
         if let Some(Credential::RegistryToken(token)) = &credential {
             return Authorization::new(&format!("Bearer {}", token.reveal()), true, None).ok_or_else(malformed);
+        }
+        if credential.is_some() {
+            self.auth.note_use(endpoint, Some(scopes));
         }
         let (token, life) = self.fetch_token(endpoint, base, challenge, scopes, credential.as_ref(), cancel)?;
         Authorization::new(&format!("Bearer {}", token.reveal()), credential.is_some(), Some(life))
@@ -219,18 +244,19 @@ impl Session {
             }
             other => {
                 {
+                    // In the order of their names, as Go writes them.
                     let mut query = realm.query_pairs_mut();
-                    if let Some(service) = service {
-                        query.append_pair("service", service);
-                    }
-                    for scope in &wanted {
-                        query.append_pair("scope", scope);
-                    }
                     if let Some(Credential::Password { username, .. }) = other {
                         query.append_pair("account", username);
                     }
                     if self.offline {
-                        query.append_pair("offline_token", "true").append_pair("client_id", CLIENT_ID);
+                        query.append_pair("client_id", CLIENT_ID).append_pair("offline_token", "true");
+                    }
+                    for scope in &wanted {
+                        query.append_pair("scope", scope);
+                    }
+                    if let Some(service) = service {
+                        query.append_pair("service", service);
                     }
                 }
                 if let Some(Credential::Password { username, password }) = other {
@@ -256,7 +282,7 @@ impl Session {
         let parsed: TokenAnswer =
             serde_json::from_slice(&body).map_err(|_| broken("the token answer is not valid JSON"))?;
         let token = [parsed.token, parsed.access_token].into_iter().flatten().find(|token| !token.is_empty());
-        let token = token.ok_or_else(|| broken("the token answer holds no token"))?;
+        let token = token.ok_or_else(|| RegistryError::NoToken { at: RequestLine::of(&Method::GET, &url) })?;
         if let Some(refresh) = parsed.refresh_token.filter(|token| !token.is_empty()) {
             *lock(&self.auth.refresh) = Some(Secret::new(refresh));
         }

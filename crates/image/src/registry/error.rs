@@ -33,6 +33,12 @@ pub enum RegistryError {
         /// The request.
         at: Box<RequestLine>,
     },
+    /// The token server answered, but without a token.
+    #[error("{at}: the token answer holds no token")]
+    NoToken {
+        /// The request.
+        at: Box<RequestLine>,
+    },
     /// A secret would have to be sent in clear text to a host that is not allowed to.
     #[error("{url}: refusing to send credentials over plain HTTP")]
     PlainTextSecret {
@@ -151,6 +157,10 @@ pub enum RegistryError {
     SchemaOne {
         /// The address it came from.
         url: String,
+        /// Its digest.
+        digest: Digest,
+        /// Whether it bears a signature, as nearly every such manifest does.
+        signed: bool,
         /// As the registry declared it.
         media_type: String,
     },
@@ -159,6 +169,10 @@ pub enum RegistryError {
     UnknownMediaType {
         /// The address it came from.
         url: String,
+        /// Whether it is that of the manifest, or that of the image's configuration.
+        of: Subject,
+        /// The digest of what has it.
+        digest: Digest,
         /// As declared.
         media_type: String,
     },
@@ -268,6 +282,12 @@ pub struct Refusal {
     pub challenge_error: Option<String>,
     /// What the request was about.
     pub about: Subject,
+    /// The request that refused first was a HEAD with this status; this answer was then asked for its words.
+    pub head: Option<u16>,
+    /// The `Content-Type` of the answer.
+    pub content_type: Option<String>,
+    /// Digest and media type of what was asked for, where they were known.
+    pub content: Option<(Digest, String)>,
 }
 
 /// Which server refused.
@@ -288,9 +308,13 @@ pub enum Refuser {
 pub enum Subject {
     /// The API as a whole (`/v2/`), or a token.
     Api,
-    /// A manifest or an index.
+    /// The manifest or index that a name points to.
     Manifest,
-    /// A blob.
+    /// A manifest or index whose digest the registry itself has named.
+    Found,
+    /// The configuration of an image.
+    Config,
+    /// Another blob.
     Blob,
     /// An upload of a blob.
     Upload,
@@ -337,10 +361,22 @@ pub enum TlsProblem {
     PlainHttp,
     /// No known authority signed the certificate.
     UnknownAuthority,
-    /// The certificate is for another name.
-    WrongName(String),
-    /// The certificate is not valid at this time.
-    Expired(String),
+    /// The certificate is for other names.
+    WrongName {
+        /// The name of the host.
+        host: String,
+        /// Those that it is for.
+        names: Vec<String>,
+    },
+    /// The certificate has expired, or is not valid yet. Times are seconds since the Unix epoch.
+    Expired {
+        /// The time of the comparison.
+        now: u64,
+        /// When it expires, if it has.
+        not_after: Option<u64>,
+        /// When it begins to be valid, if that is to come.
+        not_before: Option<u64>,
+    },
     /// Anything else, in the words of the TLS library.
     Other(String),
 }
@@ -350,9 +386,11 @@ impl fmt::Display for TlsProblem {
         match self {
             TlsProblem::PlainHttp => f.write_str("server gave HTTP response to HTTPS client"),
             TlsProblem::UnknownAuthority => f.write_str("certificate signed by unknown authority"),
-            TlsProblem::WrongName(words) | TlsProblem::Expired(words) | TlsProblem::Other(words) => {
-                write!(f, "tls: {words}")
+            TlsProblem::WrongName { host, names } => {
+                write!(f, "the certificate is valid for {}, not {host}", names.join(", "))
             }
+            TlsProblem::Expired { .. } => f.write_str("the certificate has expired or is not yet valid"),
+            TlsProblem::Other(words) => write!(f, "tls: {words}"),
         }
     }
 }
@@ -436,6 +474,7 @@ impl RegistryError {
             RegistryError::Timeout { .. } => K::Timeout,
             RegistryError::Broken { .. } => K::Broken,
             RegistryError::Protocol { .. }
+            | RegistryError::NoToken { .. }
             | RegistryError::TooLong { .. }
             | RegistryError::Manifest { .. }
             | RegistryError::Config { .. } => K::Protocol,

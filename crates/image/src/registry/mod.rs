@@ -51,6 +51,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 
+pub use auth::CredentialUse;
 pub use credentials::{Credential, CredentialError, CredentialSource, DOCKER_HUB_SERVER, DockerConfig, Secret};
 pub use endpoint::credential_server;
 pub use error::{
@@ -58,7 +59,7 @@ pub use error::{
     ResolveProblem, Subject, TimeoutPhase, TlsProblem,
 };
 pub use options::{ProxyOptions, RegistryOptions, RetryPolicy, Timeouts};
-pub use pull::Resolved;
+pub use pull::{Found, Resolved};
 pub use push::{BlobSource, Pushed};
 pub use url::{FetchedUrl, UrlError};
 
@@ -134,6 +135,11 @@ impl Registry {
             Err(sent.refuse(&session, Subject::Api, cancel))
         })?;
         Ok(session.auth.refresh_token())
+    }
+
+    /// What passwords were used for since this was last asked.
+    pub fn take_credential_uses(&self) -> Vec<CredentialUse> {
+        self.session.auth.take_uses()
     }
 
     /// The server under which credentials for a reference's registry are kept; see [`credential_server`].

@@ -118,7 +118,7 @@ impl Default for RetryPolicy {
             attempts: 5,
             first: Duration::from_millis(500),
             longest: Duration::from_secs(15),
-            longest_retry_after: Duration::from_secs(120),
+            longest_retry_after: Duration::from_secs(10),
         }
     }
 }

@@ -30,6 +30,15 @@ const PROGRESS: u64 = 256 * 1024;
 /// The header in which a registry tells the digest of what it sends.
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// How far the search for an image got.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// Its name points to a manifest or an index that can be used.
+    Name,
+    /// This is the image; its configuration comes next.
+    Image(&'a ImageManifest),
+}
+
 /// An image found in a registry: which one a name means on a platform.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -70,12 +79,34 @@ impl Registry {
         platform: &Platform,
         cancel: &AtomicBool,
     ) -> Result<Resolved, RegistryError> {
+        self.resolve_noting(reference, platform, &mut |_| {}, cancel)
+    }
+
+    /// As [`Registry::resolve`]; `found` hears how far it got.
+    ///
+    /// # Errors
+    /// As [`Registry::resolve`].
+    pub fn resolve_noting(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        found: &mut dyn FnMut(Found<'_>),
+        cancel: &AtomicBool,
+    ) -> Result<Resolved, RegistryError> {
         let (top, top_url) = self.top_manifest(reference, cancel)?;
+        let signed = |manifest: &Manifest| manifest.media_type() == media_type::DOCKER_SCHEMA1_SIGNED;
+        match top.kind() {
+            ManifestKind::Unknown(_) => {}
+            ManifestKind::Schema1 if !signed(&top) => {}
+            _ => found(Found::Name),
+        }
         let (mut manifest, mut url) = (top.clone(), top_url);
         let mut depth = 0;
         let image = loop {
             let unknown = |media_type: &str| RegistryError::UnknownMediaType {
                 url: url.clone(),
+                of: Subject::Manifest,
+                digest: manifest.digest().clone(),
                 media_type: media_type.to_owned(),
             };
             match manifest.kind() {
@@ -102,7 +133,12 @@ impl Registry {
                     depth += 1;
                 }
                 ManifestKind::Schema1 => {
-                    return Err(RegistryError::SchemaOne { url, media_type: manifest.media_type().to_owned() });
+                    return Err(RegistryError::SchemaOne {
+                        url,
+                        digest: manifest.digest().clone(),
+                        signed: signed(&manifest),
+                        media_type: manifest.media_type().to_owned(),
+                    });
                 }
                 ManifestKind::Unknown(media_type) => return Err(unknown(media_type)),
             }
@@ -116,10 +152,12 @@ impl Registry {
         let foreign = !media_type::is_config(&image.config.media_type)
             && !matches!(image.config.media_type.as_str(), "" | "application/octet-stream" | "application/json");
         if foreign {
-            return Err(RegistryError::UnknownMediaType { url, media_type: image.config.media_type });
+            let (of, digest) = (Subject::Config, image.config.digest);
+            return Err(RegistryError::UnknownMediaType { url, of, digest, media_type: image.config.media_type });
         }
+        found(Found::Image(&image));
         let mut config_bytes = Vec::new();
-        self.fetch_blob(reference, &image.config, &mut config_bytes, &mut |_| {}, cancel)?;
+        self.fetch(reference, &image.config, Subject::Config, &mut config_bytes, &mut |_| {}, cancel)?;
         let config = ImageConfig::parse(&config_bytes).map_err(|source| RegistryError::Config { url, source })?;
         let actual = config.platform();
         let platform_matches = platform.compatible().iter().any(|wanted| wanted.is_same(&actual));
@@ -135,12 +173,74 @@ impl Registry {
     }
 
     fn top_manifest(&self, reference: &Reference, cancel: &AtomicBool) -> Result<(Manifest, String), RegistryError> {
-        match reference.digest() {
+        let endpoints = self.session.endpoints.for_pull(reference)?;
+        let tag = match reference.digest() {
             Some(digest) => {
-                let digest = digest.clone();
-                self.any_manifest(reference, digest.as_str(), Some((&digest, None)), None, cancel)
+                let wanted = Wanted { version: digest.as_str(), known: Some((digest, None)), media_type: None };
+                return self.session.at_endpoints(&endpoints, |endpoint, attempts| {
+                    self.get_manifest(endpoint, attempts, reference, &wanted, Subject::Manifest, cancel)
+                });
             }
-            None => self.any_manifest(reference, reference.tag().unwrap_or(DEFAULT_TAG), None, None, cancel),
+            None => reference.tag().unwrap_or(DEFAULT_TAG),
+        };
+        self.session.at_endpoints(&endpoints, |endpoint, attempts| {
+            self.tagged_manifest(endpoint, attempts, reference, tag, cancel)
+        })
+    }
+
+    /// Reads what a tag points to, as Docker does: a HEAD tells the digest, and the content is asked for by that. The first
+    /// is free where pulls are counted.
+    fn tagged_manifest(
+        &self,
+        endpoint: &Endpoint,
+        attempts: u32,
+        reference: &Reference,
+        tag: &str,
+        cancel: &AtomicBool,
+    ) -> Result<(Manifest, String), RegistryError> {
+        let path = format!("{}/manifests/{tag}", reference.path());
+        let by_tag = Wanted { version: tag, known: None, media_type: None };
+        let head = self.session.retrying(attempts, &mut |_| {}, cancel, |_| {
+            let headers = &[(ACCEPT, ACCEPTED)];
+            let answer = self.ask(Method::HEAD, endpoint, reference, &path, Subject::Manifest, headers, cancel)?;
+            let digest: Option<Digest> = answer.header(CONTENT_DIGEST).and_then(|text| text.parse().ok());
+            Ok((digest, answer.header(CONTENT_TYPE).map(str::to_owned)))
+        });
+        let refused = match head {
+            Ok((Some(digest), media_type)) => {
+                let (known, media_type) = (Some((&digest, None)), media_type.as_deref());
+                let wanted = Wanted { version: digest.as_str(), known, media_type };
+                return self.get_manifest(endpoint, attempts, reference, &wanted, Subject::Found, cancel);
+            }
+            Ok((None, _)) => {
+                return self.get_manifest(endpoint, attempts, reference, &by_tag, Subject::Found, cancel);
+            }
+            Err(RegistryError::Refused(refusal)) if refusal.by == Refuser::Registry && !endpoint.mirror => refusal,
+            Err(error) => return Err(self.pinged(endpoint, error, cancel)),
+        };
+        // A refused HEAD has no words, and not every server knows HEAD.
+        match self.get_manifest(endpoint, 1, reference, &by_tag, Subject::Manifest, cancel) {
+            Ok(found) => Ok(found),
+            Err(RegistryError::Refused(mut second)) => {
+                second.head = Some(refused.status);
+                Err(RegistryError::Refused(second))
+            }
+            Err(RegistryError::Cancelled) => Err(RegistryError::Cancelled),
+            Err(_) => Err(RegistryError::Refused(refused)),
+        }
+    }
+
+    /// Of a connection that broke, tells whether this is so with every request to the host.
+    fn pinged(&self, endpoint: &Endpoint, error: RegistryError, cancel: &AtomicBool) -> RegistryError {
+        if !matches!(error, RegistryError::Broken { .. } | RegistryError::Connect { .. }) {
+            return error;
+        }
+        let Ok(base) = self.session.base(endpoint, cancel) else { return error };
+        match self.session.follow(Request::new(Method::GET, base), cancel) {
+            Err(second @ (RegistryError::Broken { .. } | RegistryError::Connect { .. } | RegistryError::Cancelled)) => {
+                second
+            }
+            _ => error,
         }
     }
 
@@ -165,47 +265,57 @@ impl Registry {
     ) -> Result<(Manifest, String), RegistryError> {
         let known = Some((&descriptor.digest, Some(descriptor.size)));
         let media_type = Some(descriptor.media_type.as_str()).filter(|text| !text.is_empty());
-        self.any_manifest(reference, descriptor.digest.as_str(), known, media_type, cancel)
-    }
-
-    fn any_manifest(
-        &self,
-        reference: &Reference,
-        version: &str,
-        known: Option<(&Digest, Option<u64>)>,
-        described: Option<&str>,
-        cancel: &AtomicBool,
-    ) -> Result<(Manifest, String), RegistryError> {
+        let wanted = Wanted { version: descriptor.digest.as_str(), known, media_type };
         let endpoints = self.session.endpoints.for_pull(reference)?;
         self.session.at_endpoints(&endpoints, |endpoint, attempts| {
-            self.session.retrying(attempts, &mut |_| {}, cancel, |_| {
-                let path = format!("{}/manifests/{version}", reference.path());
-                let answer = self.get(endpoint, reference, &path, Subject::Manifest, &[(ACCEPT, ACCEPTED)], cancel)?;
-                let url = redact(&answer.url);
-                let content_type = answer.header(CONTENT_TYPE).map(str::to_owned);
-                let announced: Option<Digest> = answer.header(CONTENT_DIGEST).and_then(|text| text.parse().ok());
-                let body = answer.bytes(MANIFEST_LIMIT, cancel)?;
-                let wrong = |problem| RegistryError::Content { url: url.clone(), problem };
-                if let Some((digest, Some(size))) = known
-                    && size != body.len() as u64
-                {
-                    let (expected, actual) = (size, body.len() as u64);
-                    return Err(wrong(DigestError::Size { digest: digest.clone(), expected, actual, more: false }));
-                }
-                for expected in [known.map(|(digest, _)| digest), announced.as_ref()].into_iter().flatten() {
-                    let mut hasher = Hasher::new(expected.algorithm());
-                    hasher.update(&body);
-                    let actual = hasher.finish();
-                    if actual != *expected {
-                        return Err(wrong(DigestError::Mismatch { expected: expected.clone(), actual }));
-                    }
-                }
-                let content_type = described.or(content_type.as_deref());
-                let manifest = Manifest::parse(body, content_type)
-                    .map_err(|source| RegistryError::Manifest { url: url.clone(), source })?;
-                Ok((manifest, url))
-            })
+            self.get_manifest(endpoint, attempts, reference, &wanted, Subject::Found, cancel)
         })
+    }
+
+    fn get_manifest(
+        &self,
+        endpoint: &Endpoint,
+        attempts: u32,
+        reference: &Reference,
+        wanted: &Wanted<'_>,
+        about: Subject,
+        cancel: &AtomicBool,
+    ) -> Result<(Manifest, String), RegistryError> {
+        let Wanted { version, known, media_type } = *wanted;
+        let path = format!("{}/manifests/{version}", reference.path());
+        let described = |mut error: RegistryError| {
+            if let (RegistryError::Refused(refusal), Some((digest, _))) = (&mut error, known) {
+                refusal.content = Some((digest.clone(), media_type.unwrap_or_default().to_owned()));
+            }
+            error
+        };
+        let read = self.session.retrying(attempts, &mut |_| {}, cancel, |_| {
+            let answer = self.get(endpoint, reference, &path, about, &[(ACCEPT, ACCEPTED)], cancel)?;
+            let url = redact(&answer.url);
+            let content_type = answer.header(CONTENT_TYPE).map(str::to_owned);
+            let announced: Option<Digest> = answer.header(CONTENT_DIGEST).and_then(|text| text.parse().ok());
+            let body = answer.bytes(MANIFEST_LIMIT, cancel)?;
+            let wrong = |problem| RegistryError::Content { url: url.clone(), problem };
+            if let Some((digest, Some(size))) = known
+                && size != body.len() as u64
+            {
+                let (expected, actual) = (size, body.len() as u64);
+                return Err(wrong(DigestError::Size { digest: digest.clone(), expected, actual, more: false }));
+            }
+            for expected in [known.map(|(digest, _)| digest), announced.as_ref()].into_iter().flatten() {
+                let mut hasher = Hasher::new(expected.algorithm());
+                hasher.update(&body);
+                let actual = hasher.finish();
+                if actual != *expected {
+                    return Err(wrong(DigestError::Mismatch { expected: expected.clone(), actual }));
+                }
+            }
+            let content_type = media_type.or(content_type.as_deref());
+            let manifest = Manifest::parse(body, content_type)
+                .map_err(|source| RegistryError::Manifest { url: url.clone(), source })?;
+            Ok((manifest, url))
+        });
+        read.map_err(described)
     }
 
     /// Whether the registry has a blob. Mirrors are not asked.
@@ -248,8 +358,22 @@ impl Registry {
         headers: &[(HeaderName, &str)],
         cancel: &AtomicBool,
     ) -> Result<Answer, RegistryError> {
+        self.ask(Method::GET, endpoint, reference, path, about, headers, cancel)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one request, said in full")]
+    fn ask(
+        &self,
+        method: Method,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        path: &str,
+        about: Subject,
+        headers: &[(HeaderName, &str)],
+        cancel: &AtomicBool,
+    ) -> Result<Answer, RegistryError> {
         let base = self.session.base(endpoint, cancel)?;
-        let request = plain_get(join(&base, path)?, headers);
+        let request = Request { method, ..plain_get(join(&base, path)?, headers) };
         let sent = self.session.send(endpoint, &base, &[pull_scope(reference)], request, cancel)?;
         if sent.answer.status.is_success() {
             return Ok(sent.answer);
@@ -273,6 +397,24 @@ impl Registry {
         on_event: &mut dyn FnMut(TransferEvent<'_>),
         cancel: &AtomicBool,
     ) -> Result<(), RegistryError> {
+        self.fetch(reference, descriptor, Subject::Blob, sink, on_event, cancel)
+    }
+
+    fn fetch(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        about: Subject,
+        sink: &mut dyn Write,
+        on_event: &mut dyn FnMut(TransferEvent<'_>),
+        cancel: &AtomicBool,
+    ) -> Result<(), RegistryError> {
+        let described = |mut error: RegistryError| {
+            if let RegistryError::Refused(refusal) = &mut error {
+                refusal.content = Some((descriptor.digest.clone(), descriptor.media_type.clone()));
+            }
+            error
+        };
         let mut download = Download {
             descriptor,
             sink,
@@ -288,7 +430,7 @@ impl Registry {
             .session
             .at_endpoints(&endpoints, |endpoint, attempts| {
                 let result = self.keep_trying(attempts, &mut download, on_event, cancel, |range| {
-                    self.get(endpoint, reference, &path, Subject::Blob, range, cancel)
+                    self.get(endpoint, reference, &path, about, range, cancel)
                 });
                 match result {
                     Err(error) if !download.spoilt => Err(error),
@@ -313,7 +455,7 @@ impl Registry {
                 Err(self.session.refusal(answer, Refuser::Elsewhere, Subject::Blob, false, cancel))
             });
         }
-        result
+        result.map_err(described)
     }
 
     /// Downloads from one place, with as many attempts as are due, until done or given up.
@@ -346,6 +488,16 @@ impl Registry {
             attempt += 1;
         }
     }
+}
+
+/// A manifest to be had.
+struct Wanted<'a> {
+    /// Tag or digest.
+    version: &'a str,
+    /// Digest, and perhaps size, where they are known.
+    known: Option<(&'a Digest, Option<u64>)>,
+    /// The media type that something else has told of it.
+    media_type: Option<&'a str>,
 }
 
 /// Asks for a blob with these headers besides.

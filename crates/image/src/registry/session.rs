@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
 
 use super::auth::{AuthCache, Authorization, parse_challenges};
@@ -223,6 +223,7 @@ impl Session {
             .find_map(|mut challenge| challenge.parameters.remove("error"));
         let retry_after = answer.header(RETRY_AFTER).and_then(parse_retry_after);
         let (method, url, status) = (answer.method.to_string(), redact(&answer.url), answer.status.as_u16());
+        let content_type = answer.header(CONTENT_TYPE).map(str::to_owned);
         let body = answer.some_bytes(ERROR_BODY_LIMIT, cancel);
         let errors = parse_api_errors(&body);
         RegistryError::Refused(Box::new(Refusal {
@@ -236,6 +237,9 @@ impl Session {
             authenticated,
             challenge_error,
             about,
+            head: None,
+            content_type,
+            content: None,
         }))
     }
 

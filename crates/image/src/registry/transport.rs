@@ -529,10 +529,11 @@ fn explain(method: &Method, url: &Url, error: &reqwest::Error, phase: TimeoutPha
         });
         return match system {
             Some(source) if !through_proxy => {
-                let address = match (url.host(), url.port_or_known_default()) {
+                let literal = match (url.host(), url.port_or_known_default()) {
                     (Some(host), Some(port)) if url.domain().is_none() => Some(format!("{host}:{port}")),
                     _ => None,
                 };
+                let address = literal.or_else(|| chain.iter().find_map(|cause| tried_address(*cause)));
                 RegistryError::Connect { at, address, source }
             }
             _ if through_proxy => RegistryError::Proxy { at, message: deepest },
@@ -546,17 +547,33 @@ fn explain(method: &Method, url: &Url, error: &reqwest::Error, phase: TimeoutPha
     RegistryError::Broken { at, message: deepest, source: system }
 }
 
+/// The address in the connector's error, which shows it to those who debug alone:
+/// `ConnectError("tcp connect error", 10.0.0.1:443, …)`.
+fn tried_address(cause: &(dyn Error + 'static)) -> Option<String> {
+    let text = format!("{cause:?}");
+    let rest = text.strip_prefix("ConnectError(")?;
+    rest.split(", ").find(|part| part.parse::<std::net::SocketAddr>().is_ok()).map(str::to_owned)
+}
+
 fn tls_problem(error: &rustls::Error) -> TlsProblem {
     use rustls::{CertificateError as C, Error as E, InvalidMessage};
     match error {
         E::InvalidMessage(InvalidMessage::InvalidContentType) => TlsProblem::PlainHttp,
         E::InvalidCertificate(C::UnknownIssuer) => TlsProblem::UnknownAuthority,
-        E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
-            TlsProblem::WrongName(error.to_string())
+        E::InvalidCertificate(C::NotValidForNameContext { expected, presented }) => {
+            // Each as `DnsName("a.example")`.
+            let name = |text: &String| match text.split_once("(\"") {
+                Some((_, name)) => name.trim_end_matches("\")").to_owned(),
+                None => text.clone(),
+            };
+            TlsProblem::WrongName { host: expected.to_str().into_owned(), names: presented.iter().map(name).collect() }
         }
-        E::InvalidCertificate(
-            C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. },
-        ) => TlsProblem::Expired(error.to_string()),
+        E::InvalidCertificate(C::ExpiredContext { time, not_after }) => {
+            TlsProblem::Expired { now: time.as_secs(), not_after: Some(not_after.as_secs()), not_before: None }
+        }
+        E::InvalidCertificate(C::NotValidYetContext { time, not_before }) => {
+            TlsProblem::Expired { now: time.as_secs(), not_after: None, not_before: Some(not_before.as_secs()) }
+        }
         error => TlsProblem::Other(error.to_string()),
     }
 }

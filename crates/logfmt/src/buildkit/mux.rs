@@ -203,7 +203,8 @@ impl Mux {
             line(out, format_args!("#{} {}{size}{time}{done}", step.index, status.id));
         }
         step.status_updates.clear();
-        open && self.version == Version::V28
+        // Docker has tried again for a while before it gives up, so that its last rows and its error never come together.
+        open && self.version == Version::V28 && step.vertex.error.is_empty()
     }
 
     fn is_due(&self, status: &VertexStatus) -> bool {

@@ -17,7 +17,8 @@ pub(super) fn step(kind: &StepKind, version: Version) -> String {
         StepKind::LoadContextMetadata { context, reference } => {
             format!("[context {context}] load metadata for {reference}")
         }
-        StepKind::Auth { scope, host } => format!("[auth] {scope} token for {host}"),
+        StepKind::Auth { scope: Some(scope), host } => format!("[auth] {scope} token for {host}"),
+        StepKind::Auth { scope: None, host } => format!("[auth] sharing credentials for {host}"),
         StepKind::LoadIgnore => "[internal] load .dockerignore".to_owned(),
         StepKind::LoadContextIgnore { context } => {
             format!("[context {context}] load .dockerignore")

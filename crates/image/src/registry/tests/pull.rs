@@ -149,7 +149,7 @@ fn a_missing_image_fails_at_once_with_the_registry_s_words() {
     assert_eq!(refusal.errors[0].detail.as_deref(), Some(r#"{"x":1}"#));
     let url = format!("http://{}/v2/a/manifests/x", fake.host());
     assert_eq!(error.to_string(), format!("GET {url}: 404 Not Found: MANIFEST_UNKNOWN: manifest unknown"));
-    assert_eq!(fake.asked().len(), 1);
+    assert_eq!((fake.asked().len(), refusal.head), (2, Some(404)));
     let error = registry.resolve(&name(&fake, "none"), &amd64(), &GO_ON).unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::NameUnknown);
 }
@@ -170,7 +170,7 @@ fn a_manifest_must_be_what_was_asked_for() {
         let error = registry.manifest(&name(&fake, &rest), &GO_ON).unwrap_err();
         assert_eq!(error.kind(), RegistryErrorKind::Content, "{error}");
     }
-    assert_eq!(fake.asked().len(), 2);
+    assert_eq!(fake.asked().len(), 3);
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn huge_documents_are_refused_without_reading_them() {
         });
         let error = client().manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
         assert!(matches!(error, RegistryError::TooLong { limit: 4_194_304, .. }), "{error}");
-        assert_eq!(fake.asked().len(), 1);
+        assert_eq!(fake.asked().len(), 2);
     }
     let fake = Fake::start(|asked| asked.path().contains("/manifests/").then(|| Reply::new(400).body(noise(1 << 20))));
     let error = client().manifest(&name(&fake, "a"), &GO_ON).unwrap_err();
@@ -454,8 +454,8 @@ fn mirrors_are_asked_in_order() {
     let reference: Reference = "a".parse().unwrap();
     let found = registry.resolve(&reference, &amd64(), &GO_ON).unwrap();
     assert_eq!(found.manifest.digest(), &image.manifest);
-    assert_eq!(lacking.count("GET", "/manifests/latest"), 1);
-    assert_eq!(failing.count("GET", "/manifests/latest"), 2);
+    assert_eq!(lacking.count("HEAD", "/manifests/latest"), 1);
+    assert_eq!(failing.count("HEAD", "/manifests/latest"), 2);
     let mut layer = Vec::new();
     registry.fetch_blob(&reference, &found.image().layers[0], &mut layer, &mut |_| {}, &GO_ON).unwrap();
     assert_eq!(Digest::of(&layer), image.layer);
