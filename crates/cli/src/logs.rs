@@ -3,18 +3,11 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use rbuild_executor::logfmt::event::{Builder, Event, Fact, Failure, Outcome};
 use rbuild_logfmt::{Format, OutputStream, RenderOptions, Renderer, Sink};
 
 use crate::output::{self, Output};
-
-/// How often a live display catches up with the clock.
-pub(crate) const TICK: Duration = Duration::from_millis(100);
-
-/// Time for an event to arrive: a tick may not overtake an event that happened before it.
-pub(crate) const LAG: Duration = Duration::from_millis(200);
 
 /// A further rendering of the log: `--log-file`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,10 +80,6 @@ pub(crate) struct Logs<'a> {
     notes: Vec<String>,
     /// The log itself says those.
     shows_notes: bool,
-    /// When the build began, as far as is known from its first event.
-    began: Option<Instant>,
-    /// When the last event was shown.
-    heard: Option<Instant>,
 }
 
 impl<'a> Logs<'a> {
@@ -103,29 +92,11 @@ impl<'a> Logs<'a> {
             Ok(ToFile { format: file.format, renderer: None, file: file_log })
         };
         let files = spec.files.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Logs {
-            spec,
-            renderer: None,
-            output,
-            files,
-            notes: Vec::new(),
-            shows_notes: false,
-            began: None,
-            heard: None,
-        })
+        Ok(Logs { spec, renderer: None, output, files, notes: Vec::new(), shows_notes: false })
     }
 
     /// Takes the next event.
     pub(crate) fn event(&mut self, event: &Event) {
-        self.show(event);
-        self.heard = Some(Instant::now());
-    }
-
-    fn show(&mut self, event: &Event) {
-        self.began.get_or_insert_with(|| {
-            let now = Instant::now();
-            now.checked_sub(Duration::from_nanos(event.at)).unwrap_or(now)
-        });
         let shown = match &event.fact {
             Fact::BuildStarted { dialect, .. } => {
                 self.begin(dialect.builder);
@@ -176,19 +147,8 @@ impl<'a> Logs<'a> {
         }
     }
 
-    /// Lets live displays catch up with the clock. As long as events come they do so themselves; and when there is more
-    /// output than can be shown at once, the events that wait are older than the clock says.
-    pub(crate) fn tick(&mut self) {
-        if self.heard.is_some_and(|heard| heard.elapsed() < LAG) {
-            return;
-        }
-        if let Some(now) = self.began.and_then(|began| began.elapsed().checked_sub(LAG)) {
-            self.tick_at(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
-        }
-    }
-
-    /// It is so many nanoseconds since the build began, and every earlier event was taken.
-    pub(crate) fn tick_at(&mut self, at: u64) {
+    /// It is so many nanoseconds since the build began, and every earlier event was taken: displays catch up.
+    pub(crate) fn tick(&mut self, at: u64) {
         if let Some(renderer) = &mut self.renderer {
             renderer.tick(at, self.output);
         }

@@ -9,12 +9,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
-use rbuild_logfmt::event::{Call, Event, Fact, Failure, Item, Outcome, StepKind, Version};
+use rbuild_logfmt::event::{Call, Fact, Failure, Item, Outcome, StepKind, Version};
 use rbuild_sandbox::Facts;
 
 use crate::cancel::Cancel;
 use crate::context::{Context, ContextError, ContextRequest};
-use crate::emit::Emitter;
+use crate::emit::{Emitter, Told};
 use crate::key::{CacheKey, KeyBuilder};
 use crate::options::{BuildOptions, BuildResult, CheckResult, ContextSource, DockerfileSource};
 use crate::plan::buildkit::requested_config;
@@ -44,7 +44,7 @@ pub(crate) fn run(
     cancel: &Cancel,
     input: Option<OwnedFd>,
     output: Option<OwnedFd>,
-    write: Box<dyn FnMut(Event) + Send>,
+    write: Box<dyn FnMut(Told) + Send>,
 ) -> Result<Done, Ended> {
     let emitter = Emitter::new(write);
     emitter.emit(Fact::BuildStarted {

@@ -33,4 +33,4 @@ mod worker;
 pub use error::BuildError;
 pub use options::*;
 pub use rbuild_logfmt as logfmt;
-pub use worker::{Cancel, build, check, init};
+pub use worker::{Cancel, Observer, build, check, init};

@@ -14,6 +14,7 @@ use rbuild_sandbox::{Channel, ExitStatus, SpawnError, Worker, WorkerChannel, Wor
 use serde::{Deserialize, Serialize};
 
 use crate::build::Done;
+use crate::emit::Told;
 use crate::error::BuildError;
 use crate::options::{BuildOptions, BuildResult, CheckResult, Isolation};
 use crate::{build as worker_side, cancel};
@@ -42,6 +43,7 @@ enum Request {
 #[derive(Serialize, Deserialize)]
 enum Reply {
     Event(Event),
+    Clock(u64),
     End(Result<Done, End>),
 }
 
@@ -112,6 +114,25 @@ impl Drop for HookGuard {
     }
 }
 
+/// Learns what happens in a build. Any function of an event is one.
+pub trait Observer {
+    /// Takes the next event.
+    fn event(&mut self, event: &Event);
+
+    /// It is now `at` nanoseconds since the build began, and every event that happened before was handed over. Told
+    /// about ten times a second when no event comes, for displays that change by themselves
+    /// ([`Renderer::tick`](crate::logfmt::Renderer::tick)).
+    fn clock(&mut self, at: u64) {
+        let _ = at;
+    }
+}
+
+impl<F: FnMut(&Event)> Observer for F {
+    fn event(&mut self, event: &Event) {
+        self(event);
+    }
+}
+
 /// Builds an image.
 ///
 /// Events are handed over in order, from this thread; the last is [`Fact::BuildEnded`](crate::logfmt::event::Fact).
@@ -124,12 +145,8 @@ impl Drop for HookGuard {
 /// # Errors
 /// [`BuildError::Failed`] with the facts that the last event has too; [`BuildError::Cancelled`]; or that no worker
 /// could be started or it was lost.
-pub fn build(
-    options: BuildOptions,
-    cancel: &Cancel,
-    on_event: &mut dyn FnMut(&Event),
-) -> Result<BuildResult, BuildError> {
-    match run(Call::Build, options, cancel, on_event)? {
+pub fn build(options: BuildOptions, cancel: &Cancel, observer: &mut dyn Observer) -> Result<BuildResult, BuildError> {
+    match run(Call::Build, options, cancel, observer)? {
         Done::Built(result) => Ok(result),
         Done::Checked(_) => Err(BuildError::Worker { message: "the worker did something else".to_owned(), hint: None }),
     }
@@ -142,23 +159,14 @@ pub fn build(
 ///
 /// # Errors
 /// As [`build`]. That the Dockerfile is wrong is no error, but part of the result.
-pub fn check(
-    options: BuildOptions,
-    cancel: &Cancel,
-    on_event: &mut dyn FnMut(&Event),
-) -> Result<CheckResult, BuildError> {
-    match run(Call::Check, options, cancel, on_event)? {
+pub fn check(options: BuildOptions, cancel: &Cancel, observer: &mut dyn Observer) -> Result<CheckResult, BuildError> {
+    match run(Call::Check, options, cancel, observer)? {
         Done::Checked(result) => Ok(result),
         Done::Built(_) => Err(BuildError::Worker { message: "the worker did something else".to_owned(), hint: None }),
     }
 }
 
-fn run(
-    call: Call,
-    options: BuildOptions,
-    cancel: &Cancel,
-    on_event: &mut dyn FnMut(&Event),
-) -> Result<Done, BuildError> {
+fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Done, BuildError> {
     let mut spawn = WorkerOptions::new(ENTRY);
     spawn.isolation = match options.isolation {
         Isolation::Auto => rbuild_sandbox::Isolation::Auto,
@@ -201,8 +209,9 @@ fn run(
                 if let Fact::Output { data, .. } = &mut event.fact {
                     *data = bytes;
                 }
-                on_event(&event);
+                observer.event(&event);
             }
+            Some((Reply::Clock(at), _)) => observer.clock(at),
             Some((Reply::End(end), _)) => break Some(end),
             None => break None,
         }
@@ -293,7 +302,14 @@ fn serve(mut channel: WorkerChannel) -> i32 {
         return 1;
     }
     let events = Arc::clone(&channel);
-    let write = Box::new(move |mut event: Event| {
+    let write = Box::new(move |told: Told| {
+        let mut event = match told {
+            Told::Event(event) => event,
+            Told::Clock(at) => {
+                let _ = events.send(&Reply::Clock(at));
+                return;
+            }
+        };
         let bytes = match &mut event.fact {
             Fact::Output { data, .. } => std::mem::take(data),
             _ => Vec::new(),

@@ -187,6 +187,10 @@ fn step_rows(steps: &[Vec<String>], text: &str) -> Vec<String> {
         let first = &lines[0];
         let mut lines: Vec<&String> = lines.iter().collect();
         if is_from(first) {
+            if lines.iter().any(|line| *line == "CACHED") {
+                // It is done when its cache key is known, cached when its files are wanted: the first is seen or not.
+                lines.retain(|line| *line != "DONE <t>");
+            }
             if many {
                 // Which of several pulls shows a layer that they share is a race.
                 lines.retain(|line| !pattern!(r"^(resolve|extracting|sha256:)").is_match(line));

@@ -1,14 +1,12 @@
 //! `rbuild build`: one call of the library, its events shown.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use rbuild_executor::logfmt::event::{Event, Fact, Outcome};
-use rbuild_executor::{BuildError, BuildResult, Cancel, CheckResult};
+use rbuild_executor::{BuildError, BuildResult, Cancel, CheckResult, Observer};
 
 use crate::args::{BuildArgs, Environment};
 use crate::convert::{self, BuildRequest};
 use crate::error::CliError;
-use crate::logs::{LogFileError, Logs, TICK};
+use crate::logs::{LogFileError, Logs};
 use crate::output::Output;
 use crate::signals::Received;
 use crate::{results, signals};
@@ -95,41 +93,46 @@ enum Shown {
     Checked(CheckResult),
 }
 
-/// Builds, or checks, and shows the events of it, those of the clock in between.
+/// Builds, or checks, and shows it.
 fn show(
     request: &BuildRequest,
     cancel: &Cancel,
     received: &Received,
     logs: Logs<'_>,
 ) -> (Result<Shown, BuildError>, Result<(), LogFileError>) {
-    let logs = Mutex::new(logs);
-    let (done, is_done) = std::sync::mpsc::channel::<()>();
-    let result = std::thread::scope(|scope| {
-        let logs = &logs;
-        scope.spawn(move || {
-            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = is_done.recv_timeout(TICK) {
-                lock(logs).tick();
-            }
-        });
-        let mut on_event = |event: &Event| {
-            let mut logs = lock(logs);
-            match with_callers_part(event, request, received) {
-                Some(event) => logs.event(&event),
-                None => logs.event(event),
-            }
-            if logs.has_failed() {
-                cancel.cancel();
-            }
-        };
-        let result = match request.check {
-            None => rbuild_executor::build(request.options.clone(), cancel, &mut on_event).map(Shown::Built),
-            Some(_) => rbuild_executor::check(request.options.clone(), cancel, &mut on_event).map(Shown::Checked),
-        };
-        drop(done);
-        result
-    });
-    let logs = logs.into_inner().unwrap_or_else(PoisonError::into_inner);
-    (result, logs.finish())
+    let mut shower = Shower { request, cancel, received, logs };
+    let result = match request.check {
+        None => rbuild_executor::build(request.options.clone(), cancel, &mut shower).map(Shown::Built),
+        Some(_) => rbuild_executor::check(request.options.clone(), cancel, &mut shower).map(Shown::Checked),
+    };
+    (result, shower.logs.finish())
+}
+
+/// Shows events; a log that nobody takes any more ends the build.
+struct Shower<'a> {
+    request: &'a BuildRequest,
+    cancel: &'a Cancel,
+    received: &'a Received,
+    logs: Logs<'a>,
+}
+
+impl Observer for Shower<'_> {
+    fn event(&mut self, event: &Event) {
+        match with_callers_part(event, self.request, self.received) {
+            Some(event) => self.logs.event(&event),
+            None => self.logs.event(event),
+        }
+        if self.logs.has_failed() {
+            self.cancel.cancel();
+        }
+    }
+
+    fn clock(&mut self, at: u64) {
+        self.logs.tick(at);
+        if self.logs.has_failed() {
+            self.cancel.cancel();
+        }
+    }
 }
 
 /// The last event with what the library was not told: the signal that ended the build, and whether warnings matter.
@@ -146,8 +149,4 @@ fn with_callers_part(event: &Event, request: &BuildRequest, received: &Received)
 
 fn ignores_status(request: &BuildRequest) -> bool {
     request.check.is_some_and(|check| check.ignore_status)
-}
-
-fn lock<'a, T>(mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use rbuild_executor::logfmt::event::{Dialect, Event, Fact, Outcome};
@@ -12,11 +12,14 @@ use rbuild_logfmt::{EventsError, read_recording};
 use crate::args::ReplayArgs;
 use crate::convert;
 use crate::error::CliError;
-use crate::logs::{LAG, Logs, TICK};
+use crate::logs::Logs;
 use crate::output::Output;
 
 /// Events that are read ahead of the clock; enough that reading never makes one late.
 const AHEAD: usize = 64;
+
+/// How often displays catch up with the clock.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Shows the log of a recording, and ends as the build did.
 pub(crate) fn replay(args: ReplayArgs, output: &mut Output) -> Result<(), CliError> {
@@ -92,23 +95,18 @@ fn in_real_time(
     // Ends with the process where its reading does not: standard input may be a terminal.
     std::thread::spawn(move || read_recording(source).all(|event| sender.send(event).is_ok()));
     let begin = Instant::now();
-    while !logs.has_failed() {
-        let event = match events.recv_timeout(TICK) {
-            Ok(event) => event?,
-            Err(RecvTimeoutError::Timeout) => {
-                // What comes next may have happened a moment ago.
-                logs.tick_at(nanoseconds(begin.elapsed().saturating_sub(LAG)));
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
+    for event in events {
+        let event = event?;
+        if logs.has_failed() {
+            break;
+        }
         loop {
             let left = Duration::from_nanos(event.at).saturating_sub(begin.elapsed());
             if left.is_zero() {
                 break;
             }
             std::thread::sleep(left.min(TICK));
-            logs.tick_at(nanoseconds(begin.elapsed()).min(event.at));
+            logs.tick(nanoseconds(begin.elapsed()).min(event.at));
         }
         ending.event(&event);
         logs.event(&event);

@@ -178,16 +178,13 @@ impl<'s> Solver<'s> {
                     let stop = fail_step(self.session, step, Stop::failed(failure.clone()));
                     failed.get_or_insert(stop.at(step, None));
                 }
+                StageBase::Image(image) if self.is_here(image)? && self.is_surely_needed(step)? => {
+                    // Both at once: that it was done before is not seen.
+                    *shared(&self.bases, step).lock().unwrap_or_else(PoisonError::into_inner) = true;
+                    self.fetch(image, &Unwatched).map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
+                    emitter.emit(Fact::StepDone { step, cached: true, image: None });
+                }
                 _ => emitter.done(step),
-            }
-            if let StageBase::Image(image) = base
-                && self.is_here(image)?
-                && self.is_surely_needed(step)?
-            {
-                *shared(&self.bases, step).lock().unwrap_or_else(PoisonError::into_inner) = true;
-                emitter.emit(Fact::StepStarted { step });
-                self.fetch(image, &Unwatched).map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
-                emitter.emit(Fact::StepDone { step, cached: true, image: None });
             }
         }
         failed.map_or(Ok(()), Err)
