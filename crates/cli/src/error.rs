@@ -67,6 +67,9 @@ pub(crate) enum CliError {
     /// A file about the result could not be written.
     #[error(transparent)]
     ResultFile(#[from] ResultFileError),
+    /// The same, as Docker's client tells it: its whole text.
+    #[error("{0}")]
+    Told(String),
     /// Signals cannot be handled, a file cannot be read, and the like.
     #[error("cannot {action}")]
     Io {
@@ -124,6 +127,7 @@ impl CliError {
             | CliError::LogFile(_)
             | CliError::Replay { .. }
             | CliError::ResultFile(_)
+            | CliError::Told(_)
             | CliError::Io { .. }
             | CliError::Terminal(_)
             | CliError::Login { .. }
@@ -166,6 +170,7 @@ impl CliError {
             | CliError::Convert(ConvertError::Args(ArgsError::Usage { text, .. })) => {
                 return text.clone();
             }
+            CliError::Told(text) => return text.clone(),
             CliError::Args(ArgsError::Shown(_))
             | CliError::Convert(ConvertError::Args(ArgsError::Shown(_)))
             | CliError::Build { .. }

@@ -20,12 +20,17 @@ pub(crate) struct ResultFileError {
     pub(crate) source: io::Error,
 }
 
-/// Removes the file of an earlier build, so that a build that fails leaves none behind.
+/// Removes the file of an earlier build, so that a build that fails leaves none behind; an empty directory, too, as Docker
+/// does.
 pub(crate) fn remove_stale(path: &Path) -> Result<(), ResultFileError> {
     if !is_replaceable(path) {
         return Ok(());
     }
-    match fs::remove_file(path) {
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(path),
+        removed => removed,
+    };
+    match removed {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(ResultFileError { action: "remove", path: path.to_owned(), source })
         }
@@ -52,7 +57,7 @@ pub(crate) fn write_metadata(path: &Path, result: &BuildResult) -> Result<(), Re
 
 /// A name that can be given to another file; a device or a pipe is written to instead.
 fn is_replaceable(path: &Path) -> bool {
-    fs::metadata(path).map_or(true, |found| found.is_file())
+    fs::metadata(path).map_or(true, |found| found.is_file() || found.is_dir())
 }
 
 /// Writes a file whole or not at all.
@@ -94,6 +99,8 @@ mod tests {
         fs::write(&path, "old").unwrap();
         remove_stale(&path).unwrap();
         assert!(!path.exists());
+        remove_stale(&path).unwrap();
+        fs::create_dir(&path).unwrap();
         remove_stale(&path).unwrap();
         write_id(&path, &result(&[]).image_id).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "sha256:11");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{Fact, Failure, StepId, Stream, Version};
+use rbuild_logfmt::go_reason;
 use rbuild_parser::Network as RunNetwork;
 use rbuild_sandbox::root::{NewDirs, Root};
 use rbuild_sandbox::{
@@ -127,8 +128,7 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
             Err(Stop::failed(exec_failed(session, step, argv, &String::from_utf8_lossy(&argv0), reason)))
         }
         Err(RunError::Chdir { path, source }) => {
-            let text =
-                format!("chdir to cwd ({}) set in config.json failed: {}", path_text(&path), errno_text(&source));
+            let text = format!("chdir to cwd ({}) set in config.json failed: {}", path_text(&path), go_reason(&source));
             Err(Stop::failed(Failure::Start { argv, message: text, code: 1 }))
         }
         Err(error @ RunError::NoSuchId { .. }) => Err(Stop::failed(no_such_id(session, command.user, &error))),
@@ -215,14 +215,6 @@ fn volume_mount(session: &Session<'_>, root: &Root, volume: &str) -> Result<Moun
 
 fn path_text(path: &Path) -> String {
     go::quote(&path.to_string_lossy())
-}
-
-/// A kernel's error as Go words it: without the number, in lower case.
-fn errno_text(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(errno) => go::errno_text(errno),
-        None => error.to_string(),
-    }
 }
 
 /// What a runtime says of a command that cannot be executed (runc 1.3's words).

@@ -310,25 +310,21 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Looks an image up in the store: by name, id or prefix of one.
-    pub(crate) fn local_image(&self, name: &str, platform: &Platform) -> Result<Option<BaseImage>, Stop> {
+    /// Looks an image up in the store: by name, id or prefix of one; of any platform.
+    pub(crate) fn local_image(&self, name: &str) -> Result<Option<BaseImage>, Stop> {
         let id = match self.store.resolve(name) {
             Ok(id) => id,
             Err(StoreError::NoImage(_) | StoreError::Ambiguous(..)) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        self.stored_image(id, name, platform)
+        self.stored_image(id, name)
     }
 
-    fn stored_image(&self, id: ImageId, name: &str, platform: &Platform) -> Result<Option<BaseImage>, Stop> {
+    fn stored_image(&self, id: ImageId, name: &str) -> Result<Option<BaseImage>, Stop> {
         if !self.lease.hold_image(&id)? {
             return Ok(None);
         }
         let image = self.store.image(&id)?;
-        let has = image.config.platform().normalized();
-        if !platform.compatible().iter().any(|wanted| wanted.is_same(&has)) {
-            return Ok(None);
-        }
         let mut layers = Vec::new();
         for layer in image.layers {
             if layer.unpacked.is_none() && layer.blobs.is_empty() {
@@ -340,6 +336,14 @@ impl<'a> Session<'a> {
         Ok(Some(BaseImage { id, config: image.config, layers, shown: name.to_owned(), remote: None }))
     }
 
+    /// An image of the store, if it is for this platform.
+    fn stored_image_for(&self, id: ImageId, name: &str, platform: &Platform) -> Result<Option<BaseImage>, Stop> {
+        Ok(self.stored_image(id, name)?.filter(|image| {
+            let has = image.config.platform().normalized();
+            platform.compatible().iter().any(|wanted| wanted.is_same(&has))
+        }))
+    }
+
     /// An image of the store that no registry gave: built, loaded or imported here.
     pub(crate) fn built_here(&self, reference: &Reference, platform: &Platform) -> Result<Option<BaseImage>, Stop> {
         let Some(id) = self.store.resolve_reference(reference)? else { return Ok(None) };
@@ -347,7 +351,7 @@ impl<'a> Session<'a> {
         if pulled {
             return Ok(None);
         }
-        self.stored_image(id, &reference.to_string(), platform)
+        self.stored_image_for(id, &reference.to_string(), platform)
     }
 
     /// Whether an earlier build, or a pull, gave the store this very image under this very name.
@@ -684,7 +688,7 @@ impl<'a> Session<'a> {
     ) -> Result<StageBase, Stop> {
         let first = loaded.map_err(|error| Stop::own(&error))?.into_iter().next();
         let image = match first {
-            Some(loaded) => self.stored_image(loaded.id, shown, platform)?,
+            Some(loaded) => self.stored_image_for(loaded.id, shown, platform)?,
             None => None,
         };
         match image {

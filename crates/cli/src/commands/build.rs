@@ -1,13 +1,17 @@
 //! `rbuild build`: one call of the library, its events shown.
 
+use std::path::Path;
+
 use rbuild_executor::logfmt::event::{Event, Fact, Outcome};
 use rbuild_executor::{BuildError, BuildResult, Cancel, CheckResult, Observer};
+use rbuild_logfmt::{Format, IdFileAction};
 
 use crate::args::{BuildArgs, Environment};
 use crate::convert::{self, BuildRequest};
 use crate::error::CliError;
 use crate::logs::{LogFileError, Logs};
 use crate::output::Output;
+use crate::results::ResultFileError;
 use crate::signals::Received;
 use crate::{results, signals};
 
@@ -18,7 +22,7 @@ pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Outpu
         output.give_away_stdout();
     }
     if let Some(path) = &request.iidfile {
-        results::remove_stale(path)?;
+        results::remove_stale(path).map_err(|error| id_file_failed(IdFileAction::Remove, error, &request))?;
     }
     let logs = Logs::open(request.log.clone(), output)?;
     let cancel = Cancel::new();
@@ -30,7 +34,7 @@ pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Outpu
     match result {
         Ok(Shown::Built(result)) => {
             if let Some(path) = &request.iidfile {
-                results::write_id(path, &result.image_id)?;
+                write_id(path, &result.image_id, &request)?;
             }
             if let Some(path) = &request.metadata_file {
                 results::write_metadata(path, &result)?;
@@ -40,7 +44,7 @@ pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Outpu
         Ok(Shown::Checked(result)) => {
             if let Some(path) = &request.iidfile {
                 // There is no image, and Docker says so like this.
-                results::write_id(path, "")?;
+                write_id(path, "", &request)?;
             }
             let CheckResult { warnings, failure } = result;
             let ignored = ignores_status(&request);
@@ -65,6 +69,20 @@ pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Outpu
         }
         Err(BuildError::Worker { message, hint }) => Err(CliError::Worker { message, hint }),
         Err(other) => Err(CliError::Worker { message: causes(&other), hint: None }),
+    }
+}
+
+fn write_id(path: &Path, id: &str, request: &BuildRequest) -> Result<(), CliError> {
+    results::write_id(path, id).map_err(|error| id_file_failed(IdFileAction::Write, error, request))
+}
+
+/// Under a log of Docker's are Docker's words.
+fn id_file_failed(action: IdFileAction, error: ResultFileError, request: &BuildRequest) -> CliError {
+    match request.log.format {
+        Some(Format::Legacy | Format::Buildkit | Format::Quiet) => {
+            CliError::Told(rbuild_logfmt::id_file_error(action, &error.path, &error.source, request.options.dialect))
+        }
+        _ => error.into(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_image::layer::LayerError;
 use rbuild_logfmt::event::{Builder, Dialect, Failure, Speaker, Version};
+use rbuild_logfmt::go_reason;
 use rbuild_parser::ignore::IgnoreError;
 use rbuild_sandbox::root::RootError;
 
@@ -219,7 +220,7 @@ impl ContextError {
             Self::DockerfilePath { path, source } => client(format!(
                 "{prepare}: unable to evaluate symlinks in Dockerfile path: lstat {}: {}",
                 path.display(),
-                reason(source)
+                go_reason(source)
             )),
             Self::DockerfileMissing { name } => daemon(format!("Cannot locate specified Dockerfile: {name}")),
             Self::DockerfileIsDirectory { name } => {
@@ -253,7 +254,9 @@ impl ContextError {
             Self::StdinTwice => client(STDIN_TWICE.into()),
             Self::TwoDockerfiles => client(TWO_DOCKERFILES.into()),
             Self::NoInput => builder(format!("{read}: no local sources enabled")),
-            Self::DockerfilePath { path, source } => builder(format!("resolve {}: {}", path.display(), reason(source))),
+            Self::DockerfilePath { path, source } => {
+                builder(format!("resolve {}: {}", path.display(), go_reason(source)))
+            }
             Self::DockerfileMissing { name } => {
                 let mount = if version == Version::V20 { format!("{DAEMON_MOUNT}/") } else { String::new() };
                 frontend(format!("{read}: open {mount}{name}: no such file or directory"))
@@ -281,7 +284,7 @@ impl ContextError {
                 client(format!("failed to get build context path {{{} <nil>}}: not a directory", path.display()))
             }
             Self::NamedMissing { name, path, source } => {
-                client(format!("failed to get build context {name}: stat {}: {}", path.display(), reason(source)))
+                client(format!("failed to get build context {name}: stat {}: {}", path.display(), go_reason(source)))
             }
             _ => self.own(),
         }
@@ -344,18 +347,5 @@ fn archive(error: &RootfsError) -> Option<String> {
             _ => None,
         },
         _ => None,
-    }
-}
-
-/// An operating system's error as Go spells it.
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::NotADirectory => "not a directory".to_owned(),
-        _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            "too many levels of symbolic links".to_owned()
-        }
-        _ => error.to_string(),
     }
 }

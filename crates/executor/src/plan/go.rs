@@ -51,12 +51,9 @@ fn is_print(c: char) -> bool {
     }
 }
 
-/// A kernel's error as Go words it: the C library's text without a capital.
+/// A kernel's error as Go words it.
 pub(crate) fn errno_text(errno: i32) -> String {
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+    rbuild_logfmt::go_reason(&std::io::Error::from_raw_os_error(errno))
 }
 
 /// A list of strings as `%q`: `["a" "b"]`.
@@ -141,12 +138,6 @@ mod tests {
         assert_eq!(quote_rune(10), "'\\n'");
         assert_eq!(quote_rune(65), "'A'");
         assert_eq!(quote_list(&["a".into(), "b c".into()]), "[\"a\" \"b c\"]");
-    }
-
-    #[test]
-    fn errors_of_the_kernel() {
-        assert_eq!(errno_text(2), "no such file or directory");
-        assert_eq!(errno_text(8), "exec format error");
     }
 
     #[test]

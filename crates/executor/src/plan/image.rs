@@ -116,6 +116,17 @@ impl StageImage {
         self.config.config.get().and_then(|run| run.shell.get()).is_some_and(|shell| !shell.is_empty())
     }
 
+    /// What a container of the image runs if it is not told: ENTRYPOINT, or CMD where there is none.
+    pub(crate) fn default_command(&self) -> &[String] {
+        let list = |field: fn(&ContainerConfig) -> &Field<Vec<String>>| {
+            self.config.config.get().and_then(|run| field(run).get()).map_or(&[][..], Vec::as_slice)
+        };
+        match list(|run| &run.entrypoint) {
+            [] => list(|run| &run.cmd),
+            entrypoint => entrypoint,
+        }
+    }
+
     /// The shell that the shell form of an instruction runs with.
     pub(crate) fn shell(&self) -> Vec<String> {
         match self.config.config.get().and_then(|run| run.shell.get()) {

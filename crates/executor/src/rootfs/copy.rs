@@ -154,9 +154,10 @@ pub fn copy_legacy(source: &Source<'_>, from: &Path, dest: &Root, to: &Path, own
         }
         dest.create_dir_all(&target, parents)?;
         copier.below(&path, &target)?;
-        if let Some((uid, gid)) = owner
-            && !is_dir
-        {
+        if is_dir {
+            // Docker touches it even where nothing was copied, so that it is in the layer.
+            dest.touch(&target)?;
+        } else if let Some((uid, gid)) = owner {
             dest.chown(&target, uid, gid)?;
         }
         return Ok(());

@@ -253,11 +253,12 @@ impl Builder<'_> {
         found.map(|(_, state)| state.clone())
     }
 
-    /// An image from the store, or else from its registry.
+    /// An image from the store, or else from its registry. What is in the store is taken whatever platform was asked for,
+    /// as Docker does.
     fn image(&self, name: &str, platform: &Platform, step: StepId) -> Result<State, Stop> {
         let session = self.session;
         if !session.options().pull
-            && let Some(image) = session.local_image(name, platform)?
+            && let Some(image) = session.local_image(name)?
         {
             session.fetch(&image, &crate::session::Unwatched)?;
             return Ok(state_of(&image));
@@ -490,6 +491,15 @@ impl Builder<'_> {
             return Ok(());
         }
         let InstructionKind::Run(run) = &instruction.kind else { return Ok(()) };
+        // An empty list is no command: the container runs what its image says.
+        let default_command = current.stage.image.default_command().to_vec();
+        let argv = if argv.is_empty() { default_command.as_slice() } else { argv };
+        if argv.is_empty() {
+            return Err(instruction_failed(match self.version {
+                rbuild_parser::Version::V20 => "No command specified",
+                rbuild_parser::Version::V28 => "no command specified",
+            }));
+        }
         if !run.devices.is_empty() {
             return Err(instruction_failed("RUN --device is not supported: there are no CDI devices here"));
         }

@@ -496,6 +496,14 @@ impl Root {
         self.node(path)?.set_times(atime, mtime)
     }
 
+    /// Sets the times of a file, not followed, to now.
+    ///
+    /// # Errors
+    /// Fails if the file does not exist or its times may not be changed.
+    pub fn touch(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.node(path)?.touch()
+    }
+
     /// One extended attribute of a file, not followed; see [`Dir::xattr`].
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timestamps, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, Uid};
 use rustix::io::Errno;
 
 use super::dir::{self, Dir};
@@ -170,12 +170,24 @@ impl Node {
     /// # Errors
     /// Fails if the times may not be changed.
     pub fn set_times(&self, atime: Timestamp, mtime: Timestamp) -> Result<()> {
-        let times = Timestamps { last_access: atime.timespec(), last_modification: mtime.timespec() };
+        self.set_timestamps(&Timestamps { last_access: atime.timespec(), last_modification: mtime.timespec() })
+    }
+
+    /// Sets both times to now.
+    ///
+    /// # Errors
+    /// Fails if the times may not be changed.
+    pub fn touch(&self) -> Result<()> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        self.set_timestamps(&Timestamps { last_access: now, last_modification: now })
+    }
+
+    fn set_timestamps(&self, times: &Timestamps) -> Result<()> {
         let result = match &self.file {
-            Some(file) => rustix::fs::futimens(file, &times),
+            Some(file) => rustix::fs::futimens(file, times),
             None => {
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
-                rustix::fs::utimensat(&self.dir, &self.name, &times, flags)
+                rustix::fs::utimensat(&self.dir, &self.name, times, flags)
             }
         };
         result.map_err(|errno| self.dir.error("set the times of", &self.name, errno))

@@ -10,7 +10,7 @@ use rbuild_parser::{Dockerfile, Instruction, InstructionKind, Stage, Version};
 
 use super::dispatch::{Place, State};
 use super::{
-    Linter, Lookup, Plan, PlannedStep, StageBase, StageIndex, StagePlan, StepLabel, docker_version, parse_failure,
+    Linter, Lookup, Op, Plan, PlannedStep, StageBase, StageIndex, StagePlan, StepLabel, docker_version, parse_failure,
     target_platform,
 };
 use crate::emit;
@@ -472,6 +472,12 @@ impl<'a> Draft<'a> {
             }
         }
         self.linter.verdict()?;
+        // Found when the graph is put together of what the target needs: only checks never do that.
+        let mut needed = plan.stages.iter().filter(|stage| stage.reachable && !self.all_stages);
+        let is_empty = |step: &PlannedStep| matches!(&step.op, Op::Run(run) if run.argv.is_empty());
+        if needed.any(|stage| stage.steps.iter().any(is_empty)) {
+            return Err(PlanError::builder("failed to marshal LLB definition: arguments are required", None));
+        }
         Ok(plan)
     }
 

@@ -1,5 +1,6 @@
 //! The BuildKit dialect: what the target needs, stages at the same time.
 
+mod documents;
 mod frontend;
 mod metadata;
 mod pulled;

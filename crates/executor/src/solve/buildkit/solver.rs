@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_image::digest::DiffId;
-use rbuild_logfmt::event::{Fact, Item, StepId, StepKind};
+use rbuild_logfmt::event::{Fact, Item, StepId};
 use rbuild_parser::mount::MountType;
 use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
 
@@ -31,6 +31,9 @@ pub(in crate::solve) struct Snapshot {
     /// The image at its bottom, whose layers may not be here yet.
     pub(in crate::solve) base: Option<Arc<BaseImage>>,
 }
+
+/// Gives the result of a stage.
+pub(super) type ResultOf<'a> = &'a dyn Fn(StageIndex) -> Result<Snapshot, Stop>;
 
 /// The result of one stage, waited for by those that need it.
 #[derive(Default)]
@@ -67,9 +70,9 @@ impl Drop for Unwinding<'_, '_> {
 }
 
 pub(super) struct Solver<'s> {
-    session: &'s Session<'s>,
+    pub(super) session: &'s Session<'s>,
     context: &'s Context,
-    plan: &'s Plan,
+    pub(super) plan: &'s Plan,
     context_step: Option<StepId>,
     context_loaded: Mutex<bool>,
     declared: Vec<StageSteps>,
@@ -110,7 +113,7 @@ impl<'s> Solver<'s> {
     pub(super) fn solve(&self) -> Result<Snapshot, Stop> {
         self.show_bases()?;
         self.check_sources()?;
-        self.show_inline_documents();
+        self.show_inline_documents()?;
         std::thread::scope(|scope| {
             for (index, stage) in self.plan.stages.iter().enumerate() {
                 if stage.reachable {
@@ -232,20 +235,6 @@ impl<'s> Solver<'s> {
         Ok(())
     }
 
-    /// BuildKit makes a file of each here-document first, which its log shows.
-    fn show_inline_documents(&self) {
-        let reachable = self.plan.stages.iter().filter(|stage| stage.reachable);
-        let documents = reachable.flat_map(|stage| &stage.steps).map(|step| match &step.op {
-            Op::Copy(copy) => copy.sources.iter().filter(|s| matches!(s, CopySource::Inline { .. })).count(),
-            Op::Run(run) => usize::from(run.script.is_some()),
-            Op::Mkdir { .. } => 0,
-        });
-        for _ in 0..documents.sum() {
-            let step = self.session.emitter().begin(StepKind::InlineDocument, &[]);
-            self.session.emitter().done(step);
-        }
-    }
-
     /// Finds sources that the context lacks before anything runs: BuildKit computes cache keys first, and the one of
     /// such a step fails. Steps of its stage before it are then shown as cached.
     fn check_sources(&self) -> Result<(), Stop> {
@@ -312,10 +301,7 @@ impl<'s> Solver<'s> {
         let declared = &self.declared[index];
         let mut snapshot = match &stage.base {
             StageBase::Stage(base) => self.wait_for(*base)?,
-            StageBase::Image(image) => base_snapshot(image),
-            StageBase::Scratch | StageBase::Directory(_) | StageBase::Missing(..) | StageBase::Unresolved => {
-                Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None }
-            }
+            base => own_snapshot(base),
         };
         if let Some(step) = declared.from {
             self.base(index, step, &snapshot)?;
@@ -359,29 +345,17 @@ impl<'s> Solver<'s> {
 
     /// Whether the cache has a step's result, as far as that can be told without waiting for other stages.
     fn peek(&self, snapshot: &Snapshot, step: &PlannedStep, no_cache: bool) -> Result<bool, Stop> {
-        let waits = match &step.op {
-            Op::Run(run) => run.mounts.iter().any(|mount| matches!(mount.from, MountFrom::Stage(_))),
-            Op::Copy(copy) => copy.sources.iter().any(|source| {
-                matches!(
-                    source,
-                    CopySource::Files { from: MountFrom::Stage(_), .. }
-                        | CopySource::Http { .. }
-                        | CopySource::Git { .. }
-                )
-            }),
-            Op::Mkdir { .. } => false,
-        };
         if no_cache {
             return Ok(false);
         }
-        if waits {
+        if asks_the_network(&step.op) || stages_read(&step.op).next().is_some() {
             // Nothing is won by fetching what is here: what the step needs it will find.
             return match &snapshot.base {
                 Some(image) => self.session.is_unpacked(image),
                 None => Ok(false),
             };
         }
-        match self.key(snapshot, step) {
+        match self.key(snapshot, step, &|stage| self.wait_for(stage)) {
             Ok(keys) => Ok(self.lookup(&keys)?.is_some()),
             // It fails again where it can be told of.
             Err(_) => Ok(false),
@@ -403,7 +377,7 @@ impl<'s> Solver<'s> {
         }
     }
 
-    fn lookup(&self, keys: &[CacheKey]) -> Result<Option<DiffId>, Stop> {
+    pub(super) fn lookup(&self, keys: &[CacheKey]) -> Result<Option<DiffId>, Stop> {
         for key in keys {
             if let Some(layer) = self.session.cached_layer(key)? {
                 return Ok(Some(layer));
@@ -443,7 +417,7 @@ impl<'s> Solver<'s> {
             }
         };
         let result = (|| {
-            let keys = self.key(&snapshot, step)?;
+            let keys = self.key(&snapshot, step, &|stage| self.wait_for(stage))?;
             let Some(key) = keys.first().cloned() else { return Err(Stop::Cancelled) };
             if !no_cache && let Some(layer) = self.lookup(&keys)? {
                 begin();
@@ -482,18 +456,23 @@ impl<'s> Solver<'s> {
         }
     }
 
-    /// What a step's result is filed under, the strongest first.
-    fn key(&self, snapshot: &Snapshot, step: &PlannedStep) -> Result<Vec<CacheKey>, Stop> {
+    /// What a step's result is filed under, the strongest first. `result_of` gives the result of a stage.
+    pub(super) fn key(
+        &self,
+        snapshot: &Snapshot,
+        step: &PlannedStep,
+        result_of: ResultOf<'_>,
+    ) -> Result<Vec<CacheKey>, Stop> {
         let epoch = self.session.options().source_date_epoch.map(|e| e.to_string()).unwrap_or_default();
         let key = |kind: &str| KeyBuilder::new(kind).key("parent", &snapshot.key).field("epoch", &epoch);
         Ok(match &step.op {
             Op::Mkdir { path, user } => vec![key("mkdir").field("path", path).field("user", user).finish()],
-            Op::Run(run) => vec![self.run_key(key("run"), run)?],
-            Op::Copy(op) => vec![self.copy_key(key("copy"), op)?],
+            Op::Run(run) => vec![self.run_key(key("run"), run, result_of)?],
+            Op::Copy(op) => vec![self.copy_key(key("copy"), op, result_of)?],
         })
     }
 
-    fn run_key(&self, key: KeyBuilder, run: &RunOp) -> Result<CacheKey, Stop> {
+    fn run_key(&self, key: KeyBuilder, run: &RunOp, result_of: ResultOf<'_>) -> Result<CacheKey, Stop> {
         let options = self.session.options();
         let mut key = key
             .list("argv", &run.argv)
@@ -513,7 +492,7 @@ impl<'s> Solver<'s> {
             key = match mount.from {
                 MountFrom::Empty => key,
                 MountFrom::Stage(stage) => {
-                    let from = self.wait_for(stage)?;
+                    let from = result_of(stage)?;
                     match mount.kind {
                         MountType::Bind => key.key("from", &from.key),
                         _ => key,
@@ -529,7 +508,7 @@ impl<'s> Solver<'s> {
         Ok(key.finish())
     }
 
-    fn copy_key(&self, key: KeyBuilder, op: &CopyOp) -> Result<CacheKey, Stop> {
+    fn copy_key(&self, key: KeyBuilder, op: &CopyOp, result_of: ResultOf<'_>) -> Result<CacheKey, Stop> {
         let mut key = key
             .field("dest", &op.dest)
             .field("chown", op.chown.as_deref().unwrap_or_default())
@@ -545,7 +524,7 @@ impl<'s> Solver<'s> {
                         .field("unpack", unpack.to_string());
                     let content = match from {
                         MountFrom::Stage(stage) => {
-                            self.stage_content(*stage, pattern, parents.as_deref(), &op.exclude)?
+                            self.stage_content(*stage, result_of, pattern, parents.as_deref(), &op.exclude)?
                         }
                         _ => {
                             self.load_context()?;
@@ -571,6 +550,7 @@ impl<'s> Solver<'s> {
     fn stage_content(
         &self,
         stage: StageIndex,
+        result_of: ResultOf<'_>,
         pattern: &str,
         parents: Option<&str>,
         exclude: &[String],
@@ -579,7 +559,7 @@ impl<'s> Solver<'s> {
             let source = CopySourceTree::directory(self.session, path)?;
             return copy::buildkit::selection_hash(&source, pattern, parents, exclude);
         }
-        let snapshot = self.wait_for(stage)?;
+        let snapshot = result_of(stage)?;
         let key = KeyBuilder::new("content")
             .key("stage", &snapshot.key)
             .field("pattern", pattern)
@@ -690,7 +670,33 @@ impl<'s> Solver<'s> {
     }
 }
 
-/// What a stage begins with.
+/// What a stage begins with that does not begin with another.
+pub(super) fn own_snapshot(base: &StageBase) -> Snapshot {
+    match base {
+        StageBase::Image(image) => base_snapshot(image),
+        _ => Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None },
+    }
+}
+
+/// Whether the key of a step depends on what another machine answers.
+pub(super) fn asks_the_network(op: &Op) -> bool {
+    match op {
+        Op::Copy(copy) => {
+            copy.sources.iter().any(|source| matches!(source, CopySource::Http { .. } | CopySource::Git { .. }))
+        }
+        Op::Run(_) | Op::Mkdir { .. } => false,
+    }
+}
+
+/// The stages that a step reads files of.
+pub(super) fn stages_read(op: &Op) -> impl Iterator<Item = StageIndex> {
+    sources(op).into_iter().filter_map(|from| match from {
+        MountFrom::Stage(stage) => Some(stage),
+        _ => None,
+    })
+}
+
+/// What is done on a base image.
 fn base_snapshot(image: &Arc<BaseImage>) -> Snapshot {
     Snapshot {
         key: KeyBuilder::new("image").field("layers", image.cache_name()).finish(),
