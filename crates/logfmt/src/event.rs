@@ -561,6 +561,9 @@ pub enum Failure {
     Parse {
         /// Docker's text.
         message: String,
+        /// Legacy: name of the file, where it is no Dockerfile at all and not one instruction that is wrong.
+        #[serde(default)]
+        file: Option<String>,
     },
     /// The request is wrong (unknown target, bad reference, missing Dockerfile …): Docker's text without prefixes.
     Request {

@@ -12,7 +12,10 @@ use crate::usage;
 /// The legacy client's last words on standard error, without the line feed. `None` for our own failures.
 pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
     Some(match failure {
-        Failure::Parse { message } | Failure::Request { message, by: Speaker::Daemon } => {
+        Failure::Parse { message, file: Some(file) } => {
+            format!("Error response from daemon: failed to parse {file}: {message}")
+        }
+        Failure::Parse { message, file: None } | Failure::Request { message, by: Speaker::Daemon } => {
             format!("Error response from daemon: {message}")
         }
         Failure::Request { message, .. } | Failure::Setup { message, .. } | Failure::Instruction { message } => {
@@ -55,7 +58,7 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
             process(argv, &format!("exit code: {code}"), version)
         }
         Failure::Setup { argv, message } if !argv.is_empty() => process(argv, message, version),
-        Failure::Parse { message }
+        Failure::Parse { message, .. }
         | Failure::Request { message, .. }
         | Failure::Setup { message, .. }
         | Failure::Instruction { message } => message.clone(),
@@ -175,6 +178,18 @@ pub(crate) fn buildkit_cancelled(version: Version) -> &'static str {
 mod tests {
     use super::*;
     use crate::event::{PullFailure, Refusal, Request};
+
+    #[test]
+    fn no_dockerfile_at_all() {
+        let failure = Failure::Parse { message: "file with no instructions".into(), file: Some("a/b".into()) };
+        for version in [Version::V20, Version::V28] {
+            assert_eq!(
+                legacy(&failure, version).unwrap(),
+                "Error response from daemon: failed to parse a/b: file with no instructions"
+            );
+            assert_eq!(vertex(&failure, version, ""), "file with no instructions");
+        }
+    }
 
     #[test]
     fn starting_a_missing_program() {
