@@ -21,9 +21,9 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
         Failure::Request { message, .. } | Failure::Setup { message, .. } | Failure::Instruction { message } => {
             message.clone()
         }
-        Failure::Flag { flag, value, reason } => {
+        Failure::Tag { tag, reason } => {
             let dialect = Dialect { builder: Builder::Legacy, version };
-            usage::hint(&format!("invalid argument {} for {} flag: {reason}", quote(value), quote(flag)), dialect)
+            usage::hint(&format!("invalid argument {} for \"-t, --tag\" flag: {reason}", quote(tag)), dialect)
         }
         Failure::Run { argv, code } => {
             format!("The command '{}' returned a non-zero code: {code}", argv.join(" "))
@@ -62,7 +62,7 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
         | Failure::Request { message, .. }
         | Failure::Setup { message, .. }
         | Failure::Instruction { message } => message.clone(),
-        Failure::Flag { reason, .. } => reason.clone(),
+        Failure::Tag { tag, reason } => format!("invalid tag {}: {reason}", quote(tag)),
         Failure::Copy { message, missing: None, .. } => message.clone(),
         Failure::Copy { message, missing: Some(path), .. } => match version {
             Version::V20 => format!("{} not found: not found", quote(path)),
@@ -104,7 +104,8 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
     if let Failure::Own { message, hint } = failure {
         return report(message, hint.as_deref());
     }
-    if let Failure::Request { message, by: Speaker::Client } = failure {
+    if let Failure::Request { by: Speaker::Client, .. } | Failure::Tag { .. } = failure {
+        let message = vertex(failure, version, "");
         return match version {
             Version::V20 => format!("{message}\n"),
             Version::V28 => format!("ERROR: failed to build: {message}\n"),
@@ -189,6 +190,19 @@ mod tests {
             );
             assert_eq!(vertex(&failure, version, ""), "file with no instructions");
         }
+    }
+
+    #[test]
+    fn a_bad_name_of_the_image() {
+        let failure = Failure::Tag { tag: "a\u{7}:b c".into(), reason: "invalid reference format".into() };
+        assert_eq!(
+            legacy(&failure, Version::V20).unwrap(),
+            "invalid argument \"a\\a:b c\" for \"-t, --tag\" flag: invalid reference format\nSee 'docker build --help'."
+        );
+        assert_eq!(
+            buildkit(&failure, Version::V28, None, false),
+            "ERROR: failed to build: invalid tag \"a\\a:b c\": invalid reference format\n"
+        );
     }
 
     #[test]
