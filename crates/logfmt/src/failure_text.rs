@@ -7,7 +7,7 @@ use crate::go_quote::quote;
 use crate::pull_text;
 use crate::reference::canonical;
 use crate::report::report;
-use crate::usage;
+use crate::usage::{WrongUse, WrongValue};
 
 /// The legacy client's last words on standard error, without the line feed. `None` for our own failures.
 pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
@@ -22,8 +22,9 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
             message.clone()
         }
         Failure::Tag { tag, reason } => {
-            let dialect = Dialect { builder: Builder::Legacy, version };
-            usage::hint(&format!("invalid argument {} for \"-t, --tag\" flag: {reason}", quote(tag)), dialect)
+            let cause = WrongValue::Reference(reason.clone());
+            let wrong = WrongUse::Value { flag: "-t, --tag".to_owned(), value: tag.clone(), cause };
+            return wrong.hint(Dialect { builder: Builder::Legacy, version });
         }
         Failure::Run { argv, code } => {
             format!("The command '{}' returned a non-zero code: {code}", argv.join(" "))

@@ -51,4 +51,4 @@ pub use events::{EVENT_FORMAT, EventsError, read_events, read_recording};
 pub use exit_code::exit_code;
 pub use format::{Format, UnknownFormat};
 pub use renderer::{Captured, OutputStream, RenderOptions, Renderer, Sink, renderer};
-pub use usage::{WRONG_FLAG, usage_error};
+pub use usage::{Arity, WrongUse, WrongValue};
