@@ -110,7 +110,7 @@ impl Place {
 /// Builds, and keeps every event.
 fn run(options: BuildOptions, cancel: &Cancel) -> (Result<BuildResult, BuildError>, Vec<Event>) {
     let mut events = Vec::new();
-    let result = build(options, cancel, &mut |event| events.push(event.clone()));
+    let result = build(options, cancel, &mut |event: &Event| events.push(event.clone()));
     (result, events)
 }
 
@@ -165,7 +165,7 @@ fn a_cancelled_run(place: &Place) {
     };
     let (handle, mut begun) = (cancel.clone(), None);
     let options = place.options("long", "FROM busybox\nRUN echo begun; trap '' TERM; sleep 6666\n");
-    let result = build(options, &cancel, &mut |event| {
+    let result = build(options, &cancel, &mut |event: &Event| {
         if matches!(&event.fact, Fact::Output { .. }) && begun.is_none() {
             begun = Some(Instant::now());
             let handle = handle.clone();

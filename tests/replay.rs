@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rbuild_testkit::registry::Fault;
+use rbuild_testkit::registry::{Fault, Registry};
 use rbuild_testkit::require;
 use rbuild_testkit::workspace::{Output, Workspace, finish};
 
@@ -27,6 +27,14 @@ const DIALECTS: [[&str; 2]; 4] = [
 
 fn read(workspace: &Workspace, name: &str) -> String {
     String::from_utf8_lossy(&fs::read(workspace.path(name)).unwrap()).into_owned()
+}
+
+/// Builds this Dockerfile with the legacy log, and records it as `e`.
+fn record(workspace: &Workspace, registry: &Registry, dockerfile: &str) -> Output {
+    workspace.files("context", &[("Dockerfile", dockerfile)]);
+    let mut build = workspace.rbuild(build_flags(registry));
+    build.args(["--log-format=docker", "--no-cache", "--log-file=events:e", "context"]);
+    finish(&mut build, None).success()
 }
 
 fn same(replayed: &Output, live: &Output) {
@@ -162,10 +170,7 @@ fn output_is_recorded_whole() {
 #[test]
 fn in_real_time() {
     let (workspace, registry) = require!(with_bases());
-    workspace.files("context", &[("Dockerfile", "FROM busybox\nRUN echo a; sleep 1; echo b\n")]);
-    let mut build = workspace.rbuild(build_flags(&registry));
-    build.args(["--log-format=docker", "--no-cache", "--log-file=events:e", "context"]);
-    let live = finish(&mut build, None).success();
+    let live = record(&workspace, &registry, "FROM busybox\nRUN echo a; sleep 1; echo b\n");
     for line in [&["replay", "--realtime", "e"][..], &["replay", "--realtime", "--log-format=buildkit", "e"]] {
         let begin = Instant::now();
         let replayed = workspace.run(line).success();
@@ -180,9 +185,7 @@ fn in_real_time() {
 #[test]
 fn recordings_that_cannot_be_shown() {
     let (workspace, registry) = require!(with_bases());
-    workspace.files("context", &[("Dockerfile", "FROM busybox\nRUN echo shown\n")]);
-    let mut build = workspace.rbuild(build_flags(&registry));
-    let live = finish(build.args(["--log-format=docker", "--log-file=events:e", "context"]), None).success();
+    let live = record(&workspace, &registry, "FROM busybox\nRUN echo shown\n");
     let whole = read(&workspace, "e");
     let lines = whole.lines().count();
     let mut middle = whole.len() / 2;

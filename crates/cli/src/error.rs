@@ -234,7 +234,7 @@ mod tests {
             (build(run(42), LEGACY), 42),
             (build(run(42), BUILDKIT), 1),
             (build(run(256), LEGACY), 1),
-            (build(Failure::Parse { message: "x".into() }, LEGACY), 1),
+            (build(Failure::Parse { message: "x".into(), file: None }, LEGACY), 1),
             (CliError::Build { outcome: Box::new(Outcome::Cancelled { signal: Some(15) }), dialect: LEGACY }, 143),
             (CliError::Interrupted { signal: 2 }, 130),
             (CliError::Interrupted { signal: 15 }, 143),

@@ -9,7 +9,7 @@ use rbuild_image::compression::EncoderOptions;
 use rbuild_image::layer::LayerWriter;
 use rbuild_image::manifest::{Descriptor, ImageManifest, Manifest, media_type};
 use rbuild_image::reference::{DockerVersion, Reference, ReferenceError};
-use rbuild_logfmt::event::{ExportTarget, Failure, Item, Speaker, StepId, Version};
+use rbuild_logfmt::event::{ExportTarget, Failure, Item, StepId, Version};
 use rbuild_sandbox::root::Root;
 
 use crate::cancel::Cancellable;
@@ -211,23 +211,19 @@ fn manifest(session: &Session<'_>, built: &Built) -> Result<Manifest, Stop> {
     Ok(Manifest::parse(bytes, None)?)
 }
 
-/// What Docker's client says of a bad name.
+/// What Docker's client finds wrong with a bad name.
 fn bad_tag(tag: &str, error: &ReferenceError, version: DockerVersion, is_legacy: bool) -> Stop {
-    if is_legacy {
-        let flag = "-t, --tag".to_owned();
-        return Stop::failed(Failure::Flag { flag, value: tag.to_owned(), reason: error.to_string() });
-    }
     // BuildKit's client does not normalise the name first, and knows less of what is wrong with it.
     let lowercase = Reference::parse_normalized(&tag.to_ascii_lowercase(), version);
     let reason = match error {
+        error if is_legacy => error.to_string(),
         ReferenceError::Uppercase(_) | ReferenceError::UppercaseHost if lowercase.is_ok() => {
             ReferenceError::UppercaseHost.to_string()
         }
         ReferenceError::Uppercase(_) => ReferenceError::Format.to_string(),
         other => other.to_string(),
     };
-    let message = format!("invalid tag {}: {reason}", crate::plan::go::quote(tag));
-    Stop::failed(Failure::Request { message, by: Speaker::Client })
+    Stop::failed(Failure::Tag { tag: tag.to_owned(), reason })
 }
 
 /// How layers of OCI outputs are compressed.

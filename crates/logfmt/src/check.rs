@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_failure() {
-        let failure = || Some(Failure::Parse { message: "unknown instruction: X".into() });
+        let failure = || Some(Failure::Parse { message: "unknown instruction: X".into(), file: None });
         let (stdout, stderr) = check(vec![lint("A", "one", 1)], failure(), Format::Buildkit, false);
         assert!(stdout.starts_with("Check complete, 1 warning has been found!\n\nWARNING: A"), "{stdout}");
         assert!(stdout.ends_with("---\n\n"), "{stdout}");
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn json_as_go_writes_it() {
-        let failure = Some(Failure::Parse { message: "a < b".into() });
+        let failure = Some(Failure::Parse { message: "a < b".into(), file: None });
         let mut found = lint("B", "two", 2);
         if let Fact::Warning(Warning::Lint { lines: Some(lines), .. }) = &mut found {
             lines.start = 1;

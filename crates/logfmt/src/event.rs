@@ -561,6 +561,9 @@ pub enum Failure {
     Parse {
         /// Docker's text.
         message: String,
+        /// Legacy: name of the file, where it is no Dockerfile at all and not one instruction that is wrong.
+        #[serde(default)]
+        file: Option<String>,
     },
     /// The request is wrong (unknown target, bad reference, missing Dockerfile …): Docker's text without prefixes.
     Request {
@@ -569,12 +572,10 @@ pub enum Failure {
         /// Who says it: this decides the prefix.
         by: Speaker,
     },
-    /// The value of a flag is wrong: the legacy client tells how it is used.
-    Flag {
-        /// The flag as its help shows it, `-t, --tag`.
-        flag: String,
-        /// The value.
-        value: String,
+    /// A name that the image shall have is none.
+    Tag {
+        /// The name as it was given.
+        tag: String,
         /// Docker's reason.
         reason: String,
     },

@@ -12,9 +12,7 @@ pub fn exit_code(outcome: &Outcome, dialect: Dialect) -> i32 {
     match (outcome, dialect.builder) {
         (Outcome::Success { .. }, _) => 0,
         (Outcome::Failure { failure: Failure::Run { code, .. }, .. }, Builder::Legacy) if *code != 0 => *code,
-        (Outcome::Failure { failure: Failure::Flag { .. }, .. }, Builder::Legacy) => {
-            i32::from(crate::usage::WRONG_FLAG)
-        }
+        (Outcome::Failure { failure: Failure::Tag { .. }, .. }, Builder::Legacy) => i32::from(crate::usage::WRONG_FLAG),
         (Outcome::Failure { .. }, _) => 1,
         (Outcome::Checked { warnings, failure, ignored, .. }, _) => {
             i32::from(failure.is_some() || *warnings > 0 && !ignored)
@@ -32,7 +30,7 @@ mod tests {
     fn codes_by_dialect() {
         let failed = |failure| Outcome::Failure { failure, step: None, lines: None };
         let run = failed(Failure::Run { argv: vec!["false".into()], code: 127 });
-        let parse = failed(Failure::Parse { message: "x".into() });
+        let parse = failed(Failure::Parse { message: "x".into(), file: None });
         let start = failed(Failure::Start { argv: vec!["x".into()], message: "exec: x".into(), code: 127 });
         let checked =
             |warnings, failure, ignored| Outcome::Checked { warnings, failure, step: None, lines: None, ignored };
@@ -46,8 +44,8 @@ mod tests {
             (&checked(0, None, false), [0; 4]),
             (&checked(2, None, false), [1; 4]),
             (&checked(2, None, true), [0; 4]),
-            (&checked(0, Some(Failure::Parse { message: "x".into() }), false), [1; 4]),
-            (&checked(0, Some(Failure::Parse { message: "x".into() }), true), [1; 4]),
+            (&checked(0, Some(Failure::Parse { message: "x".into(), file: None }), false), [1; 4]),
+            (&checked(0, Some(Failure::Parse { message: "x".into(), file: None }), true), [1; 4]),
             (&Outcome::Cancelled { signal: None }, [130, 130, 1, 130]),
             (&Outcome::Cancelled { signal: Some(15) }, [143, 143, 1, 143]),
             (&Outcome::Cancelled { signal: Some(i32::MAX) }, [130, 130, 1, 130]),

@@ -7,20 +7,24 @@ use crate::go_quote::quote;
 use crate::pull_text;
 use crate::reference::canonical;
 use crate::report::report;
-use crate::usage;
+use crate::usage::{WrongUse, WrongValue};
 
 /// The legacy client's last words on standard error, without the line feed. `None` for our own failures.
 pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
     Some(match failure {
-        Failure::Parse { message } | Failure::Request { message, by: Speaker::Daemon } => {
+        Failure::Parse { message, file: Some(file) } => {
+            format!("Error response from daemon: failed to parse {file}: {message}")
+        }
+        Failure::Parse { message, file: None } | Failure::Request { message, by: Speaker::Daemon } => {
             format!("Error response from daemon: {message}")
         }
         Failure::Request { message, .. } | Failure::Setup { message, .. } | Failure::Instruction { message } => {
             message.clone()
         }
-        Failure::Flag { flag, value, reason } => {
-            let dialect = Dialect { builder: Builder::Legacy, version };
-            usage::hint(&format!("invalid argument {} for {} flag: {reason}", quote(value), quote(flag)), dialect)
+        Failure::Tag { tag, reason } => {
+            let cause = WrongValue::Reference(reason.clone());
+            let wrong = WrongUse::Value { flag: "-t, --tag".to_owned(), value: tag.clone(), cause };
+            return wrong.hint(Dialect { builder: Builder::Legacy, version });
         }
         Failure::Run { argv, code } => {
             format!("The command '{}' returned a non-zero code: {code}", argv.join(" "))
@@ -55,11 +59,11 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
             process(argv, &format!("exit code: {code}"), version)
         }
         Failure::Setup { argv, message } if !argv.is_empty() => process(argv, message, version),
-        Failure::Parse { message }
+        Failure::Parse { message, .. }
         | Failure::Request { message, .. }
         | Failure::Setup { message, .. }
         | Failure::Instruction { message } => message.clone(),
-        Failure::Flag { reason, .. } => reason.clone(),
+        Failure::Tag { tag, reason } => format!("invalid tag {}: {reason}", quote(tag)),
         Failure::Copy { message, missing: None, .. } => message.clone(),
         Failure::Copy { message, missing: Some(path), .. } => match version {
             Version::V20 => format!("{} not found: not found", quote(path)),
@@ -101,7 +105,8 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
     if let Failure::Own { message, hint } = failure {
         return report(message, hint.as_deref());
     }
-    if let Failure::Request { message, by: Speaker::Client } = failure {
+    if let Failure::Request { by: Speaker::Client, .. } | Failure::Tag { .. } = failure {
+        let message = vertex(failure, version, "");
         return match version {
             Version::V20 => format!("{message}\n"),
             Version::V28 => format!("ERROR: failed to build: {message}\n"),
@@ -175,6 +180,31 @@ pub(crate) fn buildkit_cancelled(version: Version) -> &'static str {
 mod tests {
     use super::*;
     use crate::event::{PullFailure, Refusal, Request};
+
+    #[test]
+    fn no_dockerfile_at_all() {
+        let failure = Failure::Parse { message: "file with no instructions".into(), file: Some("a/b".into()) };
+        for version in [Version::V20, Version::V28] {
+            assert_eq!(
+                legacy(&failure, version).unwrap(),
+                "Error response from daemon: failed to parse a/b: file with no instructions"
+            );
+            assert_eq!(vertex(&failure, version, ""), "file with no instructions");
+        }
+    }
+
+    #[test]
+    fn a_bad_name_of_the_image() {
+        let failure = Failure::Tag { tag: "a\u{7}:b c".into(), reason: "invalid reference format".into() };
+        assert_eq!(
+            legacy(&failure, Version::V20).unwrap(),
+            "invalid argument \"a\\a:b c\" for \"-t, --tag\" flag: invalid reference format\nSee 'docker build --help'."
+        );
+        assert_eq!(
+            buildkit(&failure, Version::V28, None, false),
+            "ERROR: failed to build: invalid tag \"a\\a:b c\": invalid reference format\n"
+        );
+    }
 
     #[test]
     fn starting_a_missing_program() {

@@ -53,4 +53,4 @@ pub use exit_code::exit_code;
 pub use format::{Format, UnknownFormat};
 pub use id_file::{IdFileAction, go_reason, id_file_error};
 pub use renderer::{Captured, OutputStream, RenderOptions, Renderer, Sink, renderer};
-pub use usage::{WRONG_FLAG, usage_error};
+pub use usage::{Arity, WrongUse, WrongValue};

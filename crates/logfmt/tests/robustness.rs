@@ -76,7 +76,7 @@ fn failure() -> impl Strategy<Value = Failure> {
     ]
     .boxed();
     prop_oneof![
-        text().prop_map(|message| Failure::Parse { message }),
+        (text(), proptest::option::of(text())).prop_map(|(message, file)| Failure::Parse { message, file }),
         text().prop_map(|message| Failure::Request { message, by: Speaker::Client }),
         (text(), any::<i32>()).prop_map(|(a, code)| Failure::Run { argv: vec![a], code }),
         (text(), any::<i32>()).prop_map(|(message, code)| Failure::Start { argv: vec![], message, code }),

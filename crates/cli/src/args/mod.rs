@@ -20,13 +20,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, CommandFactory, FromArgMatches};
 use rbuild_executor::logfmt::event::{Builder, Dialect, Version};
+use rbuild_logfmt::WrongUse;
 
 pub(crate) use build::{BuildArgs, DockerVersion, IsolationArg, LogFormat, NetworkArg, Progress};
 pub(crate) use commands::*;
 pub(crate) use environment::Environment;
 pub(crate) use output::OutputSpec;
+pub(crate) use rbuild_logfmt::Arity;
 pub(crate) use shared::{CommonArgs, RegistryArgs};
-pub(crate) use usage::{Arity, WrongFlag, check_build_arity, check_command_arity};
+pub(crate) use usage::{check_build_arity, check_command_arity};
 use values::ValueError;
 pub(crate) use values::{Assignment, CallSpec, SecretSpec, SshSpec};
 
@@ -47,7 +49,7 @@ pub(crate) enum ArgsError {
         /// What to do.
         hint: Option<String>,
         /// The same for those who want Docker's words.
-        wrong: Option<Box<WrongFlag>>,
+        wrong: Option<Box<WrongUse>>,
     },
     /// Docker's whole text, as it goes to standard error: the number of arguments is wrong, or a flag is.
     #[error("wrong usage")]
@@ -109,7 +111,9 @@ pub(crate) fn parse(arguments: &[OsString], environment: &Environment) -> Result
     let wrong = |error: clap::Error| {
         let error = explain(error, &arguments);
         match (&error, if is_build { wanted_dialect(&arguments, environment) } else { None }) {
-            (ArgsError::Flag { wrong: Some(wrong), .. }, Some(dialect)) => wrong.as_docker(dialect).unwrap_or(error),
+            (ArgsError::Flag { wrong: Some(wrong), .. }, Some(dialect)) => {
+                usage::as_docker(wrong, dialect).unwrap_or(error)
+            }
             _ => error,
         }
     };
@@ -302,7 +306,7 @@ fn explain(error: clap::Error, arguments: &[OsString]) -> ArgsError {
         ErrorKind::UnknownArgument => {
             let flag = text(ContextKind::InvalidArg).unwrap_or_default();
             let kind = if flag.starts_with('-') { "unknown flag" } else { "unexpected argument" };
-            wrong = flag.starts_with('-').then(|| WrongFlag::Unknown(flag.clone()));
+            wrong = flag.starts_with('-').then(|| WrongUse::UnknownFlag(flag.clone()));
             (format!("{kind}: {flag}"), None, suggestion(ContextKind::SuggestedArg).or_else(help))
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
@@ -312,11 +316,12 @@ fn explain(error: clap::Error, arguments: &[OsString]) -> ArgsError {
             let source = std::error::Error::source(&error);
             if let Some(cause) = source.and_then(|source| source.downcast_ref::<ValueError>()) {
                 let flag = shown_flag(&flag);
-                wrong = Some(WrongFlag::Value { flag, value: value.clone(), cause: cause.clone() });
+                let cause = cause.docker(&flag, &value);
+                wrong = cause.map(|cause| WrongUse::Value { flag, value: value.clone(), cause });
             }
             if value.is_empty() && source.is_none() {
                 let last = arguments.last().map(|last| last.to_string_lossy().into_owned());
-                wrong = last.filter(|last| last.starts_with('-')).map(WrongFlag::NoValue);
+                wrong = last.filter(|last| last.starts_with('-')).map(WrongUse::NoValue);
                 (format!("flag needs a value: {flag}"), known, help())
             } else {
                 (

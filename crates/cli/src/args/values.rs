@@ -5,8 +5,7 @@
 use std::path::PathBuf;
 
 use rbuild_executor::Ulimit;
-use rbuild_executor::logfmt::event::Builder;
-use rbuild_logfmt::Format;
+use rbuild_logfmt::{Format, WrongValue};
 
 use super::csv::{self, CsvError};
 use crate::logs::LogFileSpec;
@@ -94,22 +93,18 @@ pub(crate) enum ValueError {
 }
 
 impl ValueError {
-    /// What Docker's client says of the value of a flag, for those flags whose values it looks at first.
-    pub(crate) fn docker(&self, flag: &str, value: &str, builder: Builder) -> Option<String> {
+    /// The same for Docker's clients, for those flags whose values they look at first.
+    pub(crate) fn docker(&self, flag: &str, value: &str) -> Option<WrongValue> {
         Some(match self {
-            ValueError::Boolean(text) => format!("strconv.ParseBool: parsing {text:?}: invalid syntax"),
-            ValueError::Size(text) => format!("invalid size: '{text}'"),
-            ValueError::Ulimit(text) => format!("invalid ulimit argument: {text}"),
-            ValueError::UlimitName(name) => format!("invalid ulimit type: {name}"),
-            ValueError::UlimitOrder { soft, hard } => {
-                format!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
-            }
-            // BuildKit's client looks at these later, and says other things.
-            _ if builder == Builder::Buildkit => return None,
-            ValueError::AddHost(_) => format!("bad format for add-host: {value:?}"),
-            ValueError::Address(address) => format!("invalid IP address in add-host: {address:?}"),
-            ValueError::EmptyKey(_) if flag == "--label" => format!("invalid label '{value}': empty name"),
-            ValueError::EmptyKey(_) => format!("invalid environment variable: {value}"),
+            ValueError::Boolean(text) => WrongValue::Boolean(text.clone()),
+            ValueError::Size(text) => WrongValue::Size(text.clone()),
+            ValueError::Ulimit(text) => WrongValue::Ulimit(text.clone()),
+            ValueError::UlimitName(name) => WrongValue::UlimitName(name.clone()),
+            ValueError::UlimitOrder { soft, hard } => WrongValue::UlimitOrder { soft: *soft, hard: *hard },
+            ValueError::AddHost(_) => WrongValue::AddHost(value.to_owned()),
+            ValueError::Address(address) => WrongValue::Address(address.clone()),
+            ValueError::EmptyKey(_) if flag == "--label" => WrongValue::Label(value.to_owned()),
+            ValueError::EmptyKey(_) => WrongValue::Variable(value.to_owned()),
             _ => return None,
         })
     }

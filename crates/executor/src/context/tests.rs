@@ -7,6 +7,7 @@ use rbuild_image::compression::{Encoder, EncoderOptions};
 use rbuild_image::layer::{Entry, Kind, LayerWriter};
 use rbuild_logfmt::event::{Builder, Dialect, Failure, Speaker, Version};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+use rustix::thread::CapabilitySet;
 use tempfile::TempDir;
 
 use super::*;
@@ -486,12 +487,22 @@ fn bad_patterns() {
 
 // ---- what cannot be read ----
 
+/// As one who may not read everything, which root is without these capabilities. They are those of a thread.
 #[test]
 fn unreadable_files_and_directories() {
-    if rustix::process::geteuid().is_root() {
-        eprintln!("skipped: root may read everything");
-        return;
-    }
+    let test = || {
+        let mut sets = rustix::thread::capabilities(None).unwrap();
+        let read_all = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        sets.effective.remove(read_all);
+        // access(2) looks at these for root.
+        sets.permitted.remove(read_all);
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        unreadable_files_and_directories_of_others();
+    };
+    std::thread::scope(|scope| scope.spawn(test).join()).unwrap();
+}
+
+fn unreadable_files_and_directories_of_others() {
     let fixture = Fixture::new(&[("Dockerfile", "x"), ("secret", "1"), ("d/f", "1")]);
     let dir = fixture.dir();
     fs::set_permissions(dir.join("secret"), fs::Permissions::from_mode(0o000)).unwrap();

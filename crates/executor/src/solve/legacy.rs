@@ -78,7 +78,7 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
     }
     // What is no Dockerfile at all is told of by the file's name, and a wrong instruction by its line.
     let dockerfile = rbuild_parser::parse_with(text, options)
-        .map_err(|error| Stop::failed(Failure::Parse { message: format!("failed to parse {name}: {error}") }))?;
+        .map_err(|error| Stop::failed(Failure::Parse { message: error.to_string(), file: Some(name.to_owned()) }))?;
     let instructions = dockerfile.instructions().map_err(|error| refused(&error))?;
     let mut stages = instructions.stages;
     if let Some(target) = &session.options().target {

@@ -2,6 +2,7 @@ use std::io::Read;
 use std::process::Command;
 
 use pretty_assertions::assert_eq;
+use rbuild_testkit::require;
 
 use super::*;
 use crate::compression::{Encoder, EncoderOptions};
@@ -119,10 +120,7 @@ fn oci_archives_and_directories_round_trip() {
 /// skopeo is an independent reader of all three forms.
 #[test]
 fn skopeo_reads_them() {
-    if Command::new("skopeo").arg("--version").output().is_err() {
-        eprintln!("skipped: skopeo is not installed");
-        return;
-    }
+    let skopeo = require!(require::program("skopeo"));
     let (dir, store, lease, images) = scene();
     let oci = dir.path().join("oci.tar");
     let docker = dir.path().join("docker.tar");
@@ -134,13 +132,13 @@ fn skopeo_reads_them() {
         format!("docker-archive:{}:a:1", docker.display()),
         format!("oci:{}:2", dir.path().join("oci").display()),
     ] {
-        let inspect = Command::new("skopeo").args(["inspect", "--config", &source]).output().unwrap();
+        let inspect = Command::new(&skopeo).args(["inspect", "--config", &source]).output().unwrap();
         assert!(inspect.status.success(), "{source}: {}", String::from_utf8_lossy(&inspect.stderr));
         let text = String::from_utf8(inspect.stdout).unwrap();
         assert!(text.contains("2024-01-02T03:04:05Z"), "{text}");
         // A copy reads and checks every layer.
         let target = format!("dir:{}", dir.path().join("copy").display());
-        let copy = Command::new("skopeo").args(["copy", "--insecure-policy", &source, &target]).output().unwrap();
+        let copy = Command::new(&skopeo).args(["copy", "--insecure-policy", &source, &target]).output().unwrap();
         assert!(copy.status.success(), "{source}: {}", String::from_utf8_lossy(&copy.stderr));
     }
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use pretty_assertions::assert_eq;
+use rbuild_testkit::require;
 
 use super::*;
 use crate::compression::EncoderOptions;
@@ -354,19 +355,22 @@ fn a_full_disk_is_an_error() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mount = "mount -t tmpfs -o size=400k none \"$0\" || exit 99; shift 0; exec \"$@\"";
-    let status = Command::new("unshare")
-        .args(["-rm", "sh", "-c", mount])
-        .arg(dir.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "store::tests::a_full_disk_is_an_error"])
-        .env(DISK, dir.path())
-        .status();
-    match status.map(|status| status.code()) {
-        Ok(Some(0)) => {}
-        Ok(Some(code)) if code != 99 && code != 1 => panic!("the test failed on a full disk"),
-        other => eprintln!("skipped: no tmpfs can be mounted here ({other:?})"),
-    }
+    let on_a_small_disk = |command: &[&str]| {
+        let mount = "mount -t tmpfs -o size=400k none \"$0\" && exec \"$@\"";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-rm", "sh", "-c", mount]).arg(dir.path()).args(command).env(DISK, dir.path());
+        unshare.output().map_err(|error| format!("`unshare` does not start: {error}"))
+    };
+    let can_mount = on_a_small_disk(&["true"]).and_then(|output| match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("no tmpfs can be mounted: {}", String::from_utf8_lossy(&output.stderr))),
+    });
+    require!(can_mount);
+    let this = std::env::current_exe().unwrap();
+    let output =
+        on_a_small_disk(&[this.to_str().unwrap(), "--exact", "store::tests::a_full_disk_is_an_error"]).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 #[test]

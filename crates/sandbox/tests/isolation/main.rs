@@ -10,6 +10,7 @@ mod outside;
 mod probe;
 
 use rbuild_sandbox::{Facts, Privilege, Refusal, SpawnError, WorkerOptions, init};
+use rbuild_testkit::require::STRICT;
 use std::{
     cell::Cell,
     fs,
@@ -62,6 +63,7 @@ fn orchestrate(wanted: &[String]) -> ExitCode {
             .env(MODE, kind)
             .env(BASE, &dir)
             .env("BASE_DIR", &dir)
+            .envs(std::env::var_os(STRICT).map(|strict| (STRICT, strict)))
             .status()
             .unwrap();
         if !status.success() {
@@ -113,7 +115,7 @@ fn orchestrate(wanted: &[String]) -> ExitCode {
 /// Tells what is not tested, and whether that is a failure: it is where everything must be.
 fn skipped(kind: &str, reason: &str) -> bool {
     println!("SKIPPED {kind}: {reason}");
-    std::env::var("RBUILD_TEST_STRICT").is_ok_and(|strict| strict == "1")
+    std::env::var(STRICT).is_ok_and(|strict| strict == "1")
 }
 
 fn exit_code(failed: bool) -> ExitCode {
@@ -204,9 +206,9 @@ fn test_as_this_user(wanted: &[String]) -> ExitCode {
             Ok(())
         }
         Err(error) => {
-            println!("skipped: no worker for this user: {error}: {:?}", std::error::Error::source(&error));
+            let reason = format!("no worker for this user: {error}: {:?}", std::error::Error::source(&error));
             // Where this is a user that the test made, it must work.
-            return if kind == "as this user" { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            return exit_code(skipped(&kind, &reason) || kind != "as this user");
         }
     };
     if results.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -212,7 +212,8 @@ impl rbuild_parser::words::Environment for Lookup<'_> {
 
 /// A parse error as BuildKit tells it.
 pub(crate) fn parse_failure(error: &rbuild_parser::ParseError) -> PlanError {
-    PlanError { failure: Failure::Parse { message: error.to_string() }, lines: Some(emit::lines(error.lines)) }
+    let failure = Failure::Parse { message: error.to_string(), file: None };
+    PlanError { failure, lines: Some(emit::lines(error.lines)) }
 }
 
 /// The platform that a build is for.

@@ -203,6 +203,7 @@ mod tests {
     use rbuild_logfmt::event::Fact;
 
     use super::*;
+    use crate::emit::Told;
     use crate::options::{BuildOptions, ContextSource};
     use crate::plan::buildkit::{Draft, Linter};
 
@@ -215,7 +216,11 @@ mod tests {
         let plan = Draft::new(&dockerfile, &options, &|_| None, &linter).unwrap().finish(&|_| false).unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
         let events = Arc::clone(&told);
-        let emitter = Emitter::new(Box::new(move |event| events.lock().unwrap().push(event.fact)));
+        let emitter = Emitter::new(Box::new(move |told| {
+            if let Told::Event(event) = told {
+                events.lock().unwrap().push(event.fact);
+            }
+        }));
         let steps = Steps::declare(&emitter, &plan, true);
         let told: Vec<String> = told
             .lock()

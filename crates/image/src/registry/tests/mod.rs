@@ -1,4 +1,4 @@
-//! The client against a registry in this process, and against a real one if there is one.
+//! The client against a registry in this process, and against a real one.
 
 mod auth;
 mod fake;
