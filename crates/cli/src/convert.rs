@@ -215,7 +215,7 @@ pub(crate) fn build_request(
         return Err(ConvertError::Refused { flag, hint });
     }
     let check = check(&args, dialect)?;
-    args::check_build_arity(args.contexts.len(), dialect)?;
+    args::check_build_arity(args.contexts.len(), &args.tag, dialect)?;
     let context = args.contexts.first().map(|path| context_source(path)).unwrap_or(ContextSource::Stdin);
     let dockerfile = match &args.file {
         None => DockerfileSource::Default,

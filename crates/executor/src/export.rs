@@ -9,7 +9,7 @@ use rbuild_image::compression::EncoderOptions;
 use rbuild_image::layer::LayerWriter;
 use rbuild_image::manifest::{Descriptor, ImageManifest, Manifest, media_type};
 use rbuild_image::reference::{DockerVersion, Reference, ReferenceError};
-use rbuild_logfmt::event::{ExportTarget, Failure, Item, StepId, Version};
+use rbuild_logfmt::event::{Builder, Dialect, ExportTarget, Failure, Item, StepId, Version};
 use rbuild_sandbox::root::Root;
 
 use crate::cancel::Cancellable;
@@ -25,20 +25,21 @@ use crate::whole_file::WholeFile;
 /// The results that were asked for, checked before anything is built.
 pub(crate) struct Exports {
     names: Vec<Reference>,
+    /// The names as they were asked for, some without a tag: so BuildKit shows them.
+    written: Vec<Reference>,
     outputs: Vec<Output>,
 }
 
 impl Exports {
     pub(crate) fn new(session: &Session<'_>) -> Result<Exports, Stop> {
         let options = session.options();
-        let version = match options.dialect.version {
-            Version::V20 => DockerVersion::V20,
-            Version::V28 => DockerVersion::V28,
-        };
-        let mut names = Vec::new();
+        let (mut names, mut written) = (Vec::new(), Vec::new());
         for tag in &options.tags {
-            let name = Reference::parse_normalized(tag, version)
-                .map_err(|error| bad_tag(tag, &error, version, session.is_legacy()))?;
+            let name = parse_tag(tag, options.dialect)
+                .map_err(|reason| Stop::failed(Failure::Tag { tag: tag.clone(), reason }))?;
+            if !written.contains(&name) {
+                written.push(name.clone());
+            }
             let name = name.or_latest();
             if !names.contains(&name) {
                 names.push(name);
@@ -63,7 +64,7 @@ impl Exports {
                 return Err(wrong("the image has no name to be pushed to", "name it with `-t REGISTRY/NAME:TAG`"));
             }
         }
-        Ok(Exports { names, outputs: options.outputs.clone() })
+        Ok(Exports { names, written, outputs: options.outputs.clone() })
     }
 
     /// What the log says of it.
@@ -99,6 +100,8 @@ impl Exports {
             tell(Item::WriteImage { id: built.id.digest().to_string() });
             for name in &self.names {
                 store.tag(lease, &built.id, name)?;
+            }
+            for name in &self.written {
                 tell(Item::Name { name: name.to_string() });
             }
         } else {
@@ -211,19 +214,28 @@ fn manifest(session: &Session<'_>, built: &Built) -> Result<Manifest, Stop> {
     Ok(Manifest::parse(bytes, None)?)
 }
 
-/// What Docker's client finds wrong with a bad name.
-fn bad_tag(tag: &str, error: &ReferenceError, version: DockerVersion, is_legacy: bool) -> Stop {
-    // BuildKit's client does not normalise the name first, and knows less of what is wrong with it.
-    let lowercase = Reference::parse_normalized(&tag.to_ascii_lowercase(), version);
-    let reason = match error {
-        error if is_legacy => error.to_string(),
-        ReferenceError::Uppercase(_) | ReferenceError::UppercaseHost if lowercase.is_ok() => {
-            ReferenceError::UppercaseHost.to_string()
-        }
-        ReferenceError::Uppercase(_) => ReferenceError::Format.to_string(),
-        other => other.to_string(),
+/// What Docker's client of a dialect finds wrong with a name for the image (`-t`), if anything.
+#[must_use]
+pub fn tag_error(tag: &str, dialect: Dialect) -> Option<String> {
+    parse_tag(tag, dialect).err()
+}
+
+fn parse_tag(tag: &str, dialect: Dialect) -> Result<Reference, String> {
+    let (version, is_buildx) = match (dialect.version, dialect.builder) {
+        (Version::V20, _) => (DockerVersion::V20, false),
+        (Version::V28, builder) => (DockerVersion::V28, builder == Builder::Buildkit),
     };
-    Stop::failed(Failure::Tag { tag: tag.to_owned(), reason })
+    Reference::parse_normalized(tag, version).map_err(|error| {
+        // buildx does not normalise the name first, and knows less of what is wrong with it.
+        let lowercase = Reference::parse_normalized(&tag.to_ascii_lowercase(), version);
+        match error {
+            ReferenceError::Uppercase(_) | ReferenceError::UppercaseHost if is_buildx && lowercase.is_ok() => {
+                ReferenceError::UppercaseHost.to_string()
+            }
+            ReferenceError::Uppercase(_) if is_buildx => ReferenceError::Format.to_string(),
+            other => other.to_string(),
+        }
+    })
 }
 
 /// How layers of OCI outputs are compressed.

@@ -31,6 +31,7 @@ mod whole_file;
 mod worker;
 
 pub use error::BuildError;
+pub use export::tag_error;
 pub use options::*;
 pub use rbuild_logfmt as logfmt;
 pub use worker::{Cancel, Observer, build, check, init};

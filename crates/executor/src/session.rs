@@ -90,7 +90,8 @@ impl<'a> Session<'a> {
             let store = Store::open(&options.store.root)?;
             let lease = store.lease()?;
             lease.stop_with(cancel.shared_flag());
-            let registry = manage::registry(&options.registry).map_err(|error| Stop::own(&error))?;
+            let registry =
+                manage::registry_of_build(&options.registry, options.dialect).map_err(|error| Stop::own(&error))?;
             Ok((store, lease, registry))
         };
         let (store, lease, registry) = match open() {

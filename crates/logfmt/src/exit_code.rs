@@ -12,7 +12,9 @@ pub fn exit_code(outcome: &Outcome, dialect: Dialect) -> i32 {
     match (outcome, dialect.builder) {
         (Outcome::Success { .. }, _) => 0,
         (Outcome::Failure { failure: Failure::Run { code, .. }, .. }, Builder::Legacy) if *code != 0 => *code,
-        (Outcome::Failure { failure: Failure::Tag { .. }, .. }, Builder::Legacy) => i32::from(crate::usage::WRONG_FLAG),
+        (Outcome::Failure { failure: Failure::Tag { .. }, .. }, _) if !crate::usage::is_buildx(dialect) => {
+            i32::from(crate::usage::WRONG_FLAG)
+        }
         (Outcome::Failure { .. }, _) => 1,
         (Outcome::Checked { warnings, failure, ignored, .. }, _) => {
             i32::from(failure.is_some() || *warnings > 0 && !ignored)

@@ -22,9 +22,7 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
             message.clone()
         }
         Failure::Tag { tag, reason } => {
-            let cause = WrongValue::Reference(reason.clone());
-            let wrong = WrongUse::Value { flag: "-t, --tag".to_owned(), value: tag.clone(), cause };
-            return wrong.hint(Dialect { builder: Builder::Legacy, version });
+            return wrong_tag(tag, reason).hint(Dialect { builder: Builder::Legacy, version });
         }
         Failure::Run { argv, code } => {
             format!("The command '{}' returned a non-zero code: {code}", argv.join(" "))
@@ -50,6 +48,12 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
         }
         Failure::Own { .. } => return None,
     })
+}
+
+/// A name for the image that is none.
+fn wrong_tag(tag: &str, reason: &str) -> WrongUse {
+    let cause = WrongValue::Reference(reason.to_owned());
+    WrongUse::Value { flag: "-t, --tag".to_owned(), value: tag.to_owned(), cause }
 }
 
 /// What BuildKit says at the step, after `ERROR: `. `vertex` is the digest of the step.
@@ -104,6 +108,11 @@ fn source_ref(vertex: &str) -> String {
 pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepKind, &str)>, frontend: bool) -> String {
     if let Failure::Own { message, hint } = failure {
         return report(message, hint.as_deref());
+    }
+    if let (Failure::Tag { tag, reason }, Version::V20) = (failure, version)
+        && let Some(text) = wrong_tag(tag, reason).hint(Dialect { builder: Builder::Buildkit, version })
+    {
+        return format!("{text}\n");
     }
     if let Failure::Request { by: Speaker::Client, .. } | Failure::Tag { .. } = failure {
         let message = vertex(failure, version, "");

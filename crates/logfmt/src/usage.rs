@@ -124,9 +124,7 @@ impl WrongUse {
                 Some(short) => format!("flag needs an argument: '{short}' in {written}"),
                 None => format!("flag needs an argument: {written}"),
             },
-            WrongUse::Value { cause, .. } if dialect.builder == Builder::Buildkit && cause.is_seen_late() => {
-                return None;
-            }
+            WrongUse::Value { cause, .. } if is_buildx(dialect) && cause.is_seen_late() => return None,
             WrongUse::Value { flag, value, cause } => {
                 format!("invalid argument {} for {} flag: {cause}", quote(value), quote(flag))
             }
@@ -142,7 +140,7 @@ impl WrongUse {
 }
 
 impl WrongValue {
-    /// Whether BuildKit's client looks at such a value after the command line, and says other things of it.
+    /// Whether buildx looks at such a value after the command line, and says other things of it.
     fn is_seen_late(&self) -> bool {
         match self {
             WrongValue::Boolean(_)
@@ -157,6 +155,11 @@ impl WrongValue {
             | WrongValue::Reference(_) => true,
         }
     }
+}
+
+/// Whether the client is buildx; that of 20.10 reads the flags of both builders alike.
+pub(crate) fn is_buildx(dialect: Dialect) -> bool {
+    dialect == Dialect { builder: Builder::Buildkit, version: Version::V28 }
 }
 
 impl fmt::Display for WrongValue {

@@ -1,7 +1,7 @@
 //! Wrong numbers of arguments, in the words of Docker's clients.
 
 use rbuild_executor::logfmt::event::Dialect;
-use rbuild_logfmt::{Arity, WrongUse};
+use rbuild_logfmt::{Arity, WrongUse, WrongValue};
 
 use super::ArgsError;
 
@@ -10,12 +10,18 @@ pub(crate) fn as_docker(wrong: &WrongUse, dialect: Dialect) -> Option<ArgsError>
     Some(ArgsError::Usage { text: wrong.text(dialect)?, code: wrong.code() })
 }
 
-/// Checks that a build has one context; the error is what Docker's client of this dialect prints.
-pub(crate) fn check_build_arity(count: usize, dialect: Dialect) -> Result<(), ArgsError> {
-    match as_docker(&WrongUse::Arguments, dialect) {
-        Some(error) if count != 1 => Err(error),
-        _ => Ok(()),
+/// Checks that a build has one context; the error is what Docker's client of this dialect prints, which may look at names
+/// for the image first.
+pub(crate) fn check_build_arity(count: usize, tags: &[String], dialect: Dialect) -> Result<(), ArgsError> {
+    if count == 1 {
+        return Ok(());
     }
+    let wrong_tag = |tag: &String| {
+        let cause = WrongValue::Reference(rbuild_executor::tag_error(tag, dialect)?);
+        as_docker(&WrongUse::Value { flag: "-t, --tag".to_owned(), value: tag.clone(), cause }, dialect)
+    };
+    let error = tags.iter().find_map(wrong_tag).or_else(|| as_docker(&WrongUse::Arguments, dialect));
+    error.map_or(Ok(()), Err)
 }
 
 /// Checks the number of arguments of another command.
@@ -42,11 +48,18 @@ mod tests {
     fn a_build_has_one_context() {
         let dialect = Dialect { builder: Builder::Legacy, version: Version::V20 };
         for count in [0, 2] {
-            let error = check_build_arity(count, dialect).unwrap_err();
+            let error = check_build_arity(count, &["a:b".to_owned()], dialect).unwrap_err();
             let ArgsError::Usage { text, code: 1 } = error else { panic!("{error:?}") };
             assert!(text.starts_with("\"docker build\" requires exactly 1 argument.\n"), "{text}");
         }
-        assert!(check_build_arity(1, dialect).is_ok());
+        let bad = ["A/b".to_owned()];
+        let error = check_build_arity(2, &bad, dialect).unwrap_err();
+        let ArgsError::Usage { text, code: 125 } = error else { panic!("{error:?}") };
+        assert!(text.starts_with("invalid argument \"A/b\" for \"-t, --tag\" flag: "), "{text}");
+        let buildx = Dialect { builder: Builder::Buildkit, version: Version::V28 };
+        let error = check_build_arity(2, &bad, buildx).unwrap_err();
+        assert!(matches!(error, ArgsError::Usage { code: 1, .. }), "{error:?}");
+        assert!(check_build_arity(1, &bad, dialect).is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::rootfs::RootfsError;
 
 /// Where Docker's daemon keeps what it reads, as its errors show it; the name of the last directory ends in digits drawn
 /// at random.
-const DAEMON_MOUNT: &str = "/var/lib/docker/tmp/buildkit-mount1";
+pub(crate) const DAEMON_MOUNT: &str = "/var/lib/docker/tmp/buildkit-mount1";
 const DAEMON_TEMP: &str = "/var/lib/docker/tmp/docker-builder1";
 
 /// Why a build context could not be opened or read.

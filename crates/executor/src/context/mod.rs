@@ -28,6 +28,7 @@ use rbuild_parser::ignore::{IgnoreError, PatternMatcher};
 use rbuild_sandbox::root::Root;
 
 pub use error::ContextError;
+pub(crate) use error::DAEMON_MOUNT;
 pub use named::{NamedContext, NamedSource};
 pub use request::ContextRequest;
 pub use sync::{Sync, SyncSnapshot};

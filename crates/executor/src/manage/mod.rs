@@ -17,7 +17,8 @@ pub(crate) mod worker;
 
 use std::sync::Arc;
 
-use rbuild_image::registry::{DockerConfig, ProxyOptions, Registry, RegistryError, RegistryOptions};
+use rbuild_image::registry::{DockerConfig, ProxyOptions, Registry, RegistryError, RegistryOptions, TellingError};
+use rbuild_logfmt::event::{Builder, Dialect, Version};
 
 use crate::RegistryAccess;
 
@@ -35,6 +36,15 @@ pub use transfer::{LayerState, Pulled, PushedImage, TransferFact, pull, push, ta
 /// A client of registries that are reached this way.
 pub(crate) fn registry(access: &RegistryAccess) -> Result<Registry, RegistryError> {
     Registry::new(registry_options(access))
+}
+
+/// The same for a build of this dialect.
+pub(crate) fn registry_of_build(access: &RegistryAccess, dialect: Dialect) -> Result<Registry, RegistryError> {
+    let telling_error = match dialect {
+        Dialect { builder: Builder::Buildkit, version: Version::V28 } => TellingError::Furthest,
+        _ => TellingError::Last,
+    };
+    Registry::new(RegistryOptions { telling_error, ..registry_options(access) })
 }
 
 /// What the registry client is told.

@@ -58,7 +58,7 @@ pub use error::{
     ApiError, ERROR_BODY_LIMIT, NoPlatform, Refusal, Refuser, RegistryError, RegistryErrorKind, RequestLine,
     ResolveProblem, Subject, TimeoutPhase, TlsProblem,
 };
-pub use options::{ProxyOptions, RegistryOptions, RetryPolicy, Timeouts};
+pub use options::{ProxyOptions, RegistryOptions, RetryPolicy, TellingError, Timeouts};
 pub use pull::{Found, Resolved};
 pub use push::{BlobSource, Pushed};
 pub use url::{FetchedUrl, UrlError};

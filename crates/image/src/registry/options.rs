@@ -28,6 +28,8 @@ pub struct RegistryOptions {
     pub timeouts: Timeouts,
     /// How often to try.
     pub retries: RetryPolicy,
+    /// Which error counts if neither a mirror nor docker.io gives what is asked for.
+    pub telling_error: TellingError,
     /// Where passwords come from; anonymous if there is none.
     pub credentials: Option<Arc<dyn CredentialSource>>,
 }
@@ -43,6 +45,7 @@ impl Default for RegistryOptions {
             user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).to_owned(),
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
+            telling_error: TellingError::default(),
             credentials: None,
         }
     }
@@ -57,8 +60,20 @@ impl fmt::Debug for RegistryOptions {
             .field("user_agent", &self.user_agent)
             .field("timeouts", &self.timeouts)
             .field("retries", &self.retries)
+            .field("telling_error", &self.telling_error)
             .finish_non_exhaustive()
     }
+}
+
+/// Which of several endpoints' errors counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TellingError {
+    /// That of the last one, as in Docker's daemon and in containerd 1.6 (BuildKit of Docker 20.10).
+    #[default]
+    Last,
+    /// That which came furthest, and of these the first: a refusal, then that something was not found, then that there was
+    /// no answer; as in containerd 1.7 and later (BuildKit of Docker 28).
+    Furthest,
 }
 
 /// Proxies in the form of the variables `http_proxy`, `https_proxy` and `no_proxy`. The loopback is never proxied.

@@ -14,7 +14,7 @@ use super::error::{
     ERROR_BODY_LIMIT, Refusal, Refuser, RegistryError, RegistryErrorKind, RequestLine, Subject, parse_api_errors,
     redact,
 };
-use super::options::RegistryOptions;
+use super::options::{RegistryOptions, TellingError};
 use super::transport::{Answer, Body, Exchange, Failure, Transport, Trust, lock, sleep};
 use super::{TransferEvent, random_u32};
 
@@ -277,7 +277,7 @@ impl Session {
         sleep(pause, cancel)
     }
 
-    /// Runs `ask` at each endpoint in turn until one succeeds; the last one's error counts, as in Docker. `ask` hears how
+    /// Runs `ask` at each endpoint in turn until one succeeds; [`TellingError`] says whose error counts. `ask` hears how
     /// many attempts it may make.
     pub(super) fn at_endpoints<T>(
         &self,
@@ -285,9 +285,16 @@ impl Session {
         mut ask: impl FnMut(&Endpoint, u32) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         let attempts = self.transport.options().retries.attempts.max(1);
+        let ranked = self.transport.options().telling_error == TellingError::Furthest;
+        let mut furthest: Option<RegistryError> = None;
         for endpoint in endpoints {
             if !endpoint.mirror {
-                return ask(endpoint, attempts);
+                return ask(endpoint, attempts).map_err(|last| match furthest {
+                    Some(error) if last.kind() != RegistryErrorKind::Cancelled && reach(&error) >= reach(&last) => {
+                        error
+                    }
+                    _ => last,
+                });
             }
             let since = lock(&self.down).get(&endpoint.host).copied();
             if since.is_some_and(|since| since.elapsed() < MIRROR_PAUSE) {
@@ -306,12 +313,25 @@ impl Session {
                 }
                 _ => {}
             }
+            if ranked && furthest.as_ref().is_none_or(|known| reach(known) < reach(&error)) {
+                furthest = Some(error);
+            }
         }
         Err(RegistryError::Option {
             option: "mirror",
             value: String::new(),
             problem: "there is no registry behind the mirrors".to_owned(),
         })
+    }
+}
+
+/// How far a request came before it failed, as containerd ranks it.
+fn reach(error: &RegistryError) -> u8 {
+    match error {
+        RegistryError::Refused(refusal) if refusal.by == Refuser::TokenServer => 1,
+        RegistryError::Refused(refusal) if refusal.status == 404 => 2,
+        RegistryError::Refused(_) => 3,
+        _ => 1,
     }
 }
 

@@ -240,7 +240,7 @@ impl<'a> Draft<'a> {
                         return Err(PlanError::builder(
                             "variable expansion is not supported for --from, define a new stage with FROM using ARG \
                              from global scope as a workaround",
-                            lines,
+                            None,
                         ));
                     }
                     from.push(Some(match name.parse::<i64>() {

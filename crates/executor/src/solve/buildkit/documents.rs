@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rbuild_logfmt::event::{Fact, StepKind};
 
-use super::solver::{Snapshot, Solver, asks_the_network, own_snapshot, stages_read};
+use super::solver::{Snapshot, Solver, asks_the_network, is_always_cached, own_snapshot, stages_read};
 use crate::key::{CacheKey, KeyBuilder};
 use crate::plan::buildkit::{CopySource, Op, PlannedStep, StageBase, StageIndex};
 use crate::stop::Stop;
@@ -93,7 +93,7 @@ impl CacheWalk<'_> {
             base => own_snapshot(base),
         };
         for (at, step) in stage.steps.iter().enumerate() {
-            if stage.no_cache {
+            if stage.no_cache && !is_always_cached(&step.op) {
                 return Ok(Cached::Until(at));
             }
             match self.step(snapshot, step)? {

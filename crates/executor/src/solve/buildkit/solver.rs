@@ -30,6 +30,8 @@ pub(in crate::solve) struct Snapshot {
     pub(in crate::solve) layers: Vec<DiffId>,
     /// The image at its bottom, whose layers may not be here yet.
     pub(in crate::solve) base: Option<Arc<BaseImage>>,
+    /// Something of it was done now and did not come from the cache.
+    pub(in crate::solve) fresh: bool,
 }
 
 /// Gives the result of a stage.
@@ -199,7 +201,7 @@ impl<'s> Solver<'s> {
             let (StageBase::Image(image), Some(first)) = (&stage.base, stage.steps.first()) else { continue };
             let snapshot = base_snapshot(image);
             let has_context = sources(&first.op).iter().any(|from| *from != MountFrom::Empty);
-            let needed = stage.no_cache
+            let needed = stage.no_cache && !is_always_cached(&first.op)
                 || match has_context {
                     true => self.session.cached_value::<bool>(&attempt_key(&snapshot, first))?.is_none(),
                     false => !self.peek(&snapshot, first, false)?,
@@ -345,7 +347,7 @@ impl<'s> Solver<'s> {
 
     /// Whether the cache has a step's result, as far as that can be told without waiting for other stages.
     fn peek(&self, snapshot: &Snapshot, step: &PlannedStep, no_cache: bool) -> Result<bool, Stop> {
-        if no_cache {
+        if no_cache && !is_always_cached(&step.op) {
             return Ok(false);
         }
         if asks_the_network(&step.op) || stages_read(&step.op).next().is_some() {
@@ -419,10 +421,12 @@ impl<'s> Solver<'s> {
         let result = (|| {
             let keys = self.key(&snapshot, step, &|stage| self.wait_for(stage))?;
             let Some(key) = keys.first().cloned() else { return Err(Stop::Cancelled) };
-            if !no_cache && let Some(layer) = self.lookup(&keys)? {
+            if (!no_cache || is_always_cached(&step.op) && !snapshot.fresh)
+                && let Some(layer) = self.lookup(&keys)?
+            {
                 begin();
                 emitter.emit(Fact::StepDone { step: id, cached: true, image: None });
-                return Ok((key, layer));
+                return Ok((key, layer, false));
             }
             self.materialise(&snapshot)?;
             begin();
@@ -438,13 +442,13 @@ impl<'s> Solver<'s> {
                 self.session.remember_value(&attempt_key(&snapshot, step), &true)?;
             }
             emitter.done(id);
-            Ok((key, layer))
+            Ok((key, layer, true))
         })();
         match result {
-            Ok((key, layer)) => {
+            Ok((key, layer, fresh)) => {
                 let mut layers = snapshot.layers;
                 layers.push(layer);
-                Ok(Snapshot { key, layers, base: snapshot.base })
+                Ok(Snapshot { key, layers, base: snapshot.base, fresh: snapshot.fresh || fresh })
             }
             Err(stop) => {
                 if started.get() || matches!(stop, Stop::Failed(_)) {
@@ -468,7 +472,7 @@ impl<'s> Solver<'s> {
         Ok(match &step.op {
             Op::Mkdir { path, user } => vec![key("mkdir").field("path", path).field("user", user).finish()],
             Op::Run(run) => vec![self.run_key(key("run"), run, result_of)?],
-            Op::Copy(op) => vec![self.copy_key(key("copy"), op, result_of)?],
+            Op::Copy(op) => vec![self.copy_key(key("copy"), snapshot, op, result_of)?],
         })
     }
 
@@ -508,7 +512,13 @@ impl<'s> Solver<'s> {
         Ok(key.finish())
     }
 
-    fn copy_key(&self, key: KeyBuilder, op: &CopyOp, result_of: ResultOf<'_>) -> Result<CacheKey, Stop> {
+    fn copy_key(
+        &self,
+        key: KeyBuilder,
+        snapshot: &Snapshot,
+        op: &CopyOp,
+        result_of: ResultOf<'_>,
+    ) -> Result<CacheKey, Stop> {
         let mut key = key
             .field("dest", &op.dest)
             .field("chown", op.chown.as_deref().unwrap_or_default())
@@ -523,6 +533,8 @@ impl<'s> Solver<'s> {
                         .field("parents", parents.as_deref().unwrap_or_default())
                         .field("unpack", unpack.to_string());
                     let content = match from {
+                        // They are those of the parent.
+                        MountFrom::Stage(stage) if self.is_own(*stage, snapshot, result_of)? => String::new(),
                         MountFrom::Stage(stage) => {
                             self.stage_content(*stage, result_of, pattern, parents.as_deref(), &op.exclude)?
                         }
@@ -543,6 +555,18 @@ impl<'s> Solver<'s> {
             };
         }
         Ok(key.finish())
+    }
+
+    /// Whether the files of a stage are those that a step changes. BuildKit takes the two for one and looks for what is
+    /// copied when it copies, not before.
+    fn is_own(&self, stage: StageIndex, snapshot: &Snapshot, result_of: ResultOf<'_>) -> Result<bool, Stop> {
+        if matches!(self.plan.stages[stage.0].base, StageBase::Directory(_)) {
+            return Ok(false);
+        }
+        let result = result_of(stage)?;
+        // 20.10 does not look up what an image is that only COPY names, and takes it for another.
+        let shown = |snapshot: &Snapshot| snapshot.base.as_ref().map(|image| image.shown.clone());
+        Ok(result.key == snapshot.key && shown(&result) == shown(snapshot))
     }
 
     /// The digest of what is copied from a stage, remembered by the stage's key, so that an unchanged stage need not be
@@ -615,7 +639,8 @@ impl<'s> Solver<'s> {
                 _ => Ok(CopySourceTree::Context(self.context)),
             }
         };
-        self.change(snapshot, |change| copy::buildkit::perform(self.session, change, op, &tree))
+        let copied = self.change(snapshot, |change| copy::buildkit::perform(self.session, change, op, &tree));
+        copied.map_err(|stop| copy::buildkit::found_missing_late(stop, self.session.options().dialect.version))
     }
 
     fn run(&self, snapshot: &Snapshot, run: &RunOp, step: StepId) -> Result<DiffId, Stop> {
@@ -674,8 +699,14 @@ impl<'s> Solver<'s> {
 pub(super) fn own_snapshot(base: &StageBase) -> Snapshot {
     match base {
         StageBase::Image(image) => base_snapshot(image),
-        _ => Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None },
+        _ => Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None, fresh: false },
     }
+}
+
+/// Whether BuildKit takes a step from the cache without asking whether it may (`--no-cache`), as long as what it is done on
+/// came from there.
+pub(super) fn is_always_cached(op: &Op) -> bool {
+    matches!(op, Op::Mkdir { .. })
 }
 
 /// Whether the key of a step depends on what another machine answers.
@@ -702,6 +733,7 @@ fn base_snapshot(image: &Arc<BaseImage>) -> Snapshot {
         key: KeyBuilder::new("image").field("layers", image.cache_name()).finish(),
         layers: image.diff_ids(),
         base: Some(Arc::clone(image)),
+        fresh: false,
     }
 }
 

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rbuild_logfmt::event::Failure;
+use rbuild_logfmt::event::{Failure, Version};
 use rbuild_parser::ignore::PatternMatcher;
 use rbuild_sandbox::root::{Root, Timestamp};
 
 use super::{CopySourceTree, docker_text, try_unpack};
+use crate::context::DAEMON_MOUNT;
 use crate::key::KeyBuilder;
 use crate::mode::ModeChange;
 use crate::plan::buildkit::{CopyOp, CopySource, MountFrom};
@@ -58,6 +59,23 @@ fn missing(path: &str) -> Stop {
         message: format!("{quoted}: not found"),
         missing: Some(path.to_owned()),
     })
+}
+
+/// A missing source as the copying itself tells of it, and not the search for the cache key.
+pub(in crate::solve) fn found_missing_late(stop: Stop, version: Version) -> Stop {
+    // 20.10 tells where its daemon has the source mounted.
+    let mount = if version == Version::V20 { DAEMON_MOUNT } else { "" };
+    match stop {
+        Stop::Failed(mut failed) => {
+            if let Failure::Copy { message, missing: missing @ Some(_), .. } = &mut failed.failure
+                && let Some(path) = missing.take()
+            {
+                *message = format!("lstat {mount}{path}: no such file or directory");
+            }
+            Stop::Failed(failed)
+        }
+        other => other,
+    }
 }
 
 /// The paths that a source stands for. A path without wildcards that does not exist is an error; a pattern may match
