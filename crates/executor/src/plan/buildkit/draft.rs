@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::Reference;
-use rbuild_logfmt::event::Lines;
+use rbuild_logfmt::event::{Failure, Lines, Speaker};
 use rbuild_parser::words::{Lexer, WordError};
 use rbuild_parser::{Dockerfile, Instruction, InstructionKind, Stage, Version};
 
@@ -476,7 +476,8 @@ impl<'a> Draft<'a> {
         let mut needed = plan.stages.iter().filter(|stage| stage.reachable && !self.all_stages);
         let is_empty = |step: &PlannedStep| matches!(&step.op, Op::Run(run) if run.argv.is_empty());
         if needed.any(|stage| stage.steps.iter().any(is_empty)) {
-            return Err(PlanError::builder("failed to marshal LLB definition: arguments are required", None));
+            let message = "failed to marshal LLB definition: arguments are required".to_owned();
+            return Err(PlanError { failure: Failure::Request { message, by: Speaker::Daemon }, lines: None });
         }
         Ok(plan)
     }
