@@ -118,3 +118,44 @@ pub(crate) fn lines(range: rbuild_parser::LineRange) -> Lines {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Lines { start: number(range.start), end: number(range.end) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_told_in_order_with_events() {
+        let (told, hears) = channel();
+        let emitter = Emitter::new(Box::new(move |what| drop(told.send(what))));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..3 {
+                        emitter.emit(Fact::Context { tar_bytes: 0 });
+                        std::thread::sleep(3 * QUIET);
+                    }
+                });
+            }
+        });
+        drop(emitter);
+        let (mut last, mut events, mut clocks) = (0, 0, 0);
+        // Ends when the clock has: it holds the other end.
+        for what in hears {
+            let at = match what {
+                Told::Event(event) => {
+                    events += 1;
+                    event.at
+                }
+                Told::Clock(at) => {
+                    clocks += 1;
+                    assert!(at - last >= nanoseconds(QUIET), "the clock is told when nothing happens");
+                    at
+                }
+            };
+            assert!(at >= last);
+            last = at;
+        }
+        assert_eq!(events, 12);
+        assert!(clocks > 0);
+    }
+}

@@ -396,6 +396,49 @@ mod tests {
         assert_eq!(parse_retry_after("soon"), None);
     }
 
+    /// The status of the error that counts, where two mirrors and docker.io answer with these; 0 is no answer.
+    fn telling(telling_error: TellingError, statuses: [u16; 3]) -> u16 {
+        let mirrors = vec!["https://one.example".to_owned(), "https://two.example".to_owned()];
+        let options = RegistryOptions { mirrors, telling_error, ..RegistryOptions::default() };
+        let session = Session::new(options, false).unwrap();
+        let endpoints = session.endpoints.for_pull(&"busybox".parse().unwrap()).unwrap();
+        let mut statuses = statuses.into_iter();
+        let at = RequestLine { method: "GET".to_owned(), url: "https://x/".to_owned() };
+        let refusal = |status| Refusal {
+            by: Refuser::Registry,
+            method: at.method.clone(),
+            url: at.url.clone(),
+            status,
+            errors: Vec::new(),
+            body: Vec::new(),
+            retry_after: None,
+            authenticated: false,
+            challenge_error: None,
+            about: Subject::Manifest,
+            head: None,
+            content_type: None,
+            content: None,
+        };
+        let asked = session.at_endpoints::<()>(&endpoints, |_, _| {
+            Err(match statuses.next().unwrap() {
+                0 => RegistryError::NoCredentials { at: Box::new(at.clone()) },
+                status => RegistryError::Refused(Box::new(refusal(status))),
+            })
+        });
+        asked.unwrap_err().refusal().map_or(0, |refusal| refusal.status)
+    }
+
+    #[test]
+    fn the_error_of_several_endpoints() {
+        use TellingError::{Furthest, Last};
+        assert_eq!(telling(Last, [404, 500, 0]), 0);
+        assert_eq!(telling(Last, [0, 0, 404]), 404);
+        assert_eq!(telling(Furthest, [404, 0, 0]), 404);
+        assert_eq!(telling(Furthest, [404, 500, 503]), 500);
+        assert_eq!(telling(Furthest, [0, 404, 429]), 429);
+        assert_eq!(telling(Furthest, [0, 0, 0]), 0);
+    }
+
     #[test]
     fn an_origin_is_scheme_host_and_port() {
         let same = |a: &str, b: &str| is_same_origin(&Url::parse(a).unwrap(), &Url::parse(b).unwrap());
