@@ -313,10 +313,16 @@ impl<'a> Session<'a> {
 
     /// Looks an image up in the store: by name, id or prefix of one; of any platform.
     pub(crate) fn local_image(&self, name: &str) -> Result<Option<BaseImage>, Stop> {
-        let id = match self.store.resolve(name) {
-            Ok(id) => id,
-            Err(StoreError::NoImage(_) | StoreError::Ambiguous(..)) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let id = if name.len() < SHORTEST_ID {
+            let Ok(name) = Reference::parse_normalized(name, DockerVersion::V28) else { return Ok(None) };
+            let Some(id) = self.store.resolve_reference(&name.or_latest())? else { return Ok(None) };
+            id
+        } else {
+            match self.store.resolve(name) {
+                Ok(id) => id,
+                Err(StoreError::NoImage(_) | StoreError::Ambiguous(..)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
         };
         self.stored_image(id, name)
     }
@@ -731,6 +737,9 @@ impl<'a> Session<'a> {
         }
     }
 }
+
+/// So much of an image's id stands for it in a Dockerfile: less is a name, and may be the beginning of an id by chance.
+const SHORTEST_ID: usize = 4;
 
 /// How many layers of an image are fetched and unpacked at once.
 const PARALLEL_LAYERS: usize = 3;

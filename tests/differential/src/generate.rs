@@ -468,7 +468,7 @@ fn pattern() -> BoxedStrategy<String> {
 fn flag() -> BoxedStrategy<Piece> {
     prop_oneof![
         6 => good(&["--build-arg A=given", "--build-arg UNUSED=1", "--build-arg BASE=busybox:1.36", "--build-arg B", "--build-arg TAG=1.36"]),
-        2 => good(&["--label x=y", "--label x=y --label z", "--no-cache", "-q", "--add-host h:1.2.3.4", "--platform linux/amd64", "--rm=false", "--force-rm"]),
+        2 => good(&["--label x=y", "--label x=y --label z", "--no-cache", "-q", "--add-host h:1.2.3.4", "--platform linux/amd64", "--rm=false", "--force-rm", "-t oracle/untagged", "-t zz/one:1 -t aa/two"]),
         2 => bad(&["--target one", "--target two", "--target ONE", "--target 0", "--target nosuch", "--target 7"]),
         1 => bad(&["-f nosuch", "-f d/f", "--label", "--nosuch", "--build-arg", "-t Upper/Case", "--shm-size x", "--ulimit nofile=99:100", "--iidfile /nosuch/iid"]),
     ]

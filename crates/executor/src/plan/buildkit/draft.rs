@@ -214,11 +214,7 @@ impl<'a> Draft<'a> {
         if self.version == Version::V20 {
             return Err(PlanError::builder(format!("target stage {name} could not be found"), None));
         }
-        // `HasStage` also takes a number.
-        if let Some(index) = name.parse::<usize>().ok().filter(|index| *index < self.stages.len()) {
-            return Ok(StageIndex(index));
-        }
-        // Unnamed stages go by the names the log gives them, but cannot be asked for by those.
+        // Unnamed stages go by the names the log gives them, but can be asked for neither by those nor by number.
         let shown = |index: usize| self.stages[index].source.name.clone().unwrap_or_else(|| format!("stage-{index}"));
         let names: Vec<String> = (0..self.stages.len()).map(shown).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
