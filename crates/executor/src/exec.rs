@@ -68,10 +68,11 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     };
     let passwd = file("etc/passwd");
     let who = users::exec_user(command.user, &passwd, &file("etc/group")).map_err(setup)?;
-    let lacks = lacks_directories(&root, &command)?;
+    let kept = kept_mount_points(session, &command);
+    let lacks = lacks_directories(&root, &command)? || !kept.is_empty();
     drop(root);
     drop(view);
-    let volumes = if lacks { make_directories(session, change, &command)? } else { Vec::new() };
+    let volumes = if lacks { make_directories(session, change, &command, &kept)? } else { Vec::new() };
 
     let host_network = command.network != RunNetwork::None && session.options().network != options::Network::None;
     let hostname = hostname(session, &command);
@@ -168,8 +169,32 @@ fn lacks_directories(root: &Root, command: &Command<'_>) -> Result<bool, Stop> {
 /// Mount points that every container has.
 const RUNTIME_DIRECTORIES: &[&str] = &["dev", "proc", "sys"];
 
+/// The directories that BuildKit of Docker 20.10 makes to mount on, or to have a file in that is mounted, and leaves.
+fn kept_mount_points(session: &Session<'_>, command: &Command<'_>) -> Vec<PathBuf> {
+    if command.container.is_some() || session.options().dialect.version != Version::V20 {
+        return Vec::new();
+    }
+    let directory = |mount: &Mount| match mount {
+        Mount::Bind { source, within, target, .. } => {
+            let source = within
+                .as_ref()
+                .map_or(source.clone(), |within| within.join(source.strip_prefix("/").unwrap_or(source)));
+            let is_file = std::fs::symlink_metadata(source).is_ok_and(|found| found.is_file());
+            if is_file { target.parent().map(Path::to_owned) } else { Some(target.clone()) }
+        }
+        Mount::Tmpfs { target, .. } => Some(target.clone()),
+        Mount::File { target, .. } => target.parent().map(Path::to_owned),
+    };
+    command.mounts.iter().filter_map(directory).collect()
+}
+
 /// Makes them, and tells the mounts of the volumes.
-fn make_directories(session: &Session<'_>, change: &Change, command: &Command<'_>) -> Result<Vec<Mount>, Stop> {
+fn make_directories(
+    session: &Session<'_>,
+    change: &Change,
+    command: &Command<'_>,
+    kept: &[PathBuf],
+) -> Result<Vec<Mount>, Stop> {
     let mount = change.mount()?;
     let root = Root::open(mount.target(), session.ownership())?;
     let made = root.create_dir_all(command.cwd, NewDirs { mode: 0o755, owner: (0, 0), time: None });
@@ -188,6 +213,10 @@ fn make_directories(session: &Session<'_>, change: &Change, command: &Command<'_
             if root.try_lstat(dir)?.is_none() {
                 root.create_dir(dir)?.chmod(0o755)?;
             }
+        }
+        for dir in kept {
+            // Where something is in the way, mounting tells of it.
+            let _ = root.create_dir_all(dir, NewDirs { mode: 0o755, owner: (0, 0), time: None });
         }
     }
     Ok(volumes)

@@ -20,7 +20,7 @@ use super::tree::{SourceTree, is_absent, read_limited};
 use super::{
     Context, ContextError, ContextRequest, Dockerfile, FILE_MAX, From, Ignore, Kind, definition_size, shown_filter,
 };
-use crate::rootfs::{ArchiveSums, DirectorySums, RootfsError, Sums, UnpackOptions, unpack_archive};
+use crate::rootfs::{ArchiveSums, DirectorySums, HeaderModes, RootfsError, Sums, UnpackOptions, unpack_archive};
 use crate::{ContextSource, DockerfileSource};
 
 const DOCKERFILE: &str = "Dockerfile";
@@ -83,7 +83,7 @@ fn assemble(
         kind,
         dockerfile,
         ignore,
-        sums: Sums::Directory(DirectorySums::default()),
+        sums: Sums::Directory(DirectorySums::new(HeaderModes::of(dialect.version))),
         shown,
         sync_name,
         shared_key,
@@ -403,9 +403,9 @@ fn open_archive(request: &mut ContextRequest, stream: impl Read) -> Result<Conte
     let scratch = ScratchDir::new(&request.scratch_dir)?;
     let tree = SourceTree::open(&scratch.path(), Ownership::detect())?;
     let mut counted = Counted { inner: BufReader::with_capacity(128 << 10, stream), bytes: 0 };
-    let mut sums = Sums::Directory(DirectorySums::default());
+    let mut sums = None;
     let unpacked = match request.dialect.builder {
-        Builder::Legacy => unpack_and_sum(&mut counted, &tree).map(|found| sums = Sums::Archive(found)),
+        Builder::Legacy => unpack_and_sum(&mut counted, &tree).map(|found| sums = Some(Sums::Archive(found))),
         Builder::Buildkit => unpack(&mut counted, &tree),
     };
     // Docker's client sends all of it, whatever follows the end of the tar.
@@ -423,7 +423,9 @@ fn open_archive(request: &mut ContextRequest, stream: impl Read) -> Result<Conte
     let kind = Kind::Archive(bytes);
     let mut context =
         assemble(request.dialect, tree, Some(scratch), kind, dockerfile, ignore, removed, "context", String::new());
-    context.sums = sums;
+    if let Some(sums) = sums {
+        context.sums = sums;
+    }
     Ok(context)
 }
 

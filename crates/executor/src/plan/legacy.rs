@@ -45,13 +45,8 @@ pub(crate) struct BuildArgs {
 }
 
 impl BuildArgs {
-    pub(crate) fn new(given: &[(String, Option<String>)], version: Version) -> BuildArgs {
-        let mut given: BTreeMap<_, _> = given.iter().cloned().collect();
-        if version == Version::V20 {
-            // A name without a value is as good as not given.
-            given.retain(|_, value| value.is_some());
-        }
-        BuildArgs { given, ..BuildArgs::default() }
+    pub(crate) fn new(given: &[(String, Option<String>)]) -> BuildArgs {
+        BuildArgs { given: given.iter().cloned().collect(), ..BuildArgs::default() }
     }
 
     /// Those of a new stage.
@@ -283,7 +278,7 @@ impl Stage {
     }
 
     fn resolve(&self, command: &CommandLine) -> Vec<String> {
-        if !command.prepend_shell || command.args.is_empty() {
+        if !command.prepend_shell {
             return command.args.clone();
         }
         let mut args = self.image.shell();
@@ -364,7 +359,8 @@ impl Stage {
                 text
             }
             InstructionKind::Entrypoint(command) => {
-                let args = self.resolve(&command);
+                // An empty one is none, while an empty CMD is the shell alone.
+                let args = if command.args.is_empty() { Vec::new() } else { self.resolve(&command) };
                 let text = format!("ENTRYPOINT {}", go::quote_list(&args));
                 let cmd_set = self.cmd_set;
                 let run = self.image.run_mut();

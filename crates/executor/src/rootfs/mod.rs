@@ -21,5 +21,5 @@ pub use error::{Result, RootfsError};
 pub use known_files::KnownFiles;
 pub use select::{buildkit_matches, go_match, has_wildcards, legacy_matches};
 pub use source::{Filter, Shown, Source};
-pub use tarsum::{ArchiveSums, DirectorySums, Sums, legacy_hash, legacy_multi_hash};
+pub use tarsum::{ArchiveSums, DirectorySums, HeaderModes, Sums, legacy_hash, legacy_multi_hash};
 pub use unpack::{UnpackOptions, Unpacked, apply, unpack_archive};

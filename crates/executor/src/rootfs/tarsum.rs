@@ -1,7 +1,7 @@
 //! The hashes in the legacy builder's history lines: `file:`, `dir:` and `multi:` of COPY and ADD.
 //!
 //! They are tar sums of version 1 (moby 28 `daemon/builder/remotecontext`): the fields of a file's tar header and its
-//! content, without its time. Which header is meant differs: a context counts as the tar that the client sends, a stage,
+//! content, without its time. The modes in headers that 20.10 makes tell the type of the file, too. Which header is meant differs: a context counts as the tar that the client sends, a stage,
 //! an image or a download as the files that lie there.
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 use rbuild_image::layer::{Entry, Kind, LayerReader};
+use rbuild_logfmt::event::Version;
 use rbuild_sandbox::root::{CAPABILITY, Dir, FileKind, Metadata, Visit};
 use ring::digest::{Context, SHA256};
 
@@ -26,12 +27,34 @@ pub enum Sums {
     /// A tar given as context.
     Archive(ArchiveSums),
     /// Files as they lie there: a stage, an image, or a download.
-    Files,
+    Files(HeaderModes),
+}
+
+/// What the mode of a tar header has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderModes {
+    /// Permissions alone.
+    #[default]
+    Permissions,
+    /// The type of the file as well, as Docker 20.10 writes it.
+    WithType,
+}
+
+impl HeaderModes {
+    /// Those that a release of Docker writes.
+    #[must_use]
+    pub fn of(version: Version) -> HeaderModes {
+        match version {
+            Version::V20 => HeaderModes::WithType,
+            Version::V28 => HeaderModes::Permissions,
+        }
+    }
 }
 
 /// Names of files in a context directory that have more than one.
 #[derive(Debug, Default)]
 pub struct DirectorySums {
+    modes: HeaderModes,
     first_names: OnceLock<HashMap<(u64, u64), PathBuf>>,
 }
 
@@ -217,18 +240,24 @@ fn file_sum(source: &Source<'_>, sums: &Sums, path: &Path) -> Result<String> {
                     && source.shown(&followed) == Shown::Yes =>
             {
                 let first = directory.first_name(source, &followed, &metadata)?;
-                stored_sum(source, &followed, &metadata, first)
+                stored_sum(source, &followed, &metadata, first, directory.modes)
             }
             _ => Ok(itself(path)),
         },
-        Sums::Files => match source.lstat(&followed)? {
-            Some(metadata) => stored_sum(source, &followed, &metadata, None),
+        Sums::Files(modes) => match source.lstat(&followed)? {
+            Some(metadata) => stored_sum(source, &followed, &metadata, None, *modes),
             None => Ok(itself(&followed)),
         },
     }
 }
 
 impl DirectorySums {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(modes: HeaderModes) -> DirectorySums {
+        DirectorySums { modes, first_names: OnceLock::new() }
+    }
+
     /// The name under which the client has packed a file before it comes to this one.
     fn first_name(&self, source: &Source<'_>, path: &Path, metadata: &Metadata) -> Result<Option<&Path>> {
         if metadata.is_dir() || metadata.links < 2 {
@@ -254,7 +283,13 @@ impl DirectorySums {
     }
 }
 
-fn stored_sum(source: &Source<'_>, path: &Path, metadata: &Metadata, first_name: Option<&Path>) -> Result<String> {
+fn stored_sum(
+    source: &Source<'_>,
+    path: &Path,
+    metadata: &Metadata,
+    first_name: Option<&Path>,
+    modes: HeaderModes,
+) -> Result<String> {
     let mut name = path.as_os_str().as_bytes().to_vec();
     if metadata.is_dir() {
         if name.is_empty() {
@@ -279,7 +314,11 @@ fn stored_sum(source: &Source<'_>, path: &Path, metadata: &Metadata, first_name:
     let has_content = metadata.is_file() && first_name.is_none();
     let header = Header {
         name: &name,
-        mode: metadata.mode,
+        mode: metadata.mode
+            | match modes {
+                HeaderModes::Permissions => 0,
+                HeaderModes::WithType => type_bits(metadata.kind),
+            },
         owner: (metadata.uid, metadata.gid),
         size: if has_content { metadata.size } else { 0 },
         flag,
@@ -294,6 +333,19 @@ fn stored_sum(source: &Source<'_>, path: &Path, metadata: &Metadata, first_name:
         header.sum(xattrs, std::io::empty())
     };
     sum.map_err(|source| RootfsError::content("read", path, source))
+}
+
+/// A file's type as in `st_mode`.
+fn type_bits(kind: FileKind) -> u32 {
+    match kind {
+        FileKind::Fifo => 0o010_000,
+        FileKind::CharDevice => 0o020_000,
+        FileKind::Directory => 0o040_000,
+        FileKind::BlockDevice => 0o060_000,
+        FileKind::File => 0o100_000,
+        FileKind::Symlink => 0o120_000,
+        FileKind::Socket => 0o140_000,
+    }
 }
 
 /// The client packs capabilities, whether or not they survive the copy.

@@ -128,7 +128,7 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
         total: u32::try_from(total).unwrap_or(u32::MAX),
         stages: Vec::new(),
     };
-    let mut args = BuildArgs::new(&session.options().build_args, version);
+    let mut args = BuildArgs::new(&session.options().build_args);
     for meta in &instructions.meta_args {
         let InstructionKind::Arg(variables) = &meta.kind else { continue };
         let lines = Some(emit::lines(meta.lines));

@@ -43,6 +43,8 @@ pub(super) struct DraftStage {
     platform: Platform,
     /// An image that COPY or a mount names, which is no stage of the Dockerfile.
     pub(super) implicit: bool,
+    /// Errors about its base tell its lines.
+    located: bool,
     /// Stages that instructions copy or mount from.
     sources: Vec<StageSources>,
     triggers_done: bool,
@@ -194,6 +196,7 @@ impl<'a> Draft<'a> {
             base,
             platform,
             implicit: false,
+            located: true,
             sources: Vec::new(),
             triggers_done: false,
         });
@@ -226,7 +229,6 @@ impl<'a> Draft<'a> {
     /// Finds the stages that an instruction reads from, adding images that are no stages.
     fn sources_of(&mut self, stage: StageIndex, at: usize, is_trigger: bool) -> Result<StageSources, PlanError> {
         let instruction = self.stages[stage.0].source.instructions[at].clone();
-        let lines = Some(emit::lines(instruction.lines));
         let mut from = Vec::new();
         match &instruction.kind {
             InstructionKind::Copy(copy) => {
@@ -244,8 +246,8 @@ impl<'a> Draft<'a> {
                             .ok()
                             .filter(|index| *index < self.stages.len())
                             .map(StageIndex)
-                            .ok_or_else(|| PlanError::builder(format!("invalid stage index {number}"), lines))?,
-                        Err(_) => self.stage_or_image(name, &instruction),
+                            .ok_or_else(|| PlanError::builder(format!("invalid stage index {number}"), None))?,
+                        Err(_) => self.stage_or_image(name, &instruction, true),
                     }));
                 }
             }
@@ -254,7 +256,7 @@ impl<'a> Draft<'a> {
                     let name = mount_field(written, "from");
                     from.push(match name.as_deref() {
                         None | Some("" | "scratch") => None,
-                        Some(name) => Some(self.stage_or_image(name, &instruction)),
+                        Some(name) => Some(self.stage_or_image(name, &instruction, false)),
                     });
                 }
             }
@@ -281,7 +283,8 @@ impl<'a> Draft<'a> {
         })
     }
 
-    fn stage_or_image(&mut self, name: &str, by: &Instruction) -> StageIndex {
+    /// A stage, or the image that an instruction names; `located` if errors about that image tell where it is named.
+    fn stage_or_image(&mut self, name: &str, by: &Instruction, located: bool) -> StageIndex {
         if let Some(index) = self.stage_named(name) {
             return index;
         }
@@ -292,6 +295,7 @@ impl<'a> Draft<'a> {
             base,
             platform: self.target_platform.clone(),
             implicit: true,
+            located,
             sources: Vec::new(),
             triggers_done: true,
         });
@@ -367,7 +371,7 @@ impl<'a> Draft<'a> {
             if !matches!(stage.base, StageBase::Unresolved) {
                 continue;
             }
-            let lines = Some(emit::lines(stage.source.lines));
+            let lines = stage.located.then(|| emit::lines(stage.source.lines));
             let written = match Reference::parse_normalized(&stage.base_name, docker_version(self.version)) {
                 Ok(written) => written,
                 Err(error) => {

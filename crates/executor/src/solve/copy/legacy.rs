@@ -11,7 +11,7 @@ use crate::plan::buildkit::is_http;
 use crate::plan::go;
 use crate::plan::legacy::CopyAction;
 use crate::plan::users::{self, ChownError};
-use crate::rootfs::{self, RootfsError, Sums};
+use crate::rootfs::{self, HeaderModes, RootfsError, Sums};
 use crate::session::Session;
 use crate::snapshot::Change;
 use crate::solve::instruction_failed;
@@ -48,8 +48,9 @@ pub(in crate::solve) fn prepare(
     copy: &CopyAction,
 ) -> Result<PreparedCopy, Stop> {
     let source = tree.source();
+    let files = Sums::Files(HeaderModes::of(session.options().dialect.version));
     let sums = match tree {
-        CopySourceTree::Tree(_) => &Sums::Files,
+        CopySourceTree::Tree(_) => &files,
         CopySourceTree::Context(context) => context.sums(),
     };
     let mut items = Vec::new();
@@ -66,7 +67,7 @@ pub(in crate::solve) fn prepare(
             }
             let named = file.named(session, name.as_deref().unwrap_or("__unnamed__"))?;
             let root = Root::open(named.directory(), session.ownership())?;
-            let hash = rootfs::legacy_hash(&rootfs::Source::new(&root), &Sums::Files, Path::new(named.name()))?;
+            let hash = rootfs::legacy_hash(&rootfs::Source::new(&root), &files, Path::new(named.name()))?;
             hashes.extend(hash);
             items.push(Item::Remote(named));
             continue;
