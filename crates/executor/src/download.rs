@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use rbuild_image::digest::{Digest, Hasher};
 use rbuild_image::registry::{FetchedUrl, UrlError};
+use rbuild_logfmt::event::{DownloadProblem, Failure};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
+use crate::pull_failure::download_problem;
 use crate::session::Session;
 use crate::solve::instruction_failed;
 use crate::stop::Stop;
@@ -65,10 +67,8 @@ impl Download {
                     tracing::debug!(%error, "cancelled");
                     Stop::Cancelled
                 }
-                UrlError::Registry(error) => instruction_failed(match error.refusal() {
-                    Some(refusal) => format!("failed to load cache key: invalid response status {}", refusal.status),
-                    None => format!("failed to load cache key: {}", crate::worker::with_causes(&error)),
-                }),
+                UrlError::Registry(error) => failed(url, download_problem(&error)),
+                UrlError::Cut { .. } => failed(url, DownloadProblem::Cut),
                 error => Stop::own(&error),
             })?;
         // Without a time of its own a file has none.
@@ -77,6 +77,16 @@ impl Download {
         sink.file.set_modified(time)?;
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         Ok(Download { path, url: url.to_owned(), digest: sink.hasher.finish(), answer })
+    }
+
+    /// Its bytes.
+    pub(crate) fn size(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |found| found.len())
+    }
+
+    /// What the server said before how many they were.
+    pub(crate) fn announced_size(&self) -> Option<u64> {
+        self.answer.length
     }
 
     /// Digest of its content.
@@ -93,7 +103,8 @@ impl Download {
         std::io::copy(&mut std::fs::File::open(&self.path)?, &mut Sink(&mut hasher))?;
         let found = hasher.finish();
         if found != wanted {
-            return Err(instruction_failed(format!("digest mismatch for {}: {found} (expected: {wanted})", self.url)));
+            let (actual, expected) = (found.to_string(), wanted.to_string());
+            return Err(failed(&self.url, DownloadProblem::Checksum { actual, expected }));
         }
         Ok(())
     }
@@ -121,6 +132,16 @@ impl Download {
         std::fs::hard_link(&self.path, dir.join(name))?;
         Ok(NamedDownload { dir, name: name.to_owned() })
     }
+}
+
+/// Whether a download ended in the middle.
+pub(crate) fn was_cut(stop: &Stop) -> bool {
+    let cut = |failure: &Failure| matches!(failure, Failure::Download { problem: DownloadProblem::Cut, .. });
+    matches!(stop, Stop::Failed(failed) if cut(&failed.failure))
+}
+
+fn failed(url: &str, problem: DownloadProblem) -> Stop {
+    Stop::failed(Failure::Download { url: url.to_owned(), problem })
 }
 
 struct Sink<'h>(&'h mut Hasher);

@@ -4,7 +4,8 @@ use rbuild_image::digest::DigestError;
 use rbuild_image::manifest::Descriptor;
 use rbuild_image::platform::Platform;
 use rbuild_image::registry::{Refuser, RegistryError, RequestLine, ResolveProblem, Subject, TimeoutPhase, TlsProblem};
-use rbuild_logfmt::event::{Content, Lookup, NoAnswer, Part, PullFailure, Refusal, Request};
+use rbuild_logfmt::event::{Content, DownloadProblem, Lookup, NoAnswer, Part, PullFailure, Refusal, Request};
+use rbuild_logfmt::go_reason;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -65,7 +66,7 @@ pub(crate) fn pull_failure(platform: &Platform, layer: Option<&Descriptor>, erro
                 K::UnexpectedEof => NoAnswer::Closed,
                 K::ConnectionReset | K::BrokenPipe => NoAnswer::Reset,
                 K::TimedOut => NoAnswer::Timeout { connecting: true },
-                _ => NoAnswer::Connect { address: address.clone(), why: system_words(source) },
+                _ => NoAnswer::Connect { address: address.clone(), why: go_reason(source) },
             };
             unanswered(at, problem)
         }
@@ -107,6 +108,15 @@ pub(crate) fn pull_failure(platform: &Platform, layer: Option<&Descriptor>, erro
     }
 }
 
+/// Why a file cannot be downloaded.
+pub(crate) fn download_problem(error: &RegistryError) -> DownloadProblem {
+    match pull_failure(&Platform::host(), None, error) {
+        PullFailure::Refused(refusal) => DownloadProblem::Status { status: refusal.status, body: refusal.body },
+        PullFailure::NoAnswer { problem, .. } => DownloadProblem::NoAnswer { why: problem },
+        _ => DownloadProblem::Other { detail: with_causes(error) },
+    }
+}
+
 /// What of an image an address is about.
 fn part_of(url: &str, is_layer: bool) -> Part {
     let path = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -117,14 +127,6 @@ fn part_of(url: &str, is_layer: bool) -> Part {
         Some((_, rest)) if rest.contains("/manifests/sha256:") => Part::Manifest,
         Some(_) => Part::Name,
     }
-}
-
-/// The system's words as programs of Go show them: in lower case, without the number.
-fn system_words(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
 fn tls(problem: &TlsProblem) -> NoAnswer {

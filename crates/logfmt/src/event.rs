@@ -405,6 +405,11 @@ pub enum Item {
     SendTarball,
     /// `copying files`.
     CopyFiles,
+    /// Legacy: a file that ADD names by its address. BuildKit has a step for it.
+    Fetch {
+        /// The address, as written.
+        url: String,
+    },
     /// `pushing layers`.
     PushLayers,
     /// `pushing manifest for NAME@DIGEST`.
@@ -552,6 +557,39 @@ pub enum Outcome {
     },
 }
 
+/// Why a file that ADD names by its address cannot be had.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "problem", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DownloadProblem {
+    /// The server refused.
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// The body, lossily decoded, as far as it was read.
+        body: String,
+    },
+    /// No answer came.
+    NoAnswer {
+        /// Why.
+        why: NoAnswer,
+    },
+    /// The connection ended in the middle.
+    Cut,
+    /// It is not what `--checksum` says.
+    Checksum {
+        /// The digest of what came.
+        actual: String,
+        /// That of `--checksum`.
+        expected: String,
+    },
+    /// Anything else, in our own words.
+    Other {
+        /// The text.
+        detail: String,
+    },
+}
+
 /// Why a build or a step failed, as facts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "failure", rename_all = "snake_case")]
@@ -632,6 +670,13 @@ pub enum Failure {
         /// Legacy: the value of COPY's `--from`, if that named it.
         #[serde(default)]
         flag: Option<String>,
+    },
+    /// A file that ADD names by its address cannot be had.
+    Download {
+        /// The address, as written.
+        url: String,
+        /// Why.
+        problem: DownloadProblem,
     },
     /// Nothing to do with Docker: our own words (no space, no permission …).
     Own {

@@ -2,12 +2,12 @@
 //!
 //! Texts were taken from runs of Docker 20.10.24 and 28.5.2.
 
-use crate::event::{Builder, Dialect, Failure, Part, Speaker, StepKind, Version};
+use crate::event::{Builder, Dialect, DownloadProblem, Failure, Part, Speaker, StepKind, Version};
 use crate::go_quote::quote;
-use crate::pull_text;
 use crate::reference::canonical;
 use crate::report::report;
 use crate::usage::{WrongUse, WrongValue};
+use crate::{download_text, pull_text};
 
 /// The legacy client's last words on standard error, without the line feed. `None` for our own failures.
 pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
@@ -46,8 +46,14 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
                 None => why,
             }
         }
+        Failure::Download { url, problem } => format!("ADD failed: {}", download_text::legacy(url, problem, version)),
         Failure::Own { .. } => return None,
     })
+}
+
+/// Whether the file came, but is another: BuildKit finds that when it has the key.
+fn is_checksum(problem: &DownloadProblem) -> bool {
+    matches!(problem, DownloadProblem::Checksum { .. })
 }
 
 /// A name for the image that is none.
@@ -78,6 +84,7 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
         },
         Failure::Lint { rules } => lint(rules),
         Failure::Pull { reference, cause, .. } => pull_text::vertex(reference, cause, version),
+        Failure::Download { url, problem } => download_text::buildkit(url, problem, version),
         Failure::Own { message, .. } => message.lines().next().unwrap_or_default().to_owned(),
     }
 }
@@ -136,6 +143,7 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
             let prefix = match (failure, step.map(|(kind, _)| kind)) {
                 (Failure::Request { by: Speaker::Daemon, .. }, _) => built_in,
                 (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ",
+                (Failure::Download { problem, .. }, _) if !is_checksum(problem) => "failed to load cache key: ",
                 (Failure::Pull { .. }, Some(StepKind::ResolveFrontend { argument: Some(argument), .. })) => {
                     let gateway = "failed to solve with frontend gateway.v0: ";
                     return format!("{built_in}failed with build-arg:BUILDKIT_SYNTAX = {argument}: {gateway}{text}\n");
@@ -166,6 +174,7 @@ pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) ->
     }
     let prefix = match (failure, step.map(|(kind, _)| kind)) {
         (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ".to_owned(),
+        (Failure::Download { problem, .. }, _) if !is_checksum(problem) => "failed to load cache key: ".to_owned(),
         (Failure::Pull { reference, .. }, Some(StepKind::ResolveFrontend { .. })) => {
             format!("failed to resolve source metadata for {}: ", canonical(reference))
         }

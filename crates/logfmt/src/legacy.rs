@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::event::{
-    Builder, Dialect, Fact, LayerState, Outcome, PullFact, Step, StepId, StepKind, Stream, Version, Warning,
+    Builder, Dialect, Fact, Item, LayerState, Outcome, PullFact, Step, StepId, StepKind, Stream, Version, Warning,
 };
 use crate::renderer::{OutputStream, Renderer, Sink};
 use crate::report::report;
@@ -236,6 +236,10 @@ impl Renderer for Legacy {
             Fact::StepFailed { step, .. } => self.show_title(*step, out),
             Fact::Warning(warning) => self.warn(warning, out),
             Fact::BuildEnded { outcome } => self.end(outcome, out),
+            // What is left of the client's progress bar without a terminal: one update more where no size is known.
+            Fact::Progress { item: Item::Fetch { .. }, total, done: true, .. } => {
+                self.log(if total.is_some() { "\n" } else { "\n\n" }, out);
+            }
             Fact::Dockerfile { .. } | Fact::VertexDigest { .. } | Fact::Progress { .. } | Fact::Note { .. } => {}
         }
     }

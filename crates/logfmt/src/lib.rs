@@ -26,6 +26,7 @@
 mod buildkit;
 mod bytes;
 mod check;
+mod download_text;
 pub mod event;
 mod events;
 pub mod excerpt;

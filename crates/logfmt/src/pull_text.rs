@@ -228,7 +228,7 @@ fn own_url(reference: &str, request: &Request) -> String {
 }
 
 /// The problem in the words of Go's `net/http`.
-fn no_answer(problem: &NoAnswer, version: Version) -> String {
+pub(crate) fn no_answer(problem: &NoAnswer, version: Version) -> String {
     let verify = match version {
         Version::V20 => "",
         Version::V28 => "tls: failed to verify certificate: ",
@@ -264,7 +264,7 @@ fn no_answer(problem: &NoAnswer, version: Version) -> String {
 }
 
 /// Code and words of a status, as Go's `net/http` has them.
-fn status_line(status: u16) -> String {
+pub(crate) fn status_line(status: u16) -> String {
     let words = match status {
         400 => "Bad Request",
         401 => "Unauthorized",

@@ -412,7 +412,7 @@ impl State {
             }
         }
         let Some(rest) = request.path.strip_prefix("/v2/") else {
-            return Answer::new(404);
+            return Answer::new(404).with("Content-Type", "text/plain; charset=utf-8").body("404 page not found\n");
         };
         if rest.is_empty() {
             return Answer::new(200).body("{}");

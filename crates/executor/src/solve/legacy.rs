@@ -572,7 +572,7 @@ impl Builder<'_> {
                 CopySourceTree::view(session, &view)?
             }
         };
-        let prepared = copy::legacy::prepare(session, &source, copy)?;
+        let prepared = copy::legacy::prepare(session, &source, copy, current.step)?;
         let Comment(command) = current.stage.copy_comment(copy, prepared.hash());
         let (key, hit) = self.probe(&mut current, &command)?;
         if hit {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::atomic::AtomicBool;
 
-use reqwest::header::{CONTENT_DISPOSITION, LAST_MODIFIED};
+use reqwest::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, LAST_MODIFIED};
 use reqwest::{Method, Url};
 
 use super::error::{Refuser, Subject};
@@ -17,6 +17,8 @@ pub struct FetchedUrl {
     pub last_modified: Option<String>,
     /// The value of `Content-Disposition`.
     pub content_disposition: Option<String>,
+    /// The value of `Content-Length`.
+    pub length: Option<u64>,
     /// The path of the address after redirections.
     pub path: String,
 }
@@ -28,6 +30,14 @@ pub enum UrlError {
     /// The server, or the way there.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The connection ended in the middle of the file.
+    #[error("the connection ended in the middle of `{url}`")]
+    Cut {
+        /// The address.
+        url: String,
+        /// How.
+        source: RegistryError,
+    },
     /// The file could not be written here.
     #[error("cannot write what comes from `{url}`")]
     Write {
@@ -43,7 +53,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Option`] for an address that is none, [`RegistryError::Refused`] for any answer but 2xx, and
-    /// those of the way there; [`UrlError::Write`] if `sink` fails.
+    /// those of the way there; [`UrlError::Cut`] if not all of it came; [`UrlError::Write`] if `sink` fails.
     pub fn fetch_url(&self, url: &str, sink: &mut dyn Write, cancel: &AtomicBool) -> Result<FetchedUrl, UrlError> {
         let address = Url::parse(url).map_err(|error| RegistryError::Option {
             option: "url",
@@ -58,9 +68,14 @@ impl Registry {
         let fetched = FetchedUrl {
             last_modified: answer.header(LAST_MODIFIED).map(str::to_owned),
             content_disposition: answer.header(CONTENT_DISPOSITION).map(str::to_owned),
+            length: answer.header(CONTENT_LENGTH).and_then(|length| length.parse().ok()),
             path: answer.url.path().to_owned(),
         };
-        while let Some(piece) = answer.piece(cancel)? {
+        let cut = |source| match source {
+            RegistryError::Broken { .. } => UrlError::Cut { url: url.to_owned(), source },
+            source => source.into(),
+        };
+        while let Some(piece) = answer.piece(cancel).map_err(cut)? {
             sink.write_all(&piece).map_err(|source| UrlError::Write { url: url.to_owned(), source })?;
         }
         Ok(fetched)

@@ -76,6 +76,7 @@ pub(super) fn item(item: &Item, kind: &StepKind) -> String {
         Item::Name { name } => format!("naming to {name}"),
         Item::SendTarball => "sending tarball".to_owned(),
         Item::CopyFiles => "copying files".to_owned(),
+        Item::Fetch { url } => format!("fetching {url}"),
         Item::PushLayers => "pushing layers".to_owned(),
         Item::PushManifest { name } => format!("pushing manifest for {name}"),
     }

@@ -21,11 +21,6 @@ impl Pulled<'_> {
 
 impl PullProgress for Pulled<'_> {
     fn begin(&self) {
-        let reference = self.image.shown.clone();
-        // Without a digest it was resolved before.
-        if reference.contains('@') {
-            self.tell(Item::Resolve { reference }, 0, None, true);
-        }
         if let Some(remote) = &self.image.remote {
             let mut seen = Vec::new();
             for blob in [&remote.top, &remote.manifest.descriptor(), &remote.config] {

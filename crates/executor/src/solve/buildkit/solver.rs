@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_image::digest::DiffId;
-use rbuild_logfmt::event::{Fact, Item, StepId};
+use rbuild_logfmt::event::{DownloadProblem, Fact, Failure, Item, StepId};
 use rbuild_parser::mount::MountType;
 use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
 
 use super::pulled::Pulled;
-use super::steps::{StageSteps, Steps, sources};
+use super::steps::{Download, StageSteps, Steps, sources};
 use super::{fail_step, transferred};
 use crate::base::BaseImage;
 use crate::context::{Context, Transfer};
@@ -77,6 +77,7 @@ pub(super) struct Solver<'s> {
     pub(super) plan: &'s Plan,
     context_step: Option<StepId>,
     context_loaded: Mutex<bool>,
+    downloads: Vec<(StepId, Download)>,
     declared: Vec<StageSteps>,
     cells: Vec<Cell>,
     /// Why the first step failed; the others are cancelled then.
@@ -91,7 +92,7 @@ pub(super) struct Solver<'s> {
 
 impl<'s> Solver<'s> {
     pub(super) fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
-        let steps = Steps::declare(session.emitter(), plan, !context.is_archive());
+        let steps = Steps::declare(session.emitter(), plan, !context.is_archive(), session.options().dialect.version);
         Solver {
             session,
             context,
@@ -99,6 +100,7 @@ impl<'s> Solver<'s> {
             context_step: steps.context,
             context_loaded: Mutex::new(false),
             cells: plan.stages.iter().map(|_| Cell::default()).collect(),
+            downloads: steps.downloads,
             declared: steps.stages,
             failed: Mutex::new(None),
             fetching: Mutex::default(),
@@ -113,7 +115,13 @@ impl<'s> Solver<'s> {
 
     /// Runs all stages that the target needs, each in a thread of its own, and gives the target's result.
     pub(super) fn solve(&self) -> Result<Snapshot, Stop> {
+        self.resolve_bases()?;
+        let downloaded = self.download();
         self.show_bases()?;
+        if let Err(stop) = downloaded {
+            self.interrupt_pulls(&stop)?;
+            return Err(stop);
+        }
         self.check_sources()?;
         self.show_inline_documents()?;
         std::thread::scope(|scope| {
@@ -157,27 +165,41 @@ impl<'s> Solver<'s> {
         self.cells[stage.0].wait().ok_or(Stop::Cancelled)
     }
 
-    /// Of every base image BuildKit first wants the cache key only, before anything else; whoever needs its files starts
-    /// the step again.
-    fn show_bases(&self) -> Result<(), Stop> {
-        let emitter = self.session.emitter();
+    /// Base images with their steps, in the order in which these are told.
+    fn base_steps(&self) -> Vec<(StepId, &StageBase)> {
         let stages = self.declared.iter().zip(&self.plan.stages);
         let mut bases: Vec<(StepId, &StageBase)> =
             stages.filter_map(|(steps, stage)| Some((steps.from?, &stage.base))).collect();
         bases.sort_by_key(|(step, _)| *step);
         bases.dedup_by_key(|(step, _)| *step);
-        let mut failed = None;
-        for (step, base) in bases {
+        bases
+    }
+
+    /// Of every base image BuildKit first wants the cache key only, before anything else; whoever needs its files starts
+    /// the step again.
+    fn resolve_bases(&self) -> Result<(), Stop> {
+        let emitter = self.session.emitter();
+        for (step, base) in self.base_steps() {
             emitter.emit(Fact::StepStarted { step });
-            // What a tag stands for is asked for the key.
             let resolved = match base {
-                StageBase::Image(image) if image.remote.is_some() && !image.shown.contains('@') => Some(&image.shown),
+                // What is here is known, but not what a tag stands for.
+                StageBase::Image(image) if image.shown.contains('@') && self.is_here(image)? => None,
+                StageBase::Image(image) if image.remote.is_some() => Some(&image.shown),
                 StageBase::Missing(shown, _) => Some(shown),
                 _ => None,
             };
             if let Some(reference) = resolved {
                 emitter.progress(step, Item::Resolve { reference: reference.clone() }, 0, None, true);
             }
+        }
+        Ok(())
+    }
+
+    /// Ends what [`resolve_bases`](Self::resolve_bases) began.
+    fn show_bases(&self) -> Result<(), Stop> {
+        let emitter = self.session.emitter();
+        let mut failed = None;
+        for (step, base) in self.base_steps() {
             match base {
                 StageBase::Missing(_, failure) => {
                     let stop = fail_step(self.session, step, Stop::failed(failure.clone()));
@@ -234,6 +256,42 @@ impl<'s> Solver<'s> {
         }
         emitter.done(step);
         *loaded = true;
+        Ok(())
+    }
+
+    /// Fetches what ADD takes from the web: BuildKit needs it for the cache keys.
+    fn download(&self) -> Result<(), Stop> {
+        for (step, file) in &self.downloads {
+            self.check()?;
+            let emitter = self.session.emitter();
+            emitter.emit(Fact::StepStarted { step: *step });
+            match self.session.download(&file.url, file.checksum.as_deref()) {
+                Ok(_) => emitter.done(*step),
+                Err(stop) => return Err(fail_step(self.session, *step, stop).at(*step, None)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The files of the images that a file was to be added to were wanted already when that turned out to be another.
+    fn interrupt_pulls(&self, stop: &Stop) -> Result<(), Stop> {
+        let Stop::Failed(failed) = stop else { return Ok(()) };
+        let Failure::Download { url: wrong, problem: DownloadProblem::Checksum { .. } } = &failed.failure else {
+            return Ok(());
+        };
+        for (stage, declared) in self.plan.stages.iter().zip(&self.declared) {
+            let adds = |step: &PlannedStep| match &step.op {
+                Op::Copy(copy) => {
+                    copy.sources.iter().any(|source| matches!(source, CopySource::Http { url, .. } if url == wrong))
+                }
+                _ => false,
+            };
+            if let (Some(step), StageBase::Image(image)) = (declared.from, &stage.base)
+                && stage.steps.iter().any(adds)
+            {
+                self.interrupted_pull(step, image)?;
+            }
+        }
         Ok(())
     }
 

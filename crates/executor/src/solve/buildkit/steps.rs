@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rbuild_logfmt::event::{InstructionStep, StepId, StepKind};
+use rbuild_logfmt::event::{InstructionStep, StepId, StepKind, Version};
 
 use crate::emit::Emitter;
 use crate::plan::buildkit::{CopySource, MountFrom, Op, Plan, StageBase, StageIndex, StagePlan, StepLabel};
@@ -18,11 +18,20 @@ pub(super) struct StageSteps {
     pub(super) last: Option<StepId>,
 }
 
+/// A file from the web, as ADD names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Download {
+    pub(super) url: String,
+    pub(super) checksum: Option<String>,
+}
+
 /// The steps of a plan.
 #[derive(Debug)]
 pub(super) struct Steps {
     /// `load build context`, if some step needs it.
     pub(super) context: Option<StepId>,
+    /// What is downloaded: address and `--checksum`.
+    pub(super) downloads: Vec<(StepId, Download)>,
     /// By stage.
     pub(super) stages: Vec<StageSteps>,
 }
@@ -33,10 +42,12 @@ impl Steps {
     ///
     /// Stages share what is done to the same files in the same way, since to BuildKit that is one vertex; the stage that
     /// is gone through last gives it a name (`client/llb/state.go`, `mergeMetadata`).
-    pub(super) fn declare(emitter: &Emitter, plan: &Plan, shows_context: bool) -> Steps {
+    pub(super) fn declare(emitter: &Emitter, plan: &Plan, shows_context: bool, version: Version) -> Steps {
         let mut graph = Graph {
             plan,
             shows_context,
+            version,
+            downloads: Vec::new(),
             vertices: Vec::new(),
             known: HashMap::new(),
             stages: vec![None; plan.stages.len()],
@@ -53,7 +64,11 @@ impl Steps {
             steps: stage.steps.into_iter().filter_map(id).collect(),
             last: stage.last.and_then(id),
         });
-        Steps { context: graph.known.get(CONTEXT).copied().and_then(id), stages: stages.collect() }
+        Steps {
+            context: graph.known.get(CONTEXT).copied().and_then(id),
+            downloads: graph.downloads.into_iter().filter_map(|(vertex, file)| Some((id(vertex)?, file))).collect(),
+            stages: stages.collect(),
+        }
     }
 }
 
@@ -76,6 +91,8 @@ struct StageVertices {
 struct Graph<'a> {
     plan: &'a Plan,
     shows_context: bool,
+    version: Version,
+    downloads: Vec<(usize, Download)>,
     vertices: Vec<Vertex>,
     /// By what they do to what.
     known: HashMap<String, usize>,
@@ -100,11 +117,12 @@ impl Graph<'_> {
         found.last = found.last.or(found.from);
         for step in &stage.steps {
             let mut inputs: Vec<usize> = found.last.into_iter().collect();
-            for source in sources(&step.op) {
-                let input = match source {
-                    MountFrom::Empty => None,
-                    MountFrom::Context => self.context(),
-                    MountFrom::Stage(stage) => self.stage(stage),
+            for input in graph_inputs(&step.op) {
+                let input = match input {
+                    Input::Files(MountFrom::Empty) => None,
+                    Input::Files(MountFrom::Context) => self.context(),
+                    Input::Files(MountFrom::Stage(stage)) => self.stage(stage),
+                    Input::Download(file) => Some(self.download(file, &step.label, stage.shown.as_ref())),
                 };
                 inputs.extend(input.filter(|input| !inputs.contains(input)));
             }
@@ -138,6 +156,19 @@ impl Graph<'_> {
         Some(self.vertex(format!("image {image}"), kind, Vec::new()))
     }
 
+    /// BuildKit of Docker 28 shows a download under the title of the step that wants it, that of 20.10 by its address.
+    fn download(&mut self, file: Download, label: &StepLabel, stage: Option<&String>) -> usize {
+        let kind = match self.version {
+            Version::V20 => StepKind::Source { url: file.url.clone() },
+            Version::V28 => shown(label, stage),
+        };
+        let vertex = self.vertex(format!("download {file:?}"), kind, Vec::new());
+        if !self.downloads.iter().any(|(known, _)| *known == vertex) {
+            self.downloads.push((vertex, file));
+        }
+        vertex
+    }
+
     fn context(&mut self) -> Option<usize> {
         let kind = StepKind::LoadContext { name: None };
         self.shows_context.then(|| self.vertex(CONTEXT.to_owned(), kind, Vec::new()))
@@ -165,6 +196,24 @@ impl Graph<'_> {
         }
         op
     }
+}
+
+/// What a step is made from, besides the files that it changes.
+enum Input {
+    Files(MountFrom),
+    Download(Download),
+}
+
+fn graph_inputs(op: &Op) -> Vec<Input> {
+    let Op::Copy(copy) = op else { return sources(op).into_iter().map(Input::Files).collect() };
+    let input = |source: &CopySource| match source {
+        CopySource::Files { from, .. } => Some(Input::Files(*from)),
+        CopySource::Http { url, checksum, .. } => {
+            Some(Input::Download(Download { url: url.clone(), checksum: checksum.clone() }))
+        }
+        CopySource::Inline { .. } | CopySource::Git { .. } => None,
+    };
+    copy.sources.iter().filter_map(input).collect()
 }
 
 /// What an operation reads besides the files that it changes.
@@ -221,7 +270,7 @@ mod tests {
                 events.lock().unwrap().push(event.fact);
             }
         }));
-        let steps = Steps::declare(&emitter, &plan, true);
+        let steps = Steps::declare(&emitter, &plan, true, Version::V28);
         let told: Vec<String> = told
             .lock()
             .unwrap()

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_logfmt::event::Failure;
+use rbuild_logfmt::event::{Failure, Item as Progress, StepId};
 use rbuild_sandbox::root::Root;
 
 use super::{CopySourceTree, docker_text, try_unpack};
-use crate::download::NamedDownload;
+use crate::download::{self, NamedDownload};
 use crate::plan::buildkit::is_http;
 use crate::plan::go;
 use crate::plan::legacy::CopyAction;
@@ -46,6 +46,7 @@ pub(in crate::solve) fn prepare(
     session: &Session<'_>,
     tree: &CopySourceTree<'_>,
     copy: &CopyAction,
+    step: StepId,
 ) -> Result<PreparedCopy, Stop> {
     let source = tree.source();
     let files = Sums::Files(HeaderModes::of(session.options().dialect.version));
@@ -60,7 +61,16 @@ pub(in crate::solve) fn prepare(
             if copy.instruction == "COPY" {
                 return Err(failed(copy, "source can't be a URL for COPY", None));
             }
-            let file = session.download(written, None)?;
+            let downloaded = session.download(written, None);
+            // A file of which something came.
+            let came = match &downloaded {
+                Ok(file) => Some((file.size(), file.announced_size())),
+                Err(stop) => download::was_cut(stop).then_some((0, Some(0))),
+            };
+            if let Some((current, total)) = came {
+                session.emitter().progress(step, Progress::Fetch { url: written.clone() }, current, total, true);
+            }
+            let file = downloaded?;
             let name = file.legacy_name();
             if name.is_none() && copy.paths.dest.ends_with('/') {
                 return Err(failed(copy, format!("cannot determine filename for source {written}"), None));
@@ -68,7 +78,8 @@ pub(in crate::solve) fn prepare(
             let named = file.named(session, name.as_deref().unwrap_or("__unnamed__"))?;
             let root = Root::open(named.directory(), session.ownership())?;
             let hash = rootfs::legacy_hash(&rootfs::Source::new(&root), &files, Path::new(named.name()))?;
-            hashes.extend(hash);
+            // Only what is copied from a tree has its kind before the digits.
+            hashes.extend(hash.map(|hash| hash.trim_start_matches("file:").to_owned()));
             items.push(Item::Remote(named));
             continue;
         }
