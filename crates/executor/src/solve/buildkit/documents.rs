@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use rbuild_logfmt::event::{Fact, StepKind};
 
-use super::solver::{Snapshot, Solver, asks_the_network, is_always_cached, own_snapshot, stages_read};
+use super::keys::{asks_the_network, is_always_cached, stages_read};
+use super::solver::{Snapshot, Solver, own_snapshot};
 use crate::key::{CacheKey, KeyBuilder};
 use crate::plan::buildkit::{CopySource, Op, PlannedStep, StageBase, StageIndex};
 use crate::stop::Stop;

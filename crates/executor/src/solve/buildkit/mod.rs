@@ -2,6 +2,7 @@
 
 mod documents;
 mod frontend;
+mod keys;
 mod metadata;
 mod pulled;
 mod solver;
