@@ -173,7 +173,7 @@ fn from() -> BoxedStrategy<Piece> {
     let base = prop_oneof![
         16 => good(&["busybox", "busybox:latest", "busybox:1.36", "busybox"]),
         3 => good(&["config:1", "layers:1", "shell:1", "app:onbuild"]),
-        2 => good(&["one", "two", "0"]),
+        2 => good(&["one", "two", "three"]),
         2 => good(&["$BASE", "${BASE}:${TAG:-latest}", "busybox:$TAG", "${NONE:-busybox}"]),
         1 => good(&["scratch"]),
         1 => bad(&["127.0.0.1:5000/library/nosuch:1", "Busybox", "busybox:", "$NONE", ""]),
