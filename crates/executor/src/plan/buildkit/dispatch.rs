@@ -412,7 +412,9 @@ impl Draft<'_> {
             contents.push((content.path.clone(), data));
         }
         let dest = copy_dest(state.image.working_dir(), &paths.dest);
-        if let Some(chmod) = &flags.chmod {
+        if let Some(chmod) = &flags.chmod
+            && self.version == Version::V28
+        {
             check_chmod(chmod)?;
         }
         if flags.checksum.is_some() {
@@ -474,7 +476,11 @@ impl Draft<'_> {
             sources,
             dest,
             chown: flags.chown.filter(|owner| !owner.is_empty()),
-            chmod: flags.chmod.filter(|mode| !mode.is_empty()),
+            // 20.10 passes over what is not octal.
+            chmod: flags.chmod.filter(|mode| match self.version {
+                Version::V20 => u32::from_str_radix(mode, 8).is_ok_and(|mode| mode <= 0o7777),
+                Version::V28 => !mode.is_empty(),
+            }),
             link: flags.link,
             exclude: flags.exclude,
         }))

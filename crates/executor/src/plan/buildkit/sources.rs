@@ -29,7 +29,9 @@ pub(crate) fn check_chmod(text: &str) -> Result<(), String> {
         Ok(mode) if mode <= 0o7777 => Ok(()),
         Ok(_) => Err(wrong()),
         Err(_) if crate::mode::ModeChange::parse(text).is_some() => Ok(()),
-        Err(_) => Err(wrong()),
+        // Which parser complains follows from the first character.
+        Err(_) if text.starts_with(|first: char| first.is_ascii_digit()) => Err(wrong()),
+        Err(_) => Err("invalid syntax".to_owned()),
     }
 }
 

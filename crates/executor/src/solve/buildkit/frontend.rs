@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::{DockerVersion, Reference, ReferenceError};
 use rbuild_image::registry::{RegistryError, RegistryErrorKind, Resolved};
-use rbuild_logfmt::event::{Fact, Failure, Lines, Speaker, StepId, StepKind};
+use rbuild_logfmt::event::{Fact, Failure, Item, Lines, Speaker, StepId, StepKind};
 use rbuild_parser::{ParseOptions, Syntax, Version};
 
 use super::pulled::Pulled;
@@ -181,6 +181,7 @@ fn show_image(
     let cached = session.cached_value::<bool>(&key)?.is_some();
     if !cached {
         let pulled = Pulled { session, step, image: &image };
+        emitter.progress(step, Item::Resolve { reference: image.shown.clone() }, 0, None, true);
         pulled.begin();
         for layer in &image.layers {
             pulled.extracting(layer);
