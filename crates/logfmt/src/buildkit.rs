@@ -188,7 +188,12 @@ impl Display {
     /// A message came.
     fn update(&mut self, status: &SolveStatus, now: u64, out: &mut dyn Sink) {
         self.advance(now, out);
+        // A container of Docker's takes longer to start than the limiter lets wait: the first output is shown at once.
+        let first_output = status.logs.iter().any(|log| self.trace.is_silent(log.step));
         self.trace.update(status, now);
+        if first_output {
+            self.last_display = None;
+        }
         let due = self.allow(now);
         if due {
             self.refresh(now, out);

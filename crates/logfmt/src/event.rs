@@ -297,6 +297,8 @@ pub enum StepKind {
     CopyContext,
     /// BuildKit: `[internal] preparing inline document`, a heredoc of COPY or ADD.
     InlineDocument,
+    /// BuildKit: `[internal] setting cache mount permissions`, for a cache whose owner or mode is given.
+    CacheMountPermissions,
     /// An instruction of the Dockerfile (or a trigger of a base image).
     Instruction(InstructionStep),
     /// A base or source image that is no stage of its own: `FROM REFERENCE`.

@@ -213,7 +213,7 @@ impl Renderer for Legacy {
             }
             Fact::Context { tar_bytes } => {
                 // The client ends its progress line with a carriage return for each of two updates.
-                self.log(format!("Sending build context to Docker daemon  {}\r\r\n", human_size(*tar_bytes)), out);
+                self.log(format!("Sending build context to Docker daemon {:>8}\r\r\n", human_size(*tar_bytes)), out);
             }
             Fact::StepDeclared(step) => self.declare(step),
             Fact::StepStarted { step } => self.show_title(*step, out),

@@ -48,7 +48,10 @@ impl Place {
             | StepKind::Image { .. }
             | StepKind::Source { .. } => Self::Source { looked_at: false },
             StepKind::Instruction(step) if step.instruction == "FROM" => Self::Source { looked_at: false },
-            StepKind::Instruction(_) | StepKind::CopyContext | StepKind::InlineDocument => Self::Graph,
+            StepKind::Instruction(_)
+            | StepKind::CopyContext
+            | StepKind::InlineDocument
+            | StepKind::CacheMountPermissions => Self::Graph,
         }
     }
 }

@@ -145,6 +145,8 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
     }
     match builder.stages.pop() {
         Some((_, State { id: Some(id), layers, config })) => Ok(Built { id, config, layers }),
+        // The daemon breaks off its answer where nothing but ARG was there.
+        _ if stages.is_empty() => Err(instruction_failed("unexpected EOF")),
         _ => Err(instruction_failed("No image was generated. Is your Dockerfile empty?")),
     }
 }

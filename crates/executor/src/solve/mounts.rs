@@ -16,6 +16,7 @@ use super::instruction_failed;
 use crate::context::Context;
 use crate::options::SecretSource;
 use crate::plan::buildkit::{PIPES, RunMount};
+use crate::rootfs::{self, CopyOptions, Source};
 use crate::session::Session;
 use crate::snapshot::{Change, View};
 use crate::stop::Stop;
@@ -103,7 +104,12 @@ impl<'s> Prepared<'s> {
     fn bind(&mut self, mount: &RunMount, from: Option<From<'_>>, target: PathBuf) -> Result<(), Stop> {
         let source = PathBuf::from(mount.source.trim_start_matches('/'));
         let within = match from {
+            Some(From::Context(context)) if !mount.read_only => self.copy_to_write(&context.source())?,
             Some(From::Context(context)) => context.path().to_path_buf(),
+            Some(From::Directory(path)) if !mount.read_only => {
+                let root = Root::open(&path, self.session.ownership())?;
+                self.copy_to_write(&Source::new(&root))?
+            }
             Some(From::Directory(path)) => path,
             // What is written is thrown away after the step.
             Some(From::Layers(layers)) if !mount.read_only => {
@@ -130,11 +136,18 @@ impl<'s> Prepared<'s> {
                 missing: Some(mount.source.clone()),
             }));
         }
-        // A context is the caller's own directory: nothing may be written there.
-        let is_context = mount.from == crate::plan::buildkit::MountFrom::Context;
-        let access = if mount.read_only || is_context { Access::ReadOnly } else { Access::ReadWrite };
+        let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
         self.mounts.push(Mount::Bind { source, within: Some(within), target, access });
         Ok(())
+    }
+
+    /// A context is the caller's own directory, where nothing may be written: a copy for one step.
+    fn copy_to_write(&self, source: &Source<'_>) -> Result<PathBuf, Stop> {
+        let dir = self.session.scratch_dir()?;
+        let copy = Root::open(&dir, self.session.ownership())?;
+        let options = CopyOptions { contents: true, ..CopyOptions::default() };
+        rootfs::copy(source, Path::new("/"), &copy, Path::new("/"), options)?;
+        Ok(dir)
     }
 
     fn cache(&mut self, mount: &RunMount, from: Option<From<'_>>, target: PathBuf) -> Result<(), Stop> {
@@ -209,12 +222,9 @@ impl<'s> Prepared<'s> {
 
     fn ssh(&mut self, mount: &RunMount) -> Result<(), Stop> {
         let given = self.session.options().ssh.iter().find(|agent| agent.id == mount.id);
-        let Some(agent) = given else {
-            if mount.required {
-                return Err(instruction_failed(format!("unset ssh forward key {}", mount.id)));
-            }
-            return Ok(());
-        };
+        if given.is_none() && mount.required {
+            return Err(instruction_failed(format!("unset ssh forward key {}", mount.id)));
+        }
         let number = self
             .mounts
             .iter()
@@ -224,7 +234,11 @@ impl<'s> Prepared<'s> {
             "" => format!("/run/buildkit/ssh_agent.{number}"),
             target => target.to_owned(),
         };
-        self.env.push(format!("SSH_AUTH_SOCK={target}"));
+        // The variable is there whether or not there is an agent; of several the first counts.
+        if !self.env.iter().any(|pair| pair.starts_with("SSH_AUTH_SOCK=")) {
+            self.env.push(format!("SSH_AUTH_SOCK={target}"));
+        }
+        let Some(agent) = given else { return Ok(()) };
         self.mounts.push(Mount::Bind {
             source: agent.socket.clone(),
             within: None,

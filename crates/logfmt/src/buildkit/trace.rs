@@ -27,6 +27,8 @@ pub(super) struct Traced {
     /// Lines not yet shown, with their times in front; the last one may lack its end, and may have been shown in part.
     pub(super) logs: Vec<u8>,
     pub(super) logs_partial: bool,
+    /// It has written nothing yet.
+    is_silent: bool,
     /// How much of the unfinished line was shown.
     pub(super) logs_offset: usize,
     pub(super) ring: Ring,
@@ -48,6 +50,7 @@ impl Traced {
             status_updates: BTreeSet::new(),
             logs: Vec::new(),
             logs_partial: false,
+            is_silent: true,
             logs_offset: 0,
             ring: Ring::default(),
             warnings: Vec::new(),
@@ -104,6 +107,7 @@ impl Traced {
     }
 
     fn take_log(&mut self, log: &VertexLog, version: Version) {
+        self.is_silent = false;
         let origin = self.origin(version).unwrap_or(log.timestamp);
         let seconds = log.timestamp.saturating_sub(origin) as f64 / 1e9;
         let decimals = match seconds {
@@ -151,6 +155,11 @@ impl Trace {
             step.logs.drain(..excess);
             step.logs_offset = step.logs_offset.saturating_sub(excess);
         }
+    }
+
+    /// Whether a step has written nothing yet.
+    pub(super) fn is_silent(&self, step: StepId) -> bool {
+        self.steps.get(&step).is_some_and(|step| step.is_silent)
     }
 
     /// How many steps have something new to show.

@@ -29,6 +29,10 @@ pub(super) fn step(kind: &StepKind, version: Version) -> String {
         StepKind::LoadRemoteContext => "[internal] load remote build context".to_owned(),
         StepKind::CopyContext => "copy /context /".to_owned(),
         StepKind::InlineDocument => "[internal] preparing inline document".to_owned(),
+        StepKind::CacheMountPermissions => match version {
+            Version::V20 => "[internal] settings cache mount permissions".to_owned(),
+            Version::V28 => "[internal] setting cache mount permissions".to_owned(),
+        },
         StepKind::Instruction(step) => instruction(step),
         StepKind::Image { reference } => format!("FROM {reference}"),
         StepKind::Source { url } => url.clone(),

@@ -90,6 +90,16 @@ impl<'a> Draft<'a> {
         let instructions = rbuild_parser::lint::check(dockerfile, &mut |finding| linter.raise_finding(finding))
             .map_err(|error| parse_failure(&error))?;
         let version = dockerfile.options.version;
+        if instructions.stages.is_empty() {
+            // Nothing but ARG: the daemon of 20.10 breaks off its answer.
+            return Err(match version {
+                Version::V20 => {
+                    let message = "unexpected EOF".to_owned();
+                    PlanError { failure: Failure::Request { message, by: Speaker::Client }, lines: None }
+                }
+                Version::V28 => PlanError::builder("dockerfile contains no stages to build", None),
+            });
+        }
         let lexer = Lexer::new(dockerfile.escape).version(version);
         let target_platform = target_platform(options)?;
         let mut build_args = Variables::default();

@@ -1,8 +1,9 @@
-//! The steps that make files of here-documents.
+//! The steps that make files of here-documents, and directories for caches.
 
 use std::collections::HashMap;
 
 use rbuild_logfmt::event::{Fact, StepKind};
+use rbuild_parser::mount::MountType;
 
 use super::keys::{asks_the_network, is_always_cached, stages_read};
 use super::solver::{Snapshot, Solver, own_snapshot};
@@ -28,6 +29,23 @@ fn inline_documents(op: &Op) -> Vec<CacheKey> {
 }
 
 impl Solver<'_> {
+    /// Caches whose owner or mode is given begin as a directory of such, made once for all that are the same.
+    pub(super) fn show_cache_permissions(&self) {
+        let mut seen = Vec::new();
+        let steps = self.plan.stages.iter().filter(|stage| stage.reachable).flat_map(|stage| &stage.steps);
+        for step in steps {
+            let Op::Run(run) = &step.op else { continue };
+            for mount in run.mounts.iter().filter(|mount| mount.kind == MountType::Cache) {
+                let given = (mount.uid, mount.gid, mount.mode);
+                if given != (None, None, None) && !seen.contains(&given) {
+                    seen.push(given);
+                    let step = self.session.emitter().begin(StepKind::CacheMountPermissions, &[]);
+                    self.session.emitter().done(step);
+                }
+            }
+        }
+    }
+
     /// BuildKit makes a file of each here-document first, once for all that are the same. In its log one is done when its
     /// cache key is known, and cached if a step wants it which the cache does not have, and an earlier build made it.
     pub(super) fn show_inline_documents(&self) -> Result<(), Stop> {

@@ -16,7 +16,7 @@ use rbuild_logfmt::event::{Fact, Failure, Item, StepId, StepKind, Version};
 
 use crate::context::{Context, ContextError, Sync, SyncSnapshot, Transfer};
 use crate::export::Exports;
-use crate::key::KeyBuilder;
+use crate::key::{CacheKey, KeyBuilder};
 use crate::options::{BuildOptions, ContextSource, DockerfileSource};
 use crate::plan::buildkit::{Draft, Linter, Plan};
 use crate::plan::{PlanError, go};
@@ -194,6 +194,16 @@ fn load_definition(session: &Session<'_>, context: &Context, name: &str) -> Resu
     Ok(())
 }
 
+/// What the other end has of a local source is kept under this.
+fn sync_key(context: &Context, transfer: Transfer) -> CacheKey {
+    KeyBuilder::new("sync").field("source", context.sync_key(transfer)).finish()
+}
+
+/// Nothing of the context is left at the other end: a command could write to it.
+fn forget_transfer(session: &Session<'_>, context: &Context) -> Result<(), Stop> {
+    session.remember_value(&sync_key(context, Transfer::Context), &())
+}
+
 /// Shows how much of a local source was sent, given what the other end has already.
 fn transferred(
     session: &Session<'_>,
@@ -202,7 +212,7 @@ fn transferred(
     step: StepId,
     measure: impl FnOnce(Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError>,
 ) -> Result<(), Stop> {
-    let key = KeyBuilder::new("sync").field("source", context.sync_key(transfer)).finish();
+    let key = sync_key(context, transfer);
     let held: Option<SyncSnapshot> = session.cached_value(&key)?;
     let measured = measure(held.as_ref()).map_err(|error| session.context_failed(&error))?;
     if let Some(sync) = measured {

@@ -11,7 +11,7 @@ use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
 use super::keys::{asks_the_network, is_always_cached, stages_read};
 use super::pulled::Pulled;
 use super::steps::{Download, StageSteps, Steps, sources};
-use super::{fail_step, transferred};
+use super::{fail_step, forget_transfer, transferred};
 use crate::base::BaseImage;
 use crate::context::{Context, Transfer};
 use crate::exec::{self, Command};
@@ -122,6 +122,7 @@ impl<'s> Solver<'s> {
         }
         self.check_sources()?;
         self.show_inline_documents()?;
+        self.show_cache_permissions();
         std::thread::scope(|scope| {
             for (index, stage) in self.plan.stages.iter().enumerate() {
                 if stage.reachable {
@@ -253,6 +254,9 @@ impl<'s> Solver<'s> {
             return Err(fail_step(self.session, step, stop).at(step, None));
         }
         emitter.done(step);
+        if self.plan.stages.iter().flat_map(|stage| &stage.steps).any(|step| writes_to_context(&step.op)) {
+            forget_transfer(self.session, self.context)?;
+        }
         *loaded = true;
         Ok(())
     }
@@ -616,6 +620,12 @@ pub(super) fn own_snapshot(base: &StageBase) -> Snapshot {
         StageBase::Image(image) => base_snapshot(image),
         _ => Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None, fresh: false },
     }
+}
+
+/// Whether a command has the context mounted to write to.
+fn writes_to_context(op: &Op) -> bool {
+    let Op::Run(run) = op else { return false };
+    run.mounts.iter().any(|mount| mount.kind == MountType::Bind && mount.from == MountFrom::Context && !mount.read_only)
 }
 
 /// What is done on a base image.

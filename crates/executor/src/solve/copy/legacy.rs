@@ -171,7 +171,7 @@ pub(in crate::solve) fn perform(
             }
         };
         let copied = copy_one(session, &source, path, unpacks, &dest, &to, owner);
-        copied.map_err(|error| copy_failed(&error))?;
+        copied.map_err(|error| copy_failed(&error, &to))?;
     }
     Ok(())
 }
@@ -189,6 +189,15 @@ fn copy_one(
         return Ok(());
     }
     rootfs::copy_legacy(source, path, dest, to, owner)
+}
+
+/// Where Docker's daemon has the files that it changes.
+const DAEMON_LAYER: &str =
+    "/var/lib/docker/overlay2/0000000000000000000000000000000000000000000000000000000000000000/merged";
+
+/// A destination without what its path has too much.
+fn cleaned(to: &Path) -> PathBuf {
+    PathBuf::from(go::clean_path(&to.to_string_lossy()))
 }
 
 /// The destination as an absolute path that keeps its final slash.
@@ -218,7 +227,13 @@ fn owner(dest: &Root, spec: &str) -> Result<(u32, u32), Stop> {
     })
 }
 
-fn copy_failed(error: &RootfsError) -> Stop {
+fn copy_failed(error: &RootfsError, to: &Path) -> Stop {
+    if let RootfsError::DirectoryOverFile { path } = error
+        && Path::new("/").join(path) == cleaned(to)
+    {
+        let text = format!("mkdir {DAEMON_LAYER}/{}: not a directory", path.display());
+        return instruction_failed(format!("failed to copy files: failed to copy directory: {text}"));
+    }
     match docker_text(error) {
         Some(text) => instruction_failed(format!("failed to copy files: {text}")),
         None => Stop::own(error),

@@ -10,7 +10,7 @@ use rbuild_image::layer::LayerReader;
 use rbuild_logfmt::event::Fact;
 use rbuild_sandbox::root::{NewDirs, Root};
 
-use crate::context::Context;
+use crate::context::{Context, DAEMON_MOUNT};
 use crate::rootfs::{self, RootfsError, Source, UnpackOptions};
 use crate::session::Session;
 use crate::snapshot::View;
@@ -81,7 +81,10 @@ fn try_unpack(
 /// Docker's text of a copy that cannot be done, where it has one.
 fn docker_text(error: &RootfsError) -> Option<String> {
     match error {
-        RootfsError::FileOverDirectory { .. } | RootfsError::DirectoryOverFile { .. } => Some(error.to_string()),
+        RootfsError::FileOverDirectory { .. } => Some(error.to_string()),
+        RootfsError::DirectoryOverFile { path } => {
+            Some(format!("cannot copy to non-directory: {DAEMON_MOUNT}/{}", path.display()))
+        }
         RootfsError::Root(root) if root.kind() == std::io::ErrorKind::NotADirectory => {
             Some(format!("mkdir /{}: not a directory", root.path().display()))
         }
