@@ -278,20 +278,25 @@ mod tests {
 
     #[test]
     fn values_as_recorded() {
-        let first = |flag: &str, value: &str, cause, builder| {
+        let first = |flag: &str, value: &str, cause, builder, version| {
             let wrong = WrongUse::Value { flag: flag.into(), value: value.into(), cause };
-            let text = wrong.text(Dialect { builder, version: Version::V20 })?;
+            let text = wrong.text(Dialect { builder, version })?;
             text.lines().next().map(str::to_owned)
         };
         assert_eq!(
-            first("--shm-size", "x", WrongValue::Size("x".into()), LEGACY).unwrap(),
+            first("--shm-size", "x", WrongValue::Size("x".into()), LEGACY, Version::V20).unwrap(),
             "invalid argument \"x\" for \"--shm-size\" flag: invalid size: 'x'"
         );
         assert_eq!(
-            first("--rm", "x", WrongValue::Boolean("x".into()), LEGACY).unwrap(),
+            first("--rm", "x", WrongValue::Boolean("x".into()), LEGACY, Version::V20).unwrap(),
             "invalid argument \"x\" for \"--rm\" flag: strconv.ParseBool: parsing \"x\": invalid syntax"
         );
-        assert_eq!(first("--add-host", "x", WrongValue::AddHost("x".into()), BUILDKIT), None);
+        let add_host = |version| first("--add-host", "x", WrongValue::AddHost("x".into()), BUILDKIT, version);
+        assert_eq!(add_host(Version::V28), None);
+        assert_eq!(
+            add_host(Version::V20).unwrap(),
+            "invalid argument \"x\" for \"--add-host\" flag: bad format for add-host: \"x\""
+        );
     }
 
     #[test]
