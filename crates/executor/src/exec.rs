@@ -215,8 +215,11 @@ fn make_directories(
             }
         }
         for dir in kept {
-            // Where something is in the way, mounting tells of it.
-            let _ = root.create_dir_all(dir, NewDirs { mode: 0o755, owner: (0, 0), time: None });
+            match root.create_dir_all(dir, NewDirs { mode: 0o755, owner: (0, 0), time: None }) {
+                // Where something is in the way, mounting tells of it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {}
+                made => drop(made?),
+            }
         }
     }
     Ok(volumes)

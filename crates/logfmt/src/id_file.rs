@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::event::{Builder, Dialect, Version};
+use crate::go_reason::go_reason;
 use crate::usage::DEPRECATED;
 
 /// What was done with the file of `--iidfile`.
@@ -45,28 +46,9 @@ pub fn id_file_error(action: IdFileAction, path: &Path, error: &io::Error, diale
     }
 }
 
-/// A kernel's error as Go words it: the C library's text without a capital and without its number.
-#[must_use]
-pub fn go_reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    if error.raw_os_error().is_none() {
-        return text.to_owned();
-    }
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons() {
-        assert_eq!(go_reason(&io::Error::from_raw_os_error(2)), "no such file or directory");
-        assert_eq!(go_reason(&io::Error::from_raw_os_error(8)), "exec format error");
-        assert_eq!(go_reason(&io::Error::other("Own words")), "Own words");
-    }
 
     #[test]
     fn texts() {
