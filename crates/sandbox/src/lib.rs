@@ -12,6 +12,8 @@
 mod bytes;
 pub mod channel;
 mod chroot;
+#[allow(dead_code)]
+mod emulate;
 mod guardian;
 pub mod idmap;
 pub mod init;
