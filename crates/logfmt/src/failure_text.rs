@@ -175,7 +175,10 @@ pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) ->
     let prefix = match (failure, step.map(|(kind, _)| kind)) {
         (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ".to_owned(),
         (Failure::Download { problem, .. }, _) if !is_checksum(problem) => "failed to load cache key: ".to_owned(),
-        (Failure::Pull { reference, .. }, Some(StepKind::ResolveFrontend { .. })) => {
+        (
+            Failure::Pull { reference, .. },
+            Some(StepKind::ResolveFrontend { .. } | StepKind::LoadContextMetadata { .. }),
+        ) => {
             format!("failed to resolve source metadata for {}: ", canonical(reference))
         }
         (Failure::Pull { reference, .. }, None | Some(StepKind::LoadMetadata { .. })) => {

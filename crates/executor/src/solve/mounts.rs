@@ -25,7 +25,6 @@ use crate::stop::Stop;
 pub(super) enum From<'a> {
     Layers(Vec<DiffId>),
     Context(&'a Context),
-    Directory(PathBuf),
 }
 
 /// Mounts made ready, and what must live as long as the command runs.
@@ -105,12 +104,7 @@ impl<'s> Prepared<'s> {
         let source = PathBuf::from(mount.source.trim_start_matches('/'));
         let within = match from {
             Some(From::Context(context)) if !mount.read_only => self.copy_to_write(&context.source())?,
-            Some(From::Context(context)) => context.path().to_path_buf(),
-            Some(From::Directory(path)) if !mount.read_only => {
-                let root = Root::open(&path, self.session.ownership())?;
-                self.copy_to_write(&Source::new(&root))?
-            }
-            Some(From::Directory(path)) => path,
+            Some(From::Context(context)) => self.seen_of(context)?,
             // What is written is thrown away after the step.
             Some(From::Layers(layers)) if !mount.read_only => {
                 let change = Change::begin(self.session, &layers, &[])?;
@@ -139,6 +133,19 @@ impl<'s> Prepared<'s> {
         let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
         self.mounts.push(Mount::Bind { source, within: Some(within), target, access });
         Ok(())
+    }
+
+    /// Where a context is as a command may see it: in its place, or, where its ignore file hides something of it, in a
+    /// copy for all steps of this build.
+    fn seen_of(&self, context: &Context) -> Result<PathBuf, Stop> {
+        if !context.hides_anything().map_err(|error| self.session.context_failed(&error))? {
+            return Ok(context.path().to_path_buf());
+        }
+        let mut copy = context.seen_copy();
+        match &*copy {
+            Some(copy) => Ok(copy.clone()),
+            None => Ok(copy.insert(self.copy_to_write(&context.source())?).clone()),
+        }
     }
 
     /// A context is the caller's own directory, where nothing may be written: a copy for one step.

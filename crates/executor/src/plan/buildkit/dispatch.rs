@@ -182,7 +182,7 @@ impl Draft<'_> {
             InstructionKind::Copy(copy) => {
                 let title = self.title(&instruction.original, self.lexer, &variables);
                 let from = match sources.from.first().copied().flatten() {
-                    Some(source) if source.0 >= states.len() && !self.stages[source.0].implicit => {
+                    Some(source) if source.0 >= states.len() && !self.stages[source.0].is_given() => {
                         let from = copy.from.as_deref().unwrap_or_default();
                         let here = self.shown_name(stage).unwrap_or_default();
                         return Err(fail(format!(
@@ -299,6 +299,8 @@ impl Draft<'_> {
             return Err(fail("RUN --device is not supported: there are no CDI devices here".to_owned()));
         }
         check_security(run.security).map_err(fail)?;
+        // It may read anything.
+        self.reads(StageIndex(place.stage), "/", plan);
         let mut text = instruction.original.clone();
         let InlineCommand { mut args, script, summary } = inline_command(&run.command);
         if let Some(summary) = summary {
@@ -364,13 +366,14 @@ impl Draft<'_> {
         let source = if source.is_empty() { "/".to_owned() } else { source };
         let place = match (mount.kind, from) {
             (MountType::Bind | MountType::Cache, Some(index)) => {
-                if index.0 >= states.len() && !self.stages[index.0].implicit || index.0 == stage {
+                if index.0 >= states.len() && !self.stages[index.0].is_given() || index.0 == stage {
                     return Err(format!(
                         "cannot mount from stage {} to {}, stage needs to be defined before current command",
                         go::quote(mount.from.as_deref().unwrap_or_default()),
                         go::quote(&written_target)
                     ));
                 }
+                self.reads(index, &source, plan);
                 MountFrom::Stage(index)
             }
             (MountType::Bind, None) if mount.from.as_deref().unwrap_or_default().is_empty() => {
@@ -462,6 +465,8 @@ impl Draft<'_> {
                         self.linter.raise(violation, instruction.lines);
                     }
                     plan.context_paths.insert(if absolute.is_empty() { "/".to_owned() } else { absolute });
+                } else if let MountFrom::Stage(stage) = from {
+                    self.reads(stage, &absolute, plan);
                 }
                 sources.push(files_source(source, flags.parents, from, flags.unpack));
             }

@@ -8,7 +8,7 @@ use rbuild_parser::ignore::PatternMatcher;
 use rbuild_sandbox::root::{Root, Timestamp};
 
 use super::{CopySourceTree, docker_text, try_unpack};
-use crate::context::DAEMON_MOUNT;
+use crate::context::{Context, DAEMON_MOUNT};
 use crate::key::KeyBuilder;
 use crate::mode::ModeChange;
 use crate::plan::buildkit::{CopyOp, CopySource, MountFrom};
@@ -97,11 +97,16 @@ fn find(source: &Source<'_>, pattern: &str) -> Result<Vec<PathBuf>, Stop> {
     Ok(found)
 }
 
-/// Whether all that is to be copied from the context is there.
-pub(in crate::solve) fn check_sources(tree: &CopySourceTree<'_>, op: &CopyOp) -> Result<(), Stop> {
+/// Whether all that is to be copied from contexts is there.
+pub(in crate::solve) fn check_sources<'c>(
+    op: &CopyOp,
+    context: &dyn Fn(MountFrom) -> Option<&'c Context>,
+) -> Result<(), Stop> {
     for source in &op.sources {
-        if let CopySource::Files { from: MountFrom::Context, pattern, .. } = source {
-            find(&tree.source(), pattern)?;
+        if let CopySource::Files { from, pattern, .. } = source
+            && let Some(context) = context(*from)
+        {
+            find(&context.source(), pattern)?;
         }
     }
     Ok(())
