@@ -149,6 +149,14 @@ pub enum ContextError {
         /// As given.
         path: PathBuf,
     },
+    /// What is wanted of a context is no pattern (28's BuildKit).
+    #[error("invalid pattern: {source}")]
+    IncludePattern {
+        /// All that is wanted.
+        patterns: Vec<String>,
+        /// What is wrong.
+        source: IgnoreError,
+    },
     /// A pattern of the ignore file of a named context is none.
     #[error("invalid pattern in the ignore file of a named context: {source}")]
     NamedIgnorePattern {
@@ -295,6 +303,10 @@ impl ContextError {
             Self::Archive { source } => {
                 archive(source).map_or_else(|| self.own(), |message| builder(format!("{read}: {message}")))
             }
+            Self::IncludePattern { patterns, source } => builder(format!(
+                "rpc error: code = Unknown desc = invalid includepatterns: [{}]: {source}",
+                patterns.join(" ")
+            )),
             Self::NamedIgnorePattern { patterns, source } => builder(format!(
                 "rpc error: code = Unknown desc = invalid excludepatterns: [{}]: {source}",
                 patterns.join(" ")
@@ -312,6 +324,12 @@ impl ContextError {
             }
             _ => self.own(),
         }
+    }
+
+    /// Whether the transfer had begun when its other end refused it.
+    #[must_use]
+    pub(crate) fn is_told_late(&self) -> bool {
+        matches!(self, Self::IncludePattern { .. } | Self::NamedIgnorePattern { .. })
     }
 
     /// The error as it is told of a named context.

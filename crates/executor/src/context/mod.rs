@@ -418,7 +418,11 @@ fn transfer(
         [] => None,
         wanted => follow::follow_links(tree, wanted)?,
     };
-    let include = include.map(PatternMatcher::new).transpose().map_err(ContextError::IgnoreChecked)?;
+    let compiled = include.as_ref().map(PatternMatcher::new).transpose();
+    let include = compiled.map_err(|source| match version {
+        Version::V20 => ContextError::IgnoreChecked(source),
+        Version::V28 => ContextError::IncludePattern { patterns: include.unwrap_or_default(), source },
+    })?;
     let hard_links = match version {
         Version::V20 => HardLinks::Kept,
         Version::V28 => HardLinks::Reset,

@@ -165,14 +165,21 @@ impl Draft<'_> {
                     linter.raise(Violation::WorkdirRelativePath { path: path.clone() }, instruction.lines);
                 }
                 state.workdir_set = true;
-                let path = working_dir(state.image.working_dir(), &path);
+                let path = match path.as_str() {
+                    // What is absolute stays as it was written: `/app/`.
+                    absolute if absolute.starts_with('/') => path,
+                    "" if self.version != Version::V20 && !state.image.working_dir().is_empty() => {
+                        state.image.working_dir().to_owned()
+                    }
+                    _ => working_dir(state.image.working_dir(), &path),
+                };
                 state.image.run_mut().working_dir.set(path.clone());
                 let makes = path != "/";
                 state.image.push_buildkit_history(format!("WORKDIR {path}"), makes);
                 if makes {
                     let title = self.title(&instruction.original, self.lexer, &variables);
                     let user = state.image.user().to_owned();
-                    return Ok(Some((title, Op::Mkdir { path, user })));
+                    return Ok(Some((title, Op::Mkdir { path: go::clean_path(&path), user })));
                 }
             }
             InstructionKind::Run(run) => {
@@ -342,7 +349,7 @@ impl Draft<'_> {
             cwd: if state.image.working_dir().is_empty() {
                 "/".to_owned()
             } else {
-                state.image.working_dir().to_owned()
+                go::clean_path(state.image.working_dir())
             },
             user: state.image.user().to_owned(),
             mounts,

@@ -7,7 +7,7 @@ use rbuild_image::platform::Platform;
 use rbuild_image::reference::Reference;
 use rbuild_logfmt::event::{Failure, Lines, Speaker};
 use rbuild_parser::words::{Lexer, WordError};
-use rbuild_parser::{Dockerfile, Instruction, InstructionKind, Stage, Version};
+use rbuild_parser::{Dockerfile, Instruction, InstructionKind, LineRange, Stage, Version};
 
 use super::dispatch::{Place, State};
 use super::{
@@ -214,8 +214,9 @@ impl<'a> Draft<'a> {
         let same = self.stage_named(&base_name).filter(|_| base_name == base_name.to_lowercase());
         let base = match same {
             _ if replaced_by.is_some() => StageBase::Unresolved,
-            _ if base_name == "scratch" => StageBase::Scratch,
+            // Even one that is called `scratch`.
             Some(index) => StageBase::Stage(index),
+            None if base_name == "scratch" => StageBase::Scratch,
             None => StageBase::Unresolved,
         };
         self.stages.push(DraftStage {
@@ -358,22 +359,31 @@ impl<'a> Draft<'a> {
     }
 
     fn check_cycles(&self) -> Result<(), PlanError> {
-        fn visit(draft: &Draft<'_>, stage: StageIndex, state: &mut [u8]) -> Option<StageIndex> {
+        /// The stage that needs itself, and the first instruction that leads there.
+        fn visit(draft: &Draft<'_>, stage: StageIndex, state: &mut [u8]) -> Option<(StageIndex, Option<LineRange>)> {
             match state[stage.0] {
-                1 => return Some(stage),
+                1 => return Some((stage, None)),
                 2 => return None,
                 _ => {}
             }
             state[stage.0] = 1;
-            let found = draft.dependencies(stage).into_iter().find_map(|next| visit(draft, next, state));
+            let found = draft.dependencies(stage).into_iter().find_map(|next| {
+                let (found, by) = visit(draft, next, state)?;
+                let here = &draft.stages[stage.0];
+                let reads = |(sources, _): &(&StageSources, &Instruction)| sources.from.contains(&Some(next));
+                // Of several instructions that read one stage the last counts.
+                let by_this = here.sources.iter().zip(&here.source.instructions).filter(reads).next_back();
+                Some((found, by_this.map(|(_, instruction)| instruction.lines).or(by)))
+            });
             state[stage.0] = 2;
             found
         }
         let mut state = vec![0; self.stages.len()];
         for index in 0..self.stages.len() {
-            if let Some(stage) = visit(self, StageIndex(index), &mut state) {
+            if let Some((stage, by)) = visit(self, StageIndex(index), &mut state) {
                 let name = self.shown_name(stage.0).unwrap_or_default();
-                let lines = Some(emit::lines(self.stages[stage.0].source.lines));
+                let by = by.filter(|_| self.version != Version::V20);
+                let lines = Some(emit::lines(by.unwrap_or(self.stages[stage.0].source.lines)));
                 return Err(PlanError::builder(format!("circular dependency detected on stage: {name}"), lines));
             }
         }

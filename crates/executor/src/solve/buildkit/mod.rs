@@ -230,12 +230,17 @@ fn transferred_to(
 ) -> Result<(), Stop> {
     let key = sync_key(context, transfer, copy);
     let held: Option<SyncSnapshot> = session.cached_value(&key)?;
-    let measured = measure(held.as_ref()).map_err(|error| session.context_failed(&error))?;
+    let item = match transfer {
+        Transfer::Dockerfile => Item::TransferDockerfile,
+        Transfer::Ignore | Transfer::Context => Item::TransferContext,
+    };
+    let measured = measure(held.as_ref()).map_err(|error| {
+        if error.is_told_late() {
+            session.emitter().progress(step, item.clone(), 0, None, true);
+        }
+        session.context_failed(&error)
+    })?;
     if let Some(sync) = measured {
-        let item = match transfer {
-            Transfer::Dockerfile => Item::TransferDockerfile,
-            Transfer::Ignore | Transfer::Context => Item::TransferContext,
-        };
         session.emitter().progress(step, item, sync.bytes, None, true);
         session.remember_value(&key, &sync.snapshot)?;
     }

@@ -14,7 +14,7 @@ use super::pulled::Pulled;
 use super::steps::{Download, StageSteps, Steps, sources};
 use super::{fail_step, forget_transfer, sync_key, transferred, transferred_to};
 use crate::base::BaseImage;
-use crate::context::{Context, Transfer};
+use crate::context::{Context, ContextError, Transfer};
 use crate::emit::Emitter;
 use crate::exec::{self, Command};
 use crate::key::{CacheKey, KeyBuilder};
@@ -284,14 +284,9 @@ impl<'s> Solver<'s> {
             loaded.push((step, directory.name()));
             self.session.emitter().emit(Fact::StepStarted { step });
             let wanted = self.plan.wanted_paths(StageIndex(index));
-            let checked = directory.check_ignore().map_err(|error| {
-                self.session.emitter().progress(step, Item::TransferContext, 0, None, true);
-                self.session.context_failed(&error.of_named())
-            });
-            let sent = checked.and_then(|()| {
-                transferred_to(self.session, directory, Transfer::Context, step, copy, |held| {
-                    directory.sync_size(&wanted, held)
-                })
+            let sent = transferred_to(self.session, directory, Transfer::Context, step, copy, |held| {
+                directory.check_ignore().map_err(ContextError::of_named)?;
+                directory.sync_size(&wanted, held)
             });
             sent.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
             self.session.emitter().done(step);
@@ -583,8 +578,14 @@ impl<'s> Solver<'s> {
             begin();
             let layer = match &step.op {
                 Op::Run(run) => self.run(&snapshot, run, id)?,
-                Op::Copy(copy) => self.copy(&snapshot, copy)?,
-                Op::Mkdir { path, user } => self.mkdir(&snapshot, path, user)?,
+                Op::Copy(copy) => {
+                    owner_can_be_found(copy.chown.as_deref(), snapshot.layers.is_empty())?;
+                    self.copy(&snapshot, copy)?
+                }
+                Op::Mkdir { path, user } => {
+                    owner_can_be_found(Some(user), snapshot.layers.is_empty())?;
+                    self.mkdir(&snapshot, path, user)?
+                }
             };
             for key in &keys {
                 self.session.remember_layer(key, &layer)?;
@@ -735,6 +736,14 @@ fn attempt_key(snapshot: &Snapshot, step: &PlannedStep) -> CacheKey {
 /// The value under a key, made if it is new; the map is held only for that.
 fn shared<K: Eq + std::hash::Hash, V: Default>(map: &Mutex<HashMap<K, Arc<V>>>, key: K) -> Arc<V> {
     Arc::clone(map.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
+}
+
+/// Names of users and groups are looked up in the files that an operation changes; `nothing` if there are none.
+fn owner_can_be_found(spec: Option<&str>, nothing: bool) -> Result<(), Stop> {
+    match spec.filter(|spec| nothing && users::has_names(spec)) {
+        Some(_) => Err(crate::solve::instruction_failed("invalid user index: -1")),
+        None => Ok(()),
+    }
 }
 
 /// Owner by the files of an image.

@@ -54,12 +54,20 @@ impl Selection {
 
 fn missing(path: &str) -> Stop {
     let quoted = crate::plan::go::quote(path);
+    unreadable(path, format!("{quoted}: not found"))
+}
+
+/// A source that the search for the cache key cannot read.
+fn unreadable(path: &str, message: impl Into<String>) -> Stop {
     Stop::failed(Failure::Copy {
         instruction: "COPY".to_owned(),
-        message: format!("{quoted}: not found"),
+        message: message.into(),
         missing: Some(path.to_owned()),
     })
 }
+
+/// The kernel's number of links that lead to each other.
+const TOO_MANY_LINKS: i32 = rustix::io::Errno::LOOP.raw_os_error();
 
 /// A missing source as the copying itself tells of it, and not the search for the cache key.
 pub(in crate::solve) fn found_missing_late(stop: Stop, version: Version) -> Stop {
@@ -90,6 +98,9 @@ fn find(source: &Source<'_>, pattern: &str) -> Result<Vec<PathBuf>, Stop> {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(missing(pattern)),
                 Err(error) if error.is_not_found() => return Err(missing(pattern)),
+                Err(RootfsError::Root(error)) if error.errno() == Some(TOO_MANY_LINKS) => {
+                    return Err(unreadable(pattern, "too many links"));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -197,11 +208,14 @@ pub(in crate::solve) fn perform<'t>(
                 let filter = |path: &Path| selection.shown(path);
                 let filter: Option<&rootfs::Filter<'_>> = if selection.is_all() { None } else { Some(&filter) };
                 for path in find(&source, pattern)? {
-                    if *unpack && try_unpack(session, &source, &path, &dest, to, chown).map_err(failed)? {
+                    if *unpack
+                        && try_unpack(session, &source, &path, &dest, to, chown)
+                            .map_err(|error| failed(&error, &dest))?
+                    {
                         continue;
                     }
                     let options = CopyOptions { filter, ..options };
-                    rootfs::copy(&source, &path, &dest, to, options).map_err(failed)?;
+                    rootfs::copy(&source, &path, &dest, to, options).map_err(|error| failed(&error, &dest))?;
                 }
             }
             CopySource::Inline { name, data } => {
@@ -214,17 +228,20 @@ pub(in crate::solve) fn perform<'t>(
                     file.write_all(data)?;
                 }
                 node.chmod(0o644)?;
-                rootfs::copy(&Source::new(&root), &file_name, &dest, to, options).map_err(failed)?;
+                rootfs::copy(&Source::new(&root), &file_name, &dest, to, options)
+                    .map_err(|error| failed(&error, &dest))?;
             }
             CopySource::Http { url, checksum, file_name, unpack } => {
                 let file = session.download(url, checksum.as_deref())?.named(session, file_name)?;
                 let root = Root::open(file.directory(), session.ownership())?;
                 let source = Source::new(&root);
                 let path = Path::new(file.name());
-                if *unpack && try_unpack(session, &source, path, &dest, to, chown).map_err(failed)? {
+                if *unpack
+                    && try_unpack(session, &source, path, &dest, to, chown).map_err(|error| failed(&error, &dest))?
+                {
                     continue;
                 }
-                rootfs::copy(&source, path, &dest, to, options).map_err(failed)?;
+                rootfs::copy(&source, path, &dest, to, options).map_err(|error| failed(&error, &dest))?;
             }
             CopySource::Git { url, .. } => {
                 return Err(Stop::failed(Failure::Own {
@@ -237,9 +254,15 @@ pub(in crate::solve) fn perform<'t>(
     Ok(())
 }
 
-fn failed(error: RootfsError) -> Stop {
-    match docker_text(&error) {
+fn failed(error: &RootfsError, dest: &Root) -> Stop {
+    if let RootfsError::Root(root) = error
+        && root.kind() == std::io::ErrorKind::NotADirectory
+        && let Ok(path) = dest.resolve(root.path())
+    {
+        return instruction_failed(format!("mkdir /{}: not a directory", path.display()));
+    }
+    match docker_text(error) {
         Some(text) => instruction_failed(text),
-        None => Stop::own(&error),
+        None => Stop::own(error),
     }
 }
