@@ -358,8 +358,13 @@ impl<'a> Draft<'a> {
             .collect()
     }
 
+    /// Whether an instruction of a stage copies or mounts from another.
+    fn reads_stage(&self, stage: StageIndex, other: StageIndex) -> bool {
+        self.stages[stage.0].sources.iter().any(|sources| sources.from.contains(&Some(other)))
+    }
+
     fn check_cycles(&self) -> Result<(), PlanError> {
-        /// The stage that needs itself, and the first instruction that leads there.
+        /// The stage that needs itself, and the last instruction on the way there.
         fn visit(draft: &Draft<'_>, stage: StageIndex, state: &mut [u8]) -> Option<(StageIndex, Option<LineRange>)> {
             match state[stage.0] {
                 1 => return Some((stage, None)),
@@ -367,13 +372,18 @@ impl<'a> Draft<'a> {
                 _ => {}
             }
             state[stage.0] = 1;
-            let found = draft.dependencies(stage).into_iter().find_map(|next| {
+            // 28 does not count what a stage begins with: that is an error of the instruction then.
+            let needs = draft.dependencies(stage).into_iter().filter(|next| {
+                let base = matches!(draft.stages[stage.0].base, StageBase::Stage(base) if base == *next);
+                draft.version == Version::V20 || !base || draft.reads_stage(stage, *next)
+            });
+            let found = needs.into_iter().find_map(|next| {
                 let (found, by) = visit(draft, next, state)?;
                 let here = &draft.stages[stage.0];
                 let reads = |(sources, _): &(&StageSources, &Instruction)| sources.from.contains(&Some(next));
                 // Of several instructions that read one stage the last counts.
                 let by_this = here.sources.iter().zip(&here.source.instructions).filter(reads).next_back();
-                Some((found, by_this.map(|(_, instruction)| instruction.lines).or(by)))
+                Some((found, by.or(by_this.map(|(_, instruction)| instruction.lines))))
             });
             state[stage.0] = 2;
             found
@@ -381,6 +391,7 @@ impl<'a> Draft<'a> {
         let mut state = vec![0; self.stages.len()];
         for index in 0..self.stages.len() {
             if let Some((stage, by)) = visit(self, StageIndex(index), &mut state) {
+                let stage = if self.version == Version::V20 { stage } else { StageIndex(index) };
                 let name = self.shown_name(stage.0).unwrap_or_default();
                 let by = by.filter(|_| self.version != Version::V20);
                 let lines = Some(emit::lines(by.unwrap_or(self.stages[stage.0].source.lines)));

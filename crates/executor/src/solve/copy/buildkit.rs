@@ -7,7 +7,7 @@ use rbuild_logfmt::event::{Failure, Version};
 use rbuild_parser::ignore::PatternMatcher;
 use rbuild_sandbox::root::{Root, Timestamp};
 
-use super::{CopySourceTree, docker_text, try_unpack};
+use super::{CopySourceTree, docker_text, in_the_way, try_unpack};
 use crate::context::{Context, DAEMON_MOUNT};
 use crate::key::KeyBuilder;
 use crate::mode::ModeChange;
@@ -97,10 +97,10 @@ fn find(source: &Source<'_>, pattern: &str) -> Result<Vec<PathBuf>, Stop> {
             match there {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(missing(pattern)),
-                Err(error) if error.is_not_found() => return Err(missing(pattern)),
                 Err(RootfsError::Root(error)) if error.errno() == Some(TOO_MANY_LINKS) => {
                     return Err(unreadable(pattern, "too many links"));
                 }
+                Err(error) if error.is_not_found() => return Err(missing(pattern)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -210,12 +210,12 @@ pub(in crate::solve) fn perform<'t>(
                 for path in find(&source, pattern)? {
                     if *unpack
                         && try_unpack(session, &source, &path, &dest, to, chown)
-                            .map_err(|error| failed(&error, &dest))?
+                            .map_err(|error| failed(&error, &dest, to))?
                     {
                         continue;
                     }
                     let options = CopyOptions { filter, ..options };
-                    rootfs::copy(&source, &path, &dest, to, options).map_err(|error| failed(&error, &dest))?;
+                    rootfs::copy(&source, &path, &dest, to, options).map_err(|error| failed(&error, &dest, to))?;
                 }
             }
             CopySource::Inline { name, data } => {
@@ -229,7 +229,7 @@ pub(in crate::solve) fn perform<'t>(
                 }
                 node.chmod(0o644)?;
                 rootfs::copy(&Source::new(&root), &file_name, &dest, to, options)
-                    .map_err(|error| failed(&error, &dest))?;
+                    .map_err(|error| failed(&error, &dest, to))?;
             }
             CopySource::Http { url, checksum, file_name, unpack } => {
                 let file = session.download(url, checksum.as_deref())?.named(session, file_name)?;
@@ -237,11 +237,12 @@ pub(in crate::solve) fn perform<'t>(
                 let source = Source::new(&root);
                 let path = Path::new(file.name());
                 if *unpack
-                    && try_unpack(session, &source, path, &dest, to, chown).map_err(|error| failed(&error, &dest))?
+                    && try_unpack(session, &source, path, &dest, to, chown)
+                        .map_err(|error| failed(&error, &dest, to))?
                 {
                     continue;
                 }
-                rootfs::copy(&source, path, &dest, to, options).map_err(|error| failed(&error, &dest))?;
+                rootfs::copy(&source, path, &dest, to, options).map_err(|error| failed(&error, &dest, to))?;
             }
             CopySource::Git { url, .. } => {
                 return Err(Stop::failed(Failure::Own {
@@ -254,12 +255,15 @@ pub(in crate::solve) fn perform<'t>(
     Ok(())
 }
 
-fn failed(error: &RootfsError, dest: &Root) -> Stop {
+fn failed(error: &RootfsError, dest: &Root, to: &Path) -> Stop {
     if let RootfsError::Root(root) = error
         && root.kind() == std::io::ErrorKind::NotADirectory
-        && let Ok(path) = dest.resolve(root.path())
+        && let Some((file, below)) = in_the_way(dest, to)
     {
-        return instruction_failed(format!("mkdir /{}: not a directory", path.display()));
+        return instruction_failed(match below {
+            Some(below) => format!("lstat {}: not a directory", below.display()),
+            None => format!("mkdir {}: not a directory", file.display()),
+        });
     }
     match docker_text(error) {
         Some(text) => instruction_failed(text),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rbuild_logfmt::event::{Failure, Item as Progress, StepId};
 use rbuild_sandbox::root::Root;
 
-use super::{CopySourceTree, docker_text, try_unpack};
+use super::{CopySourceTree, docker_text, in_the_way, try_unpack};
 use crate::download::{self, NamedDownload};
 use crate::plan::buildkit::is_http;
 use crate::plan::go;
@@ -244,17 +244,6 @@ fn owner(dest: &Root, spec: &str) -> Result<(u32, u32), Stop> {
 /// The kernel's number of it.
 const TOO_MANY_LINKS: i32 = rustix::io::Errno::LOOP.raw_os_error();
 
-/// The first thing on the way to a path that is there and no directory, and, if that is not the path itself, what it
-/// should have in it.
-fn in_the_way(dest: &Root, to: &Path) -> Option<(PathBuf, Option<PathBuf>)> {
-    let mut way: Vec<PathBuf> = cleaned(to).ancestors().map(Path::to_path_buf).collect();
-    way.reverse();
-    let at = way.iter().position(|path| dest.stat(path).is_ok_and(|status| !status.is_dir()))?;
-    let file = Path::new("/").join(dest.resolve(&way[at]).ok()?);
-    let below = way.get(at + 1).and_then(|path| path.file_name()).map(|name| file.join(name));
-    Some((file, below))
-}
-
 /// `owned`: what is copied gets an owner, so that directories are made in another way.
 fn copy_failed(error: &RootfsError, to: &Path, dest: &Root, owned: bool) -> Stop {
     if let RootfsError::DirectoryOverFile { path } = error
@@ -266,7 +255,7 @@ fn copy_failed(error: &RootfsError, to: &Path, dest: &Root, owned: bool) -> Stop
     if let RootfsError::Root(root) = error
         && root.kind() == std::io::ErrorKind::NotADirectory
     {
-        let text = match in_the_way(dest, to) {
+        let text = match in_the_way(dest, &cleaned(to)) {
             // Docker follows links before it makes anything.
             Some((_, Some(below))) => format!("lstat {DAEMON_LAYER}{}: not a directory", below.display()),
             Some((file, None)) => format!("mkdir {DAEMON_LAYER}{}: not a directory", file.display()),
