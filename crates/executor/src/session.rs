@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
         output: Option<OwnedFd>,
     ) -> Result<Session<'a>, (Emitter, Stop)> {
         let open = || -> Result<_, Stop> {
-            let store = Store::open(&options.store.root)?;
+            let store = Store::open(&options.store.root)?.with_owners(&facts.owners());
             let lease = store.lease()?;
             lease.stop_with(cancel.shared_flag());
             let registry =
