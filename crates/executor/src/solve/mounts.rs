@@ -15,7 +15,7 @@ use rbuild_sandbox::{Access, Mount, OverlayMount};
 use super::instruction_failed;
 use crate::context::Context;
 use crate::options::SecretSource;
-use crate::plan::buildkit::{PIPES, RunMount};
+use crate::plan::buildkit::{MountFrom, PIPES, RunMount, RunOp};
 use crate::rootfs::{self, CopyOptions, Source};
 use crate::session::Session;
 use crate::snapshot::{Change, View};
@@ -121,18 +121,37 @@ impl<'s> Prepared<'s> {
             }
             None => self.session.scratch_dir()?,
         };
-        let root = Root::open(&within, self.session.ownership())?;
-        if !source.as_os_str().is_empty() && root.stat(&source).is_err() {
-            let quoted = crate::plan::go::quote(&mount.source);
-            return Err(Stop::failed(Failure::Copy {
-                instruction: "RUN".to_owned(),
-                message: format!("{quoted}: not found"),
-                missing: Some(mount.source.clone()),
-            }));
-        }
+        self.check_source(&within, mount)?;
         let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
         self.mounts.push(Mount::Bind { source, within: Some(within), target, access });
         Ok(())
+    }
+
+    /// Whether what a command mounts from contexts, to read it, is there.
+    pub(super) fn check_sources<'c>(
+        &self,
+        run: &RunOp,
+        context: &dyn Fn(MountFrom) -> Option<&'c Context>,
+    ) -> Result<(), Stop> {
+        for mount in run.mounts.iter().filter(|mount| mount.kind == MountType::Bind && mount.read_only) {
+            if let Some(context) = context(mount.from) {
+                self.check_source(&self.seen_of(context)?, mount)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_source(&self, within: &Path, mount: &RunMount) -> Result<(), Stop> {
+        let source = mount.source.trim_start_matches('/');
+        if source.is_empty() || Root::open(within, self.session.ownership())?.stat(source).is_ok() {
+            return Ok(());
+        }
+        let quoted = crate::plan::go::quote(&mount.source);
+        Err(Stop::failed(Failure::Copy {
+            instruction: "RUN".to_owned(),
+            message: format!("{quoted}: not found"),
+            missing: Some(mount.source.clone()),
+        }))
     }
 
     /// Where a context is as a command may see it: in its place, or, where its ignore file hides something of it, in a

@@ -356,8 +356,13 @@ impl<'s> Solver<'s> {
         self.load_directories()?;
         for (stage, declared) in self.plan.stages.iter().zip(&self.declared) {
             for (at, (step, id)) in stage.steps.iter().zip(&declared.steps).enumerate() {
-                let Op::Copy(op) = &step.op else { continue };
-                let Err(stop) = copy::buildkit::check_sources(op, &|from| self.context_of(from)) else { continue };
+                let context = |from| self.context_of(from);
+                let checked = match &step.op {
+                    Op::Copy(op) => copy::buildkit::check_sources(op, &context),
+                    Op::Run(op) => Prepared::new(self.session).check_sources(op, &context),
+                    Op::Mkdir { .. } => Ok(()),
+                };
+                let Err(stop) = checked else { continue };
                 let emitter = self.session.emitter();
                 for (before, id) in stage.steps.iter().zip(&declared.steps).take(at) {
                     if matches!(before.op, Op::Copy(_)) {
