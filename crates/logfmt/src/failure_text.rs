@@ -79,7 +79,12 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
             Version::V20 => format!("{} not found: not found", quote(path)),
             Version::V28 if message.starts_with("failed to calculate checksum of ref ") => message.clone(),
             Version::V28 => {
-                format!("failed to calculate checksum of ref {}: {}: not found", source_ref(vertex), quote(path))
+                let cause = match message.as_str() {
+                    // It is there, but leads nowhere.
+                    "too many links" => message.clone(),
+                    _ => format!("{}: not found", quote(path)),
+                };
+                format!("failed to calculate checksum of ref {}: {cause}", source_ref(vertex))
             }
         },
         Failure::Lint { rules } => lint(rules),

@@ -382,7 +382,7 @@ impl<'a> Draft<'a> {
                 let here = &draft.stages[stage.0];
                 let reads = |(sources, _): &(&StageSources, &Instruction)| sources.from.contains(&Some(next));
                 // Of several instructions that read one stage the last counts.
-                let by_this = here.sources.iter().zip(&here.source.instructions).filter(reads).next_back();
+                let by_this = here.sources.iter().zip(&here.source.instructions).rfind(reads);
                 Some((found, by.or(by_this.map(|(_, instruction)| instruction.lines))))
             });
             state[stage.0] = 2;

@@ -70,7 +70,7 @@ pub(super) fn load_metadata(
         let is_same = |other: &&WantedImage| name_of(other) == name;
         let is_shown = want.context.is_some() || wanted.iter().filter(is_same).any(|other| other.shows_metadata);
         // Of those that ask for one image the one that began last is likely to be first, and to give its name.
-        let kind = lookup_kind(wanted.iter().filter(is_same).next_back().unwrap_or(want));
+        let kind = lookup_kind(wanted.iter().rfind(is_same).unwrap_or(want));
         asked.push((name, want, is_shown.then(|| session.emitter().begin(kind, &[]))));
     }
     let results: Vec<Result<StageBase, Stop>> = std::thread::scope(|scope| {
