@@ -365,7 +365,7 @@ impl<'s> Solver<'s> {
                 let Err(stop) = checked else { continue };
                 let emitter = self.session.emitter();
                 for (before, id) in stage.steps.iter().zip(&declared.steps).take(at) {
-                    if matches!(before.op, Op::Copy(_)) {
+                    if has_content_key(&before.op) {
                         emitter.emit(Fact::StepStarted { step: *id });
                         emitter.emit(Fact::StepDone { step: *id, cached: true, image: None });
                     }
@@ -713,6 +713,18 @@ pub(super) fn own_snapshot(base: &StageBase) -> Snapshot {
     match base {
         StageBase::Image(image) => base_snapshot(image),
         _ => Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None, fresh: false },
+    }
+}
+
+/// Whether the cache key of a step has the content of files in it, besides those that it changes.
+fn has_content_key(op: &Op) -> bool {
+    match op {
+        Op::Mkdir { .. } => false,
+        Op::Copy(_) => true,
+        Op::Run(run) => run
+            .mounts
+            .iter()
+            .any(|mount| mount.kind == MountType::Bind && mount.read_only && mount.from != MountFrom::Empty),
     }
 }
 
