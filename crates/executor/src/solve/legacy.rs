@@ -385,6 +385,10 @@ impl Builder<'_> {
         if session.options().no_cache || *current.missed {
             return Ok((key, false));
         }
+        if is_never_cached(&current.stage.image.config, &current.state.config) {
+            *current.missed = true;
+            return Ok((key, false));
+        }
         // 28 takes no image of another platform than the build's, though it is its own that it built on such a base.
         let fits = |image: &BaseImage| {
             let actual = image.config.platform();
@@ -673,6 +677,15 @@ impl Builder<'_> {
             stop => stop,
         })
     }
+}
+
+/// Whether a step takes its image's command away altogether. Docker's container inherits it again, so that the image it
+/// commits never looks like what is asked of the cache (moby `daemon/commit.go`, `merge`).
+fn is_never_cached(wanted: &ImageConfig, parent: &ImageConfig) -> bool {
+    let has_entrypoint = |config: &ImageConfig| {
+        config.config.get().and_then(|run| run.entrypoint.get()).is_some_and(|entrypoint| !entrypoint.is_empty())
+    };
+    has_entrypoint(parent) && !has_entrypoint(wanted)
 }
 
 fn state_of(image: &BaseImage) -> State {

@@ -12,17 +12,23 @@ use crate::{
 };
 use nix::sched::CloneFlags;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, OwnedFd},
     fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use std::{ffi::CString, io, time::SystemTime};
+use std::{
+    ffi::CString,
+    io,
+    time::{Duration, Instant, SystemTime},
+};
 
 /// The most that is handed over at once: what a pipe holds.
 const CHUNK: usize = 64 << 10;
+/// How long the rest of a line is waited for: programs write a message in pieces, which belong together in a log.
+const REST_OF_LINE: Duration = Duration::from_millis(2);
 /// The largest that an ordinary user can make a pipe (`/proc/sys/fs/pipe-max-size`).
 const MAX_PIPE: usize = 1 << 20;
 
@@ -206,6 +212,25 @@ fn last_write(fd: &OwnedFd) -> (i64, i64) {
     fstat(fd).map_or((0, 0), |status| (status.st_mtime as _, status.st_mtime_nsec as _))
 }
 
+/// Reads on where `length` bytes end within a line, and gives how many more came.
+fn rest_of_line(fd: &OwnedFd, buffer: &mut [u8], length: usize) -> usize {
+    let begun = Instant::now();
+    let mut end = length;
+    while end < buffer.len() && buffer[end - 1] != b'\n' {
+        let Some(left) = REST_OF_LINE.checked_sub(begun.elapsed()) else { break };
+        let wait = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+        if !matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&wait)), Ok(1)) {
+            break;
+        }
+        match rustix::io::read(fd, &mut buffer[end..]) {
+            Ok(more @ 1..) => end += more,
+            // What it is shows the next read.
+            _ => break,
+        }
+    }
+    end - length
+}
+
 enum Read {
     Some,
     Nothing,
@@ -217,7 +242,9 @@ fn hand_over(stream: Stream, fd: &OwnedFd, buffer: &mut [u8], output: &mut dyn F
     match rustix::io::read(fd, &mut *buffer) {
         Ok(0) => Ok(Read::End),
         Ok(length) => {
-            output(Output { stream, bytes: &buffer[..length], time: SystemTime::now() });
+            let time = SystemTime::now();
+            let length = length + rest_of_line(fd, buffer, length);
+            output(Output { stream, bytes: &buffer[..length], time });
             Ok(Read::Some)
         }
         Err(Errno::AGAIN | Errno::INTR) => Ok(Read::Nothing),

@@ -1,6 +1,6 @@
 //! Steps from the cache or run, each stage in a thread of its own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -350,11 +350,11 @@ impl<'s> Solver<'s> {
     }
 
     /// Finds sources that the context lacks before anything runs: BuildKit computes cache keys first, and the one of
-    /// such a step fails. Steps of its stage before it are then shown as cached.
+    /// such a step fails. All that it is made from is then shown as cached.
     fn check_sources(&self) -> Result<(), Stop> {
         self.load_context()?;
         self.load_directories()?;
-        for (stage, declared) in self.plan.stages.iter().zip(&self.declared) {
+        for (index, (stage, declared)) in self.plan.stages.iter().zip(&self.declared).enumerate() {
             for (at, (step, id)) in stage.steps.iter().zip(&declared.steps).enumerate() {
                 let context = |from| self.context_of(from);
                 let checked = match &step.op {
@@ -364,11 +364,11 @@ impl<'s> Solver<'s> {
                 };
                 let Err(stop) = checked else { continue };
                 let emitter = self.session.emitter();
-                for (before, id) in stage.steps.iter().zip(&declared.steps).take(at) {
-                    if has_content_key(&before.op) {
-                        emitter.emit(Fact::StepStarted { step: *id });
-                        emitter.emit(Fact::StepDone { step: *id, cached: true, image: None });
-                    }
+                let mut inputs = BTreeSet::new();
+                self.add_steps(StageIndex(index), at + 1, &mut inputs);
+                for input in inputs.into_iter().filter(|input| input != id) {
+                    emitter.emit(Fact::StepStarted { step: input });
+                    emitter.emit(Fact::StepDone { step: input, cached: true, image: None });
                 }
                 emitter.emit(Fact::StepStarted { step: *id });
                 let stop = fail_step(self.session, *id, stop).at(*id, step.label.lines);
@@ -379,6 +379,27 @@ impl<'s> Solver<'s> {
             }
         }
         Ok(())
+    }
+
+    /// Adds the first steps of a stage, and all that they are made from.
+    fn add_steps(&self, stage: StageIndex, count: usize, found: &mut BTreeSet<StepId>) {
+        let (plan, declared) = (&self.plan.stages[stage.0], &self.declared[stage.0]);
+        let whole = |stage: StageIndex, found: &mut BTreeSet<StepId>| {
+            self.add_steps(stage, self.plan.stages[stage.0].steps.len(), found);
+        };
+        if let StageBase::Stage(base) = plan.base {
+            whole(base, found);
+        }
+        for (step, id) in plan.steps.iter().zip(&declared.steps).take(count) {
+            if !found.insert(*id) {
+                continue;
+            }
+            for source in sources(&step.op) {
+                if let MountFrom::Stage(stage) = source {
+                    whole(stage, found);
+                }
+            }
+        }
     }
 
     /// The pull of a base image had begun when another step failed.
@@ -713,18 +734,6 @@ pub(super) fn own_snapshot(base: &StageBase) -> Snapshot {
     match base {
         StageBase::Image(image) => base_snapshot(image),
         _ => Snapshot { key: KeyBuilder::new("scratch").finish(), layers: Vec::new(), base: None, fresh: false },
-    }
-}
-
-/// Whether the cache key of a step has the content of files in it, besides those that it changes.
-fn has_content_key(op: &Op) -> bool {
-    match op {
-        Op::Mkdir { .. } => false,
-        Op::Copy(_) => true,
-        Op::Run(run) => run
-            .mounts
-            .iter()
-            .any(|mount| mount.kind == MountType::Bind && mount.read_only && mount.from != MountFrom::Empty),
     }
 }
 
