@@ -4,6 +4,8 @@ use super::{Kernel, task::Task};
 use rustix::{fd::OwnedFd, io::Errno};
 use std::sync::Arc;
 
+pub(crate) mod table;
+
 /// An intercepted call.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
