@@ -219,7 +219,7 @@ mod tests {
     fn every_notified_call_is_dispatched() {
         let source = include_str!("mod.rs");
         let table = include_str!("table.rs");
-        for line in table.lines().map(str::trim).filter(|line| line.contains(", Notify)")) {
+        for line in table.lines().map(str::trim).filter(|line| line.starts_with('(') && line.contains(", Notify)")) {
             let name = line.trim_start_matches('(').split(',').next().unwrap();
             let ranged = ["getxattr", "setxattr", "listxattr", "removexattr", "XATTRAT"];
             let known = source.contains(&format!("{name} ")) || ranged.iter().any(|part| name.contains(part));
