@@ -1,16 +1,36 @@
 //! Plays the kernel for a worker that is allowed nothing (the rung `ptrace`): see the design in docs/emulation.md.
 
+mod arch;
 pub(crate) mod calls;
+mod credentials;
+mod elf;
+mod exec;
+pub(crate) mod filter;
+mod inject;
 pub(crate) mod memory;
+mod rewrite;
+mod script;
+mod supervise;
 pub(crate) mod task;
+mod tracer;
 pub(crate) mod vfs;
 
+use calls::{Answer, Call};
+use exec::Program;
+use rustix::{fd::OwnedFd, io::Errno};
 use std::{
     collections::HashMap,
+    fmt::Debug,
     path::PathBuf,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
 };
 use task::Task;
+
+#[cfg(test)]
+mod tests;
+
+#[allow(unused_imports)]
+pub(crate) use supervise::supervise;
 
 /// The supervisor's state, shared by its threads.
 #[derive(Debug)]
@@ -20,4 +40,113 @@ pub(crate) struct Kernel {
     pub(crate) scratch: PathBuf,
     /// What the calls remember between each other.
     pub(crate) calls: calls::State,
+}
+
+impl Kernel {
+    pub(crate) fn task(&self, tid: u32) -> Option<Arc<Task>> {
+        self.tasks.read().unwrap_or_else(PoisonError::into_inner).get(&tid).cloned()
+    }
+
+    fn add(&self, task: &Arc<Task>) {
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).insert(task.tid, Arc::clone(task));
+    }
+
+    fn remove(&self, tid: u32) -> Option<Arc<Task>> {
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(&tid)
+    }
+}
+
+/// What a call is rewritten to, with what must stay open until it is made.
+#[derive(Debug)]
+pub(crate) struct Rewritten {
+    /// In place of what the caller's pointer leads to.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) hold: Option<OwnedFd>,
+}
+
+/// What calls mean, apart from how they arrive. One is over `calls` and `vfs`; tests have their own.
+pub(crate) trait Semantics: Send + Sync + Debug {
+    /// Answers a call that came as a notification.
+    fn answer(&self, kernel: &Kernel, call: &Call) -> Answer;
+
+    /// Finds a file that this task may execute; flags are AT_EMPTY_PATH and AT_SYMLINK_NOFOLLOW.
+    fn program(&self, kernel: &Kernel, task: &Arc<Task>, dir: i32, path: &[u8], flags: i32) -> Result<Program, Errno>;
+
+    /// The next entries of an emulated directory (as getdents64 lays them out), from a cursor on, and the cursor after
+    /// them. `None`: the kernel can do this.
+    fn read_directory(
+        &self,
+        kernel: &Kernel,
+        task: &Arc<Task>,
+        fd: i32,
+        length: usize,
+        cursor: &dyn Fn() -> Result<u64, Errno>,
+    ) -> Option<Result<(Vec<u8>, u64), Errno>>;
+
+    /// The real address of a socket; `binds`: it is made there. `None`: as it is.
+    fn socket_address(
+        &self,
+        kernel: &Kernel,
+        task: &Arc<Task>,
+        address: &[u8],
+        binds: bool,
+    ) -> Option<Result<Rewritten, Errno>>;
+
+    /// After a bind of such an address: the result.
+    fn socket_bound(&self, kernel: &Kernel, task: &Arc<Task>, address: &[u8], result: i64);
+
+    /// The real path to watch (inotify_add_watch).
+    fn watched_path(
+        &self,
+        kernel: &Kernel,
+        task: &Arc<Task>,
+        path: &[u8],
+        mask: u32,
+    ) -> Option<Result<(Rewritten, u32), Errno>>;
+}
+
+/// What the tracer tells those who answer notifications about the next call of a task.
+#[derive(Debug)]
+struct Foretold {
+    args: [u64; 6],
+    instruction: u64,
+    what: Meaning,
+}
+
+#[derive(Debug)]
+enum Meaning {
+    /// It is really this call.
+    Call(i64),
+    /// This is the answer.
+    Descriptor(OwnedFd),
+}
+
+/// What all threads of the supervisor share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) kernel: Kernel,
+    semantics: Box<dyn Semantics>,
+    foretold: Mutex<HashMap<u32, Foretold>>,
+    over: AtomicBool,
+}
+
+impl Shared {
+    fn foretell(&self, tid: u32, args: [u64; 6], instruction: u64, what: Meaning) {
+        let mut foretold = self.foretold.lock().unwrap_or_else(PoisonError::into_inner);
+        foretold.insert(tid, Foretold { args, instruction, what });
+    }
+
+    /// What was foretold of this very call.
+    fn take_foretold(&self, tid: u32, args: [u64; 6], instruction: u64) -> Option<Meaning> {
+        let mut foretold = self.foretold.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = foretold.get(&tid)?;
+        if this.args != args || this.instruction != instruction {
+            return None;
+        }
+        foretold.remove(&tid).map(|foretold| foretold.what)
+    }
+
+    fn forget(&self, tid: u32) {
+        self.foretold.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
+    }
 }
