@@ -38,8 +38,6 @@ pub(crate) struct Kernel {
     pub(crate) tasks: RwLock<HashMap<u32, Arc<Task>>>,
     /// A directory of the user's own, for files of emulated memory file systems.
     pub(crate) scratch: PathBuf,
-    /// What the calls remember between each other.
-    pub(crate) calls: calls::State,
 }
 
 impl Kernel {

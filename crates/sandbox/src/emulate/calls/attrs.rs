@@ -71,7 +71,7 @@ pub(super) fn access(caller: &Caller<'_>, dir: i32, path: u64, mode: u32, flags:
     // The lookup, too, is made with these ids.
     let real;
     let caller = if flags & libc::AT_EACCESS == 0 {
-        let mut own = Caller::new(caller.kernel, caller.task);
+        let mut own = Caller::new(caller.calls, caller.kernel, caller.task);
         own.who = real_identity(caller);
         real = own;
         &real

@@ -7,6 +7,7 @@ use super::{
         task::{Fs, Task},
         vfs::{Found, Identity, Namespace, Place, Start},
     },
+    Calls,
     proc::Links,
 };
 use nix::libc;
@@ -23,6 +24,7 @@ pub(super) fn lock<T>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A task in the middle of a call; what it may and sees is taken once.
 pub(super) struct Caller<'a> {
+    pub(super) calls: &'a Calls,
     pub(super) kernel: &'a Kernel,
     pub(super) task: &'a Arc<Task>,
     pub(super) memory: Memory,
@@ -87,12 +89,12 @@ pub(super) fn end_of(path: &[u8]) -> End<'_> {
 }
 
 impl<'a> Caller<'a> {
-    pub(super) fn new(kernel: &'a Kernel, task: &'a Arc<Task>) -> Self {
+    pub(super) fn new(calls: &'a Calls, kernel: &'a Kernel, task: &'a Arc<Task>) -> Self {
         let fs = lock(&lock(&task.fs)).clone();
         let namespace = Arc::clone(&lock(&task.namespace));
         let who = lock(&task.credentials).identity();
-        let links = Links { kernel, task, root: fs.root.clone(), namespace: Arc::clone(&namespace) };
-        Self { kernel, task, memory: task.memory(), fs, namespace, who, links }
+        let links = Links { calls, kernel, task, root: fs.root.clone(), namespace: Arc::clone(&namespace) };
+        Self { calls, kernel, task, memory: task.memory(), fs, namespace, who, links }
     }
 
     pub(super) fn may(&self, capability: u32) -> bool {
@@ -118,10 +120,11 @@ impl<'a> Caller<'a> {
             return Ok(Target::Place(place));
         }
         let status = rustix::fs::stat(&path).map_err(|_| Errno::BADF)?;
-        match self.kernel.calls.objects.mounted(&status) {
-            Some(place) => Ok(Target::Place(place)),
-            None => Ok(Target::Descriptor(path)),
-        }
+        let objects = &self.calls.objects;
+        Ok(match objects.mounted(&status).or_else(|| objects.place_in_mounts(&path)) {
+            Some(place) => Target::Place(place),
+            None => Target::Descriptor(path),
+        })
     }
 
     /// The directory from which a relative path starts.

@@ -19,7 +19,6 @@ pub(crate) const ALL: u64 = (1 << (LAST + 1)) - 1;
 const FILES: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 27 | 1 << 32;
 
 /// `linux/securebits.h`.
-pub(crate) const NO_ROOT: u32 = 1;
 pub(crate) const NO_SETUID_FIXUP: u32 = 1 << 2;
 pub(crate) const KEEP_CAPS: u32 = 1 << 4;
 const KEEP_CAPS_LOCKED: u32 = 1 << 5;
@@ -226,78 +225,6 @@ impl Credentials {
         self.ambient |= bit;
         Ok(())
     }
-
-    /// What execve(2) makes of them: `owner` and `mode` are those of the program, `file` its capabilities.
-    pub(crate) fn after_exec(&self, owner: (u32, u32), mode: u32, file: Option<FileCapabilities>) -> Self {
-        let mut new = self.clone();
-        let (set_uid, set_gid) = (mode & 0o4000 != 0, mode & 0o2010 == 0o2010);
-        if !self.no_new_privs {
-            if set_uid {
-                new.uid[1] = owner.0;
-            }
-            if set_gid {
-                new.gid[1] = owner.1;
-            }
-        }
-        let file = if self.no_new_privs { None } else { file };
-        let (mut permitted, mut effective) = match file {
-            Some(file) => ((self.bounding & file.permitted) | (self.inheritable & file.inheritable), file.effective),
-            None => (0, false),
-        };
-        if self.securebits & NO_ROOT == 0 {
-            // A set-user-id-root program with capabilities of its own gets those alone, unless root executes it.
-            let own = file.is_some() && new.uid[0] != 0 && new.uid[1] == 0;
-            if !own && (new.uid[0] == 0 || new.uid[1] == 0) {
-                permitted = self.bounding | self.inheritable;
-            }
-            if !own && new.uid[1] == 0 {
-                effective = true;
-            }
-        }
-        let gained = changed_ids(self, &new) || file.is_some();
-        let ambient = if gained { 0 } else { self.ambient };
-        new.permitted = permitted | ambient;
-        new.effective = if effective { new.permitted } else { ambient };
-        new.ambient = ambient;
-        new.uid = [new.uid[0], new.uid[1], new.uid[1], new.uid[1]];
-        new.gid = [new.gid[0], new.gid[1], new.gid[1], new.gid[1]];
-        new.securebits &= !KEEP_CAPS;
-        new
-    }
-}
-
-fn changed_ids(old: &Credentials, new: &Credentials) -> bool {
-    old.uid[1] != new.uid[1] || old.gid[1] != new.gid[1]
-}
-
-/// `security.capability`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileCapabilities {
-    pub(crate) permitted: u64,
-    pub(crate) inheritable: u64,
-    pub(crate) effective: bool,
-}
-
-impl FileCapabilities {
-    /// `struct vfs_ns_cap_data`, revisions 1 to 3.
-    pub(crate) fn parse(value: &[u8]) -> Option<Self> {
-        let word = |index: usize| {
-            let bytes = value.get(index * 4..index * 4 + 4)?;
-            Some(u32::from_le_bytes(bytes.try_into().ok()?))
-        };
-        let magic = word(0)?;
-        let words = match (magic >> 24, value.len()) {
-            (1, 12) => 1,
-            (2, 20) | (3, 24) => 2,
-            _ => return None,
-        };
-        let (mut permitted, mut inheritable) = (0, 0);
-        for index in 0..words {
-            permitted |= u64::from(word(1 + index * 2)?) << (32 * index);
-            inheritable |= u64::from(word(2 + index * 2)?) << (32 * index);
-        }
-        Some(Self { permitted: permitted & ALL, inheritable: inheritable & ALL, effective: magic & 1 != 0 })
-    }
 }
 
 /// The bit of a capability; EINVAL where there is none.
@@ -430,42 +357,5 @@ mod tests {
         assert_eq!(it.set_securebits(0b00), Err(Errno::PERM));
         it.drop_bounding(3).unwrap();
         assert_eq!((it.drop_bounding(64), it.bounding & 1 << 3), (Err(Errno::INVAL), 0));
-    }
-
-    #[test]
-    fn exec_gives_and_takes() {
-        let root = Credentials { bounding: 0xff, effective: 0xff, permitted: 0xff, ..Credentials::root() };
-        assert_eq!(root.after_exec((0, 0), 0o755, None), root);
-
-        let mut user = root.clone();
-        user.set_resuid(33, 33, 33).unwrap();
-        let plain = user.after_exec((0, 0), 0o755, None);
-        assert_eq!((plain.uid, plain.effective), ([33; 4], 0));
-        let set_uid = user.after_exec((0, 0), 0o4755, None);
-        assert_eq!((set_uid.uid, set_uid.effective), ([33, 0, 0, 0], 0xff));
-        let held = Credentials { no_new_privs: true, ..user.clone() }.after_exec((0, 0), 0o4755, None);
-        assert_eq!((held.uid, held.effective), ([33; 4], 0));
-
-        let file = FileCapabilities { permitted: 0x1ff, inheritable: 0, effective: true };
-        let gained = user.after_exec((0, 0), 0o755, Some(file));
-        assert_eq!((gained.uid, gained.effective, gained.permitted), ([33; 4], 0xff, 0xff));
-
-        // Ambient capabilities outlive an exec of a plain program.
-        let mut keeper = root;
-        keeper.keep_capabilities(1).unwrap();
-        keeper.set_resuid(33, 33, 33).unwrap();
-        keeper.set_capabilities(1 << 3, 1 << 3, 1 << 3).unwrap();
-        keeper.raise_ambient(3).unwrap();
-        let next = keeper.after_exec((0, 0), 0o755, None);
-        assert_eq!((next.effective, next.permitted, next.securebits & KEEP_CAPS), (1 << 3, 1 << 3, 0));
-    }
-
-    #[test]
-    fn file_capabilities_parse() {
-        // setcap cap_net_raw=ep
-        let value = [0x01, 0, 0, 0x02, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let parsed = FileCapabilities::parse(&value).unwrap();
-        assert_eq!(parsed, FileCapabilities { permitted: 1 << 13, inheritable: 0, effective: true });
-        assert_eq!(FileCapabilities::parse(&value[..19]), None);
     }
 }

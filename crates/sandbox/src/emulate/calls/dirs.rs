@@ -5,11 +5,7 @@ use super::{
     caller::{Caller, End, Last, Target, lock},
     capabilities::SYS_CHROOT,
 };
-use crate::emulate::{
-    Kernel,
-    task::Task,
-    vfs::{Entry, Place},
-};
+use crate::emulate::vfs::{Entry, Identity, Place};
 use nix::libc;
 use rustix::io::Errno;
 use std::{
@@ -230,17 +226,14 @@ impl Listings {
 }
 
 /// `struct linux_dirent64`.
-const HEAD_64: usize = 19;
-/// `struct linux_dirent`, with the kind in its last byte.
-const HEAD_OLD: usize = 18;
+const HEAD: usize = 19;
 
 /// As many entries as fit, and the cursor behind them.
-fn encode(list: u32, entries: &[Entry], from: usize, room: usize, old: bool) -> Result<(Vec<u8>, usize), Errno> {
+fn encode(list: u32, entries: &[Entry], from: usize, room: usize) -> Result<(Vec<u8>, usize), Errno> {
     let mut bytes = Vec::new();
     let mut index = from;
     for entry in entries.get(from..).unwrap_or_default() {
-        let length = if old { HEAD_OLD + entry.name.len() + 2 } else { HEAD_64 + entry.name.len() + 1 };
-        let length = length.next_multiple_of(8);
+        let length = (HEAD + entry.name.len() + 1).next_multiple_of(8);
         if bytes.len() + length > room {
             if bytes.is_empty() {
                 return Err(Errno::INVAL);
@@ -252,14 +245,9 @@ fn encode(list: u32, entries: &[Entry], from: usize, room: usize, old: bool) -> 
         bytes.extend_from_slice(&entry.ino.to_ne_bytes());
         bytes.extend_from_slice(&cursor(list, index).to_ne_bytes());
         bytes.extend_from_slice(&(length as u16).to_ne_bytes());
-        if !old {
-            bytes.push(entry.kind);
-        }
+        bytes.push(entry.kind);
         bytes.extend_from_slice(&entry.name);
         bytes.resize(start + length, 0);
-        if old && let Some(last) = bytes.last_mut() {
-            *last = entry.kind;
-        }
     }
     Ok((bytes, index))
 }
@@ -268,34 +256,32 @@ fn cursor(list: u32, index: usize) -> u64 {
     u64::from(list) << 32 | index as u64
 }
 
-/// getdents64 (or, `old`, getdents) of a descriptor that stands for a directory of an overlay: what is to be written to
-/// the buffer, and the new offset. `None`: a real directory, of which the kernel knows itself.
-pub(crate) fn read_directory(
-    kernel: &Kernel,
-    task: &Arc<Task>,
+/// getdents64 of a descriptor that stands for a directory of an overlay: what is to be written to the buffer, and the
+/// new offset. `None`: a real directory, of which the kernel knows itself.
+pub(super) fn read_directory(
+    caller: &Caller<'_>,
     fd: i32,
     room: usize,
-    offset: u64,
-    old: bool,
+    offset: &dyn Fn() -> Result<u64, Errno>,
 ) -> Option<Result<(Vec<u8>, u64), Errno>> {
-    let caller = Caller::new(kernel, task);
-    let place = match caller.descriptor(fd) {
-        Ok(Target::Place(place)) if place.is_dir() => place,
-        _ => return None,
-    };
     // A real directory is a descriptor of one.
     let real = rustix::fs::stat(caller.fd_path(fd)).ok()?;
     if real.st_mode & libc::S_IFMT == libc::S_IFDIR {
         return None;
     }
-    Some(read_list(&caller, &place, room, offset, old))
+    match caller.descriptor(fd) {
+        Ok(Target::Place(place)) if place.is_dir() => {
+            Some(offset().and_then(|offset| read_list(caller, &place, room, offset)))
+        }
+        _ => None,
+    }
 }
 
-fn read_list(caller: &Caller<'_>, place: &Place, room: usize, offset: u64, old: bool) -> Result<(Vec<u8>, u64), Errno> {
-    let everybody = crate::emulate::vfs::Identity { capabilities: u64::MAX, ..caller.who.clone() };
+fn read_list(caller: &Caller<'_>, place: &Place, room: usize, offset: u64) -> Result<(Vec<u8>, u64), Errno> {
     // Whoever has it open may read it.
-    let (list, from, entries) = caller.kernel.calls.listings.at(offset, || place.read_dir(&everybody))?;
-    let (bytes, to) = encode(list, &entries, from, room, old)?;
+    let anybody = Identity { capabilities: u64::MAX, ..caller.who.clone() };
+    let (list, from, entries) = caller.calls.listings.at(offset, || place.read_dir(&anybody))?;
+    let (bytes, to) = encode(list, &entries, from, room)?;
     Ok((bytes, cursor(list, to)))
 }
 
@@ -311,22 +297,20 @@ mod tests {
 
     #[test]
     fn entries_are_laid_out_as_the_kernel_does() {
-        let (bytes, to) = encode(7, &entries(), 0, 4096, false).unwrap();
+        let (bytes, to) = encode(7, &entries(), 0, 4096).unwrap();
         assert_eq!((bytes.len(), to), (24 + 24 + 40, 3));
         assert_eq!(bytes[8..16], (7u64 << 32 | 1).to_ne_bytes());
         assert_eq!(bytes[16..18], 24u16.to_ne_bytes());
         assert_eq!((bytes[18], &bytes[19..21]), (4, &b".\0"[..]));
         assert_eq!(&bytes[48 + 19..48 + 33], b"a-longer-name\0");
-        let (old, _) = encode(7, &entries(), 2, 4096, true).unwrap();
-        assert_eq!((old.len(), old[39], &old[18..31]), (40, 8, &b"a-longer-name"[..]));
     }
 
     #[test]
     fn reading_goes_on_where_it_ended() {
-        let (bytes, to) = encode(1, &entries(), 0, 50, false).unwrap();
+        let (bytes, to) = encode(1, &entries(), 0, 50).unwrap();
         assert_eq!((bytes.len(), to), (48, 2));
-        assert_eq!(encode(1, &entries(), 2, 20, false), Err(Errno::INVAL));
-        assert_eq!(encode(1, &entries(), 3, 20, false), Ok((Vec::new(), 3)));
+        assert_eq!(encode(1, &entries(), 2, 20), Err(Errno::INVAL));
+        assert_eq!(encode(1, &entries(), 3, 20), Ok((Vec::new(), 3)));
 
         let listings = Listings::default();
         let (list, from, _) = listings.at(0, || Ok(Arc::new(entries()))).unwrap();

@@ -146,7 +146,11 @@ fn open_found(caller: &Caller<'_>, found: Found, path: &[u8], flags: u32, mode: 
 
 fn open_place(caller: &Caller<'_>, place: &Place, path: &[u8], flags: u32, mode: u32) -> Outcome {
     if flags & TMPFILE != 0 {
-        return open_unnamed(caller, place, flags, mode);
+        if !place.is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        let unnamed = place.create_unnamed(flags | NO_TERMINAL, mode, &caller.who)?;
+        return Ok(descriptor(unnamed, flags));
     }
     if flags & CREATE != 0 {
         if flags & EXCLUSIVE != 0 {
@@ -201,30 +205,6 @@ fn later(path: PathBuf, flags: u32, keep: Option<OwnedFd>) -> Answer {
     }))
 }
 
-/// O_TMPFILE: a file that is created and loses its name at once. It can be given no name later (O_EXCL is what it
-/// means); programs that need that are told that the file system cannot.
-fn open_unnamed(caller: &Caller<'_>, dir: &Place, flags: u32, mode: u32) -> Outcome {
-    if !dir.is_dir() {
-        return Err(Errno::NOTDIR);
-    }
-    if flags & EXCLUSIVE == 0 {
-        return Err(Errno::OPNOTSUPP);
-    }
-    let rest = flags & !(TMPFILE | DIRECTORY | EXCLUSIVE);
-    let mut attempts = 0u32;
-    loop {
-        let name = format!(".#{}-{attempts}", caller.task.tid).into_bytes();
-        match dir.create(&name, rest | CREATE | EXCLUSIVE | NO_TERMINAL, mode, &caller.who) {
-            Err(Errno::EXIST) if attempts < 64 => attempts += 1,
-            Err(errno) => return Err(errno),
-            Ok(fd) => {
-                dir.unlink(&name, &caller.who)?;
-                return Ok(descriptor(fd, flags));
-            }
-        }
-    }
-}
-
 pub(super) fn truncate(caller: &Caller<'_>, path: u64, length: i64) -> Outcome {
     let length = u64::try_from(length).map_err(|_| Errno::INVAL)?;
     let path = caller.memory.read_path(path)?;
@@ -261,20 +241,16 @@ pub(super) fn readlink(caller: &Caller<'_>, dir: i32, path: u64, buffer: u64, si
     let target = match path.is_empty() {
         // An O_PATH descriptor of a link.
         true if dir != super::CWD => match caller.descriptor(dir)? {
-            Target::Place(place) => link_text(caller, &place).map_err(|_| Errno::NOENT)?,
+            Target::Place(place) => place.read_link().map_err(|_| Errno::NOENT)?,
             Target::Descriptor(_) => return Err(Errno::NOENT),
         },
         true => return Err(Errno::NOENT),
         false => match caller.find(dir, &path, false)? {
-            Target::Place(place) => link_text(caller, &place)?,
+            Target::Place(place) => place.read_link()?,
             Target::Descriptor(_) => return Err(Errno::INVAL),
         },
     };
     let length = target.len().min(size);
     caller.write(buffer, target.get(..length).unwrap_or_default())?;
     Ok(Answer::Return(length as i64))
-}
-
-fn link_text(_caller: &Caller<'_>, place: &Place) -> Result<Vec<u8>, Errno> {
-    place.read_link()
 }

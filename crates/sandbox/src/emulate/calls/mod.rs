@@ -14,6 +14,7 @@ mod mount_api;
 mod mounts;
 mod objects;
 pub(crate) mod proc;
+mod semantics;
 mod sockets;
 mod stats;
 pub(crate) mod table;
@@ -27,11 +28,6 @@ use nix::libc;
 use rustix::{fd::OwnedFd, io::Errno};
 use std::sync::Arc;
 use table::new;
-
-#[allow(unused_imports, reason = "for the tracer")]
-pub(crate) use dirs::read_directory;
-#[allow(unused_imports, reason = "for the tracer")]
-pub(crate) use sockets::{RealAddress, RealWatch, socket_path, watch_path};
 
 /// An intercepted call.
 #[derive(Debug, Clone)]
@@ -68,22 +64,18 @@ impl std::fmt::Debug for Answer {
     }
 }
 
-/// What the calls remember between each other.
+/// The meaning of calls over `vfs`, and what is remembered between one and the next.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct Calls {
     listings: dirs::Listings,
     objects: objects::Objects,
+    bound: sockets::Bound,
 }
 
 type Outcome = Result<Answer, Errno>;
 
 /// Success without a value.
 const DONE: Answer = Answer::Return(0);
-
-/// Answers a call that came as a notification.
-pub(crate) fn answer(kernel: &Kernel, call: &Call) -> Answer {
-    dispatch(kernel, call).unwrap_or_else(Answer::Error)
-}
 
 /// An argument that is a C `int`.
 const fn int(argument: u64) -> i32 {
@@ -97,7 +89,7 @@ const fn uint(argument: u64) -> u32 {
 
 const CWD: i32 = libc::AT_FDCWD;
 
-fn dispatch(kernel: &Kernel, call: &Call) -> Outcome {
+fn dispatch(calls: &Calls, kernel: &Kernel, call: &Call) -> Outcome {
     let task = &call.task;
     let [a, b, c, d, e, _] = call.args;
     // Those that need no view of the files.
@@ -126,12 +118,14 @@ fn dispatch(kernel: &Kernel, call: &Call) -> Outcome {
         libc::SYS_sethostname => return misc::set_host_name(task, a, int(b)),
         libc::SYS_setdomainname => return misc::set_domain_name(task, a, int(b)),
         libc::SYS_kill => return misc::kill(kernel, task, int(a), int(b)),
+        libc::SYS_ioctl => return misc::ioctl(task, uint(b)),
+        libc::SYS_getsockopt => return sockets::getsockopt(kernel, task, call.args),
         libc::SYS_socket => return sockets::socket(task, int(a), int(b), int(c)),
         libc::SYS_unshare => return misc::unshare(task, a),
         libc::SYS_setns => return Err(Errno::PERM),
         _ => {}
     }
-    let caller = &Caller::new(kernel, task);
+    let caller = &Caller::new(calls, kernel, task);
     match call.number {
         libc::SYS_open => files::open(caller, CWD, a, uint(b), uint(c)),
         libc::SYS_creat => {

@@ -44,7 +44,7 @@ fn object(caller: &Caller<'_>, fd: i32) -> Result<Option<Arc<Object>>, Errno> {
         return Err(Errno::BADF);
     }
     let status = rustix::fs::stat(caller.fd_path(fd)).map_err(|_| Errno::BADF)?;
-    Ok(caller.kernel.calls.objects.get(&status))
+    Ok(caller.calls.objects.get(&status))
 }
 
 fn descriptor(fd: OwnedFd, close_on_exec: bool) -> Outcome {
@@ -61,7 +61,7 @@ pub(super) fn fsopen(caller: &Caller<'_>, name: u64, flags: u32) -> Outcome {
         return Err(Errno::NODEV);
     }
     let context = Context { kind, options: Vec::new(), created: None };
-    let fd = caller.kernel.calls.objects.add(Kind::Context(Mutex::new(context)))?;
+    let fd = caller.calls.objects.add(Kind::Context(Mutex::new(context)))?;
     descriptor(fd, flags & CLOSE_ON_EXEC != 0)
 }
 
@@ -140,7 +140,7 @@ pub(super) fn fsmount(caller: &Caller<'_>, fd: i32, flags: u32, bits: u32) -> Ou
 
 /// A descriptor for a mount that is attached nowhere.
 fn give(caller: &Caller<'_>, mount: Detached, close_on_exec: bool) -> Outcome {
-    descriptor(caller.kernel.calls.objects.add(Kind::Mount(mount))?, close_on_exec)
+    descriptor(caller.calls.objects.add(Kind::Mount(mount))?, close_on_exec)
 }
 
 /// The mount that a descriptor is, where the path is empty.

@@ -14,6 +14,7 @@ use rustix::{
 };
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -107,6 +108,17 @@ impl Objects {
             Kind::Mount(mount) => Some(mount.root()),
             Kind::Context(_) => None,
         }
+    }
+}
+
+impl Objects {
+    /// The place of an open file that lies in a mount that is attached nowhere.
+    pub(super) fn place_in_mounts(&self, path: &Path) -> Option<Place> {
+        let objects: Vec<_> = lock(&self.0).values().map(Arc::clone).collect();
+        objects.iter().find_map(|object| match &object.kind {
+            Kind::Mount(mount) => mount.place_of(path).ok().flatten(),
+            Kind::Context(_) => None,
+        })
     }
 }
 

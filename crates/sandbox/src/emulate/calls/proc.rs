@@ -1,6 +1,6 @@
 //! What `/proc` shows of tasks that is not real: links, mounts, ids.
 
-use super::caller::lock;
+use super::{Calls, caller::lock};
 use crate::emulate::{
     Kernel,
     task::{Credentials, Task},
@@ -14,6 +14,7 @@ use std::{
 
 /// `/proc` as one task sees it.
 pub(crate) struct Links<'a> {
+    pub(super) calls: &'a Calls,
     pub(super) kernel: &'a Kernel,
     pub(super) task: &'a Arc<Task>,
     pub(super) root: Place,
@@ -21,12 +22,6 @@ pub(crate) struct Links<'a> {
 }
 
 impl<'a> Links<'a> {
-    /// As this task sees it now.
-    pub(crate) fn of(kernel: &'a Kernel, task: &'a Arc<Task>) -> Self {
-        let root = lock(&lock(&task.fs)).root.clone();
-        Self { kernel, task, root, namespace: Arc::clone(&lock(&task.namespace)) }
-    }
-
     /// What readlink shows of a place.
     fn text(&self, place: &Place) -> Vec<u8> {
         self.namespace.path_of(&self.root, place).unwrap_or_else(|| b"(unreachable)/".to_vec())
@@ -49,7 +44,7 @@ impl<'a> Links<'a> {
             };
             return Some(ProcLink::Place(place, text));
         }
-        let object = rustix::fs::stat(&path).ok().and_then(|status| self.kernel.calls.objects.mounted(&status));
+        let object = rustix::fs::stat(&path).ok().and_then(|status| self.calls.objects.mounted(&status));
         Some(match object {
             Some(place) => ProcLink::Place(place, b"/".to_vec()),
             None => ProcLink::Descriptor(real),

@@ -1,18 +1,28 @@
 //! Sockets: addresses that are paths, and steps without a network.
 
 use super::{
-    Answer, Outcome,
+    Answer, DONE, Outcome,
     caller::{Caller, End, Target, lock},
+    int,
 };
-use crate::emulate::{Kernel, task::Task, vfs::Place};
+use crate::emulate::{
+    Kernel, Rewritten,
+    task::Task,
+    vfs::{Identity, Place},
+};
 use nix::libc;
 use rustix::{
     fd::{AsRawFd, OwnedFd},
     fs::{AtFlags, renameat, statat, unlinkat},
     io::Errno,
-    net::{AddressFamily, Protocol, RawProtocol, SocketFlags, SocketType, socket_with},
+    net::{AddressFamily, Protocol, RawProtocol, SocketFlags, SocketType, socket_with, sockopt::socket_peercred},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
-use std::{os::unix::ffi::OsStrExt, sync::Arc};
+use std::{
+    collections::HashMap,
+    os::unix::ffi::OsStrExt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// socket(2) of a step without a network. The socket is bound to the loopback interface, so that nothing leaves by it,
 /// however it is used; that there is no way to anywhere is told by connect.
@@ -30,35 +40,59 @@ pub(super) fn socket(task: &Task, family: i32, kind: i32, protocol: i32) -> Outc
     Ok(Answer::Descriptor { fd, close_on_exec: kind & libc::SOCK_CLOEXEC != 0 })
 }
 
-/// The address that connect(2) or bind(2) is to be given instead.
-#[derive(Debug)]
-pub(crate) struct RealAddress {
-    /// A whole `struct sockaddr_un`.
-    pub(crate) address: Vec<u8>,
-    /// What it goes through; must live until the call has ended.
-    keep: OwnedFd,
-    made: Option<Made>,
-}
+/// Files that were made for calls of bind that have not ended, by task.
+#[derive(Debug, Default)]
+pub(super) struct Bound(Mutex<HashMap<u32, Made>>);
 
 /// A file that was made for bind.
 #[derive(Debug)]
 struct Made {
     parent: Place,
     name: Vec<u8>,
+    real_parent: OwnedFd,
     temporary: String,
 }
 
-impl RealAddress {
-    /// To be called when the call has ended.
-    pub(crate) fn finish(self, succeeded: bool) {
-        let Some(Made { parent, name, temporary }) = self.made else { return };
+impl Bound {
+    /// To be called when the call of this task has ended.
+    pub(super) fn finish(&self, tid: u32, succeeded: bool) {
+        let Some(Made { parent, name, real_parent, temporary }) = lock(&self.0).remove(&tid) else { return };
         // The kernel makes the file itself: it replaces the one that was made to have a name, owner and mode.
-        if !(succeeded && renameat(&self.keep, &temporary, &self.keep, name.as_slice()).is_ok()) {
-            let _ = unlinkat(&self.keep, &temporary, AtFlags::empty());
-            let everybody = crate::emulate::vfs::Identity { capabilities: u64::MAX, ..Default::default() };
-            let _ = parent.unlink(&name, &everybody);
+        if !(succeeded && renameat(&real_parent, &temporary, &real_parent, name.as_slice()).is_ok()) {
+            let _ = unlinkat(&real_parent, &temporary, AtFlags::empty());
+            let anybody = Identity { capabilities: u64::MAX, ..Identity::default() };
+            let _ = parent.unlink(&name, &anybody);
         }
     }
+}
+
+/// The credentials of the other end of a Unix socket are those that its process has here.
+pub(super) fn getsockopt(kernel: &Kernel, task: &Arc<Task>, args: [u64; 6]) -> Outcome {
+    let [fd, level, _, value, length, _] = args;
+    if int(level) != libc::SOL_SOCKET {
+        return Ok(Answer::Native);
+    }
+    let peer = || {
+        let process = Pid::from_raw(i32::try_from(task.process.pid).ok()?)?;
+        let process = pidfd_open(process, PidfdFlags::empty()).ok()?;
+        let socket = pidfd_getfd(process, int(fd), PidfdGetfdFlags::empty()).ok()?;
+        let peer = socket_peercred(&socket).ok()?;
+        let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+        let tasks = kernel.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        let other = tasks.get(&pid)?;
+        let it = lock(&other.credentials);
+        Some((pid, it.uid[1], it.gid[1]))
+    };
+    // Where it cannot be had, the kernel tells of the user.
+    let Some((pid, uid, gid)) = peer() else { return Ok(Answer::Native) };
+    let mut room = [0; 4];
+    task.memory().read(length, &mut room)?;
+    let room = usize::try_from(i32::from_ne_bytes(room)).map_err(|_| Errno::INVAL)?;
+    let bytes = [pid, uid, gid].map(u32::to_ne_bytes).concat();
+    let given = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+    task.memory().write(value, given)?;
+    task.memory().write(length, &(given.len() as u32).to_ne_bytes())?;
+    Ok(DONE)
 }
 
 const FAMILY: usize = 2;
@@ -78,19 +112,11 @@ fn named(fd: &OwnedFd) -> String {
 }
 
 /// Translates the address of a connect or a bind (`bind`). `Ok(None)`: the address stays as it is.
-pub(crate) fn socket_path(
-    kernel: &Kernel,
-    task: &Arc<Task>,
-    address: &[u8],
-    bind: bool,
-) -> Result<Option<RealAddress>, Errno> {
+pub(super) fn real_address(caller: &Caller<'_>, address: &[u8], bind: bool) -> Result<Option<Rewritten>, Errno> {
     let family = address.get(..FAMILY).and_then(|it| it.try_into().ok()).map_or(0, u16::from_ne_bytes);
     if matches!(i32::from(family), libc::AF_INET | libc::AF_INET6) {
-        return if bind || !*lock(&task.network_none) || is_loopback(address) {
-            Ok(None)
-        } else {
-            Err(Errno::NETUNREACH)
-        };
+        let reachable = bind || !*lock(&caller.task.network_none) || is_loopback(address);
+        return if reachable { Ok(None) } else { Err(Errno::NETUNREACH) };
     }
     let path = address.get(FAMILY..).unwrap_or_default();
     let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -98,8 +124,7 @@ pub(crate) fn socket_path(
     if i32::from(family) != libc::AF_UNIX || path.is_empty() {
         return Ok(None);
     }
-    let caller = Caller::new(kernel, task);
-    if bind { bind_path(&caller, path).map(Some) } else { connect_path(&caller, path).map(Some) }
+    if bind { bind_path(caller, path).map(Some) } else { connect_path(caller, path).map(Some) }
 }
 
 /// Whether an address is one of this machine alone, or none.
@@ -118,7 +143,7 @@ fn is_loopback(address: &[u8]) -> bool {
     }
 }
 
-fn connect_path(caller: &Caller<'_>, path: &[u8]) -> Result<RealAddress, Errno> {
+fn connect_path(caller: &Caller<'_>, path: &[u8]) -> Result<Rewritten, Errno> {
     let place = match caller.find(super::CWD, path, true)? {
         Target::Place(place) => place,
         Target::Descriptor(_) => return Err(Errno::CONNREFUSED),
@@ -128,10 +153,10 @@ fn connect_path(caller: &Caller<'_>, path: &[u8]) -> Result<RealAddress, Errno> 
         return Err(Errno::CONNREFUSED);
     }
     let keep = place.real(false)?;
-    Ok(RealAddress { address: local_address(named(&keep).as_bytes())?, keep, made: None })
+    Ok(Rewritten { bytes: local_address(named(&keep).as_bytes())?, hold: Some(keep) })
 }
 
-fn bind_path(caller: &Caller<'_>, path: &[u8]) -> Result<RealAddress, Errno> {
+fn bind_path(caller: &Caller<'_>, path: &[u8]) -> Result<Rewritten, Errno> {
     let in_use = |_: &End<'_>| Errno::ADDRINUSE;
     let last = caller.last(super::CWD, path, in_use)?;
     if last.trailing_slash {
@@ -149,36 +174,24 @@ fn bind_path(caller: &Caller<'_>, path: &[u8]) -> Result<RealAddress, Errno> {
     };
     let keep = last.parent.real(true).map_err(undo)?;
     let temporary = format!(".rbuild-socket-{}", caller.task.tid);
-    let address = local_address(format!("{}/{temporary}", named(&keep)).as_bytes()).map_err(undo)?;
+    let bytes = local_address(format!("{}/{temporary}", named(&keep)).as_bytes()).map_err(undo)?;
     // Left by a call that was interrupted.
     if statat(&keep, &temporary, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         let _ = unlinkat(&keep, &temporary, AtFlags::empty());
     }
-    Ok(RealAddress { address, keep, made: Some(Made { parent: last.parent.clone(), name, temporary }) })
-}
-
-/// What inotify_add_watch(2) is to be given instead.
-#[derive(Debug)]
-pub(crate) struct RealWatch {
-    /// The path, with its NUL.
-    pub(crate) path: Vec<u8>,
-    pub(crate) mask: u32,
-    /// What it goes through; must live until the call has ended.
-    #[allow(dead_code, reason = "is held, not used")]
-    keep: Option<OwnedFd>,
+    let hold = keep.try_clone().map_err(|_| undo(Errno::MFILE))?;
+    let made = Made { parent: last.parent.clone(), name, real_parent: keep, temporary };
+    lock(&caller.calls.bound.0).insert(caller.task.tid, made);
+    Ok(Rewritten { bytes, hold: Some(hold) })
 }
 
 /// Translates the path of an inotify_add_watch. Of a directory of an overlay the upper one is watched, in which all
 /// changes happen.
-pub(crate) fn watch_path(kernel: &Kernel, task: &Arc<Task>, path: u64, mask: u32) -> Result<RealWatch, Errno> {
-    let caller = Caller::new(kernel, task);
-    let path = caller.memory.read_path(path)?;
+pub(super) fn watched_path(caller: &Caller<'_>, path: &[u8], mask: u32) -> Result<(Rewritten, u32), Errno> {
     let follow = mask & libc::IN_DONT_FOLLOW == 0;
     let mask = mask & !libc::IN_DONT_FOLLOW;
-    match caller.find(super::CWD, &path, follow)? {
-        Target::Descriptor(path) => {
-            Ok(RealWatch { path: [path.as_os_str().as_bytes(), b"\0"].concat(), mask, keep: None })
-        }
+    match caller.find(super::CWD, path, follow)? {
+        Target::Descriptor(path) => Ok((Rewritten { bytes: path.as_os_str().as_bytes().to_vec(), hold: None }, mask)),
         Target::Place(place) => {
             place.access(libc::R_OK as u32, &caller.who)?;
             let directory = place.is_dir();
@@ -186,8 +199,8 @@ pub(crate) fn watch_path(kernel: &Kernel, task: &Arc<Task>, path: u64, mask: u32
                 return Err(Errno::NOTDIR);
             }
             // Only a directory of an own upper layer can be copied up; others never change.
-            let keep = place.real(directory).or_else(|_| place.real(false))?;
-            Ok(RealWatch { path: format!("{}\0", named(&keep)).into_bytes(), mask, keep: Some(keep) })
+            let hold = place.real(directory).or_else(|_| place.real(false))?;
+            Ok((Rewritten { bytes: named(&hold).into_bytes(), hold: Some(hold) }, mask))
         }
     }
 }

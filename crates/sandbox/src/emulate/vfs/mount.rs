@@ -310,6 +310,8 @@ impl Namespace {
 
     pub(crate) fn detach(&self, at: &Place) -> Result<()> {
         let _tree = locked(&TREE);
+        // What was mounted last there, if more than one was.
+        let at = at.clone().topmost();
         if at.file.key() != at.mount.root.key() {
             return Err(Errno::INVAL);
         }
@@ -349,60 +351,7 @@ impl Namespace {
     /// The place of an open directory (token or real) or real file: `fd_path` is `/proc/PID/fd/N`. `None` if it has none
     /// here. A regular file of an overlay without a name has one nevertheless, by which it can be changed.
     pub(crate) fn place_of(&self, fd_path: &Path) -> Result<Option<Place>> {
-        let stat = rustix::fs::stat(fd_path)?;
-        let key = (stat.st_dev, stat.st_ino);
-        if let Some((mount, node)) = token::find(key) {
-            return Ok(Some(Place { mount, file: FileRef::Overlay(node) }));
-        }
-        let mounts = self.root_mount().all();
-        for mount in mounts.iter().rev() {
-            if let Fs::Overlay(fs, _) = &mount.fs
-                && let Some(node) = fs.by_real(key.0, key.1)
-                && is_beneath(&FileRef::Overlay(Arc::clone(&node)), &mount.root)
-            {
-                return Ok(Some(Place { mount: Arc::clone(mount), file: FileRef::Overlay(node) }));
-            }
-        }
-        let text = rustix::fs::readlink(fd_path, Vec::new())?.into_bytes();
-        let deleted = text.strip_suffix(b" (deleted)").filter(|text| text.starts_with(b"/")).map(<[u8]>::to_vec);
-        let is_file = FileKind::from_raw(stat.st_mode) == FileKind::File;
-        let named = live_path(text);
-        let Some(path) = named.clone().or(deleted.filter(|_| is_file).and_then(live_path)) else {
-            return Ok(None);
-        };
-        Ok(self.by_path(&mounts, fd_path, &path, named.is_some()))
-    }
-
-    /// The mount in whose real directories a path lies.
-    fn by_path(&self, mounts: &[Arc<Mount>], fd_path: &Path, path: &Path, named: bool) -> Option<Place> {
-        let mut best: Option<(usize, &Arc<Mount>)> = None;
-        for mount in mounts {
-            let roots: Vec<&Path> = match &mount.fs {
-                Fs::Host(_) => mount.real_root.as_deref().into_iter().collect(),
-                Fs::Overlay(fs, _) => fs.layers().map(|layer| layer.path.as_path()).collect(),
-            };
-            let longest =
-                roots.into_iter().filter(|root| path.starts_with(root)).map(|root| root.as_os_str().len()).max();
-            if let Some(length) = longest
-                && best.is_none_or(|(other, _)| length >= other)
-            {
-                best = Some((length, mount));
-            }
-        }
-        let (_, mount) = best?;
-        let private = matches!(mount.fs, Fs::Overlay(..));
-        if !named && !private {
-            return None;
-        }
-        let file = HostFile::of_descriptor(fd_path, named.then_some(path), private).ok()?;
-        if private && file.kind() == FileKind::Directory {
-            return None;
-        }
-        let file = match &mount.fs {
-            Fs::Host(fs) if fs.is_proc => fs.in_proc(file, path),
-            _ => file,
-        };
-        Some(Place { mount: Arc::clone(mount), file: FileRef::Host(file) })
+        place_of(&self.root_mount(), fd_path)
     }
 
     /// /proc/PID/mountinfo as seen from `root`.
@@ -538,8 +487,70 @@ impl Detached {
         place_of_root(&self.root)
     }
 
+    /// As [`Namespace::place_of`], of a file in these mounts.
+    pub(crate) fn place_of(&self, fd_path: &Path) -> Result<Option<Place>> {
+        place_of(&self.root, fd_path)
+    }
+
     pub(crate) fn set_flags(&self, set: MountFlags, clear: MountFlags, recursive: bool) -> Result<()> {
         self.root.change_flags(set, clear, recursive);
         Ok(())
     }
+}
+
+/// See [`Namespace::place_of`].
+fn place_of(root: &Arc<Mount>, fd_path: &Path) -> Result<Option<Place>> {
+    let stat = rustix::fs::stat(fd_path)?;
+    let key = (stat.st_dev, stat.st_ino);
+    if let Some((mount, node)) = token::find(key) {
+        return Ok(Some(Place { mount, file: FileRef::Overlay(node) }));
+    }
+    let mounts = root.all();
+    for mount in mounts.iter().rev() {
+        if let Fs::Overlay(fs, _) = &mount.fs
+            && let Some(node) = fs.by_real(key.0, key.1)
+            && is_beneath(&FileRef::Overlay(Arc::clone(&node)), &mount.root)
+        {
+            return Ok(Some(Place { mount: Arc::clone(mount), file: FileRef::Overlay(node) }));
+        }
+    }
+    let text = rustix::fs::readlink(fd_path, Vec::new())?.into_bytes();
+    let deleted = text.strip_suffix(b" (deleted)").filter(|text| text.starts_with(b"/")).map(<[u8]>::to_vec);
+    let is_file = FileKind::from_raw(stat.st_mode) == FileKind::File;
+    let named = live_path(text);
+    let Some(path) = named.clone().or(deleted.filter(|_| is_file).and_then(live_path)) else {
+        return Ok(None);
+    };
+    Ok(by_path(&mounts, fd_path, &path, named.is_some()))
+}
+
+/// The mount in whose real directories a path lies.
+fn by_path(mounts: &[Arc<Mount>], fd_path: &Path, path: &Path, named: bool) -> Option<Place> {
+    let mut best: Option<(usize, &Arc<Mount>)> = None;
+    for mount in mounts {
+        let roots: Vec<&Path> = match &mount.fs {
+            Fs::Host(_) => mount.real_root.as_deref().into_iter().collect(),
+            Fs::Overlay(fs, _) => fs.layers().map(|layer| layer.path.as_path()).collect(),
+        };
+        let longest = roots.into_iter().filter(|root| path.starts_with(root)).map(|root| root.as_os_str().len()).max();
+        if let Some(length) = longest
+            && best.is_none_or(|(other, _)| length >= other)
+        {
+            best = Some((length, mount));
+        }
+    }
+    let (_, mount) = best?;
+    let private = matches!(mount.fs, Fs::Overlay(..));
+    if !named && !private {
+        return None;
+    }
+    let file = HostFile::of_descriptor(fd_path, named.then_some(path), private).ok()?;
+    if private && file.kind() == FileKind::Directory {
+        return None;
+    }
+    let file = match &mount.fs {
+        Fs::Host(fs) if fs.is_proc => fs.in_proc(file, path),
+        _ => file,
+    };
+    Some(Place { mount: Arc::clone(mount), file: FileRef::Host(file) })
 }

@@ -1,7 +1,7 @@
 //! Operations on a file in a namespace, whatever file system it is in.
 
 use super::{
-    Entry, Identity, NewTime, Opened, Result, Stat,
+    Entry, Identity, MountFlags, NewTime, Opened, Result, Stat,
     host::{HostFile, HostFs},
     mount::{FileRef, Fs, Key, Mount},
     overlay::{New, Node, OverlayFs},
@@ -82,6 +82,11 @@ impl Place {
         };
         stat.mount = self.mount.id;
         Ok(stat)
+    }
+
+    /// Those of the mount in which it was found.
+    pub(crate) fn flags(&self) -> MountFlags {
+        self.mount.flags()
     }
 
     pub(crate) fn is_dir(&self) -> bool {
