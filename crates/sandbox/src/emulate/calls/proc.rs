@@ -46,7 +46,7 @@ impl<'a> Links<'a> {
             };
             return Some(ProcLink::Place(place, text));
         }
-        let object = rustix::fs::stat(&path).ok().and_then(|status| self.calls.objects.mounted(&status));
+        let object = rustix::fs::stat(&path).ok().and_then(|status| self.calls.objects.place(&status));
         Some(match object {
             Some(place) => ProcLink::Place(place, b"/".to_vec()),
             None => ProcLink::Descriptor(real),
