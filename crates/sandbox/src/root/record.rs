@@ -150,6 +150,13 @@ pub(crate) fn is_record(name: &[u8]) -> bool {
     name.starts_with(b"user.rbuild.")
 }
 
+/// The attribute `trusted.*` that a record of this name stands for.
+pub(super) fn shown_name(name: &OsStr) -> Option<std::ffi::OsString> {
+    use std::os::unix::ffi::OsStringExt;
+    let rest = name.as_bytes().strip_prefix(TRUSTED.as_bytes())?;
+    Some(std::ffi::OsString::from_vec([b"trusted.", rest].concat()))
+}
+
 /// Whether a record goes with a copy of a file: those of devices, capabilities and `trusted.*`, but not of owners.
 pub(crate) fn is_copied(name: &[u8]) -> bool {
     name == NODE.as_bytes() || name == CAPABILITY.as_bytes() || name.starts_with(TRUSTED.as_bytes())
