@@ -272,7 +272,8 @@ impl OverlayFs {
         self.copy_up(dir, true)?;
         let dir_path = dir.path()?;
         let path = join(&dir_path, name);
-        let (layer, last) = (node.state().layer, self.last_stat(&node));
+        let last = self.last_stat(&node);
+        let layer = node.state().layer;
         if layer == UPPER {
             self.remove_real(&node, &path)?;
             if recorded_in_dir(&node).is_some() {

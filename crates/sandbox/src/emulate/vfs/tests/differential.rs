@@ -180,6 +180,10 @@ fn agree(seed: u64, length: usize) -> bool {
         (run_all(&mut subject, &ops), subject.dump())
     });
     if std::env::var_os("RBUILD_VFS_TRACE").is_some() {
+        println!("{all_marks:?}");
+        for layer in lower(&sides.ours) {
+            upper(&layer, Ownership::Recorded).iter().for_each(|line| println!("  lower {line}"));
+        }
         for ((who, op), outcome) in ops.iter().zip(&theirs.0).filter(|(_, outcome)| outcome.is_ok()) {
             println!("  {who} {op:?} {outcome:?}");
         }

@@ -66,8 +66,9 @@ impl Ours {
         if last == ".." || last.is_empty() {
             return Err(Errno::EXIST);
         }
-        match self.resolve(path, false, who)? {
-            Found::Missing { parent, name, trailing_slash } => Ok((parent, name, trailing_slash)),
+        // A slash at the end does not matter where something is, not even a link.
+        match self.resolve(path.trim_end_matches('/'), false, who)? {
+            Found::Missing { parent, name, .. } => Ok((parent, name, path.ends_with('/'))),
             _ => Err(Errno::EXIST),
         }
     }
@@ -205,6 +206,9 @@ impl Ours {
     /// What write(2) does, which nobody sees here.
     fn written(&self, path: &str, who: &Identity) -> Result<()> {
         let file = self.find(path, true, &root())?;
+        if FileType::from_raw_mode(file.stat()?.mode) != FileType::RegularFile {
+            return Ok(());
+        }
         match file.remove_xattr(b"security.capability", &root()) {
             Ok(()) | Err(Errno::NODATA) => {}
             Err(errno) => return Err(errno),
@@ -231,7 +235,7 @@ impl Ours {
         let mut line =
             format!("{path} {:o} {}:{} mtime {}", stat.mode, stat.uid, stat.gid, time(stat.mtime.0, stat.mtime.1));
         line += &format!(" nlink {}", stat.nlink);
-        if kind != FileType::Directory && stat.nlink > 1 {
+        if kind == FileType::RegularFile && stat.nlink > 1 {
             let next = links.len();
             line += &format!(" file {}", links.entry(stat.ino).or_insert(next));
         }

@@ -168,7 +168,8 @@ fn describe(path: &str, links: &mut HashMap<u64, usize>) -> Outcome {
         time(stat.st_mtime, stat.st_mtime_nsec as i64)
     );
     line += &format!(" nlink {}", stat.st_nlink);
-    if kind != FileType::Directory && stat.st_nlink > 1 {
+    // Of other files with several names, overlayfs shows several numbers once they were copied up.
+    if kind == FileType::RegularFile && stat.st_nlink > 1 {
         let next = links.len();
         line += &format!(" file {}", links.entry(stat.st_ino).or_insert(next));
     }
