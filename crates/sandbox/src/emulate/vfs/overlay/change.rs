@@ -222,6 +222,7 @@ impl OverlayFs {
             return Err(Errno::EXIST);
         }
         let upper = self.upper()?;
+        permission::check_link(&self.shown(node), who)?;
         permission::check(&self.shown(dir), who, WRITE | EXECUTE)?;
         if node.kind() == FileKind::Directory {
             return Err(Errno::PERM);

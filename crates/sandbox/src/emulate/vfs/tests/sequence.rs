@@ -204,13 +204,14 @@ pub(super) fn layer(random: &mut Random) -> Vec<Op> {
         });
     }
     for _ in 0..3 {
-        ops.push(Op::Link { from: random.path(), to: random.path() });
         ops.push(Op::Chown { path: random.path(), uid: random.id(), gid: random.id(), follow: false });
         ops.push(Op::Chmod { path: random.path(), mode: random.mode() });
         let name = random.of(&["user.one", "security.capability"]);
         let value = if name == "user.one" { b"lower".to_vec() } else { CAPABILITY.to_vec() };
         ops.push(Op::SetXattr { path: random.path(), name, value, flags: 0 });
     }
+    // After the owners: in a plain directory, that of a link or pipe is recorded by name.
+    ops.extend((0..3).map(|_| Op::Link { from: random.path(), to: random.path() }));
     // Deepest first, so that no directory is touched again.
     let mut paths = Vec::new();
     for one in ["a", "b", "c", "d", "e"] {

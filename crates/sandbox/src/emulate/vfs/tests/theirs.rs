@@ -130,16 +130,16 @@ impl Subject for Theirs {
     }
 }
 
-/// Writes, or reads everything.
+/// Writes, or reads everything, of a regular file.
 pub(super) fn transfer(file: &std::os::fd::OwnedFd, flags: OFlags, write: Option<&[u8]>) -> Outcome {
+    let stat = rustix::fs::fstat(file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok("special".into());
+    }
     match write {
         Some(content) => rustix::io::write(file, content).map(|length| length.to_string()),
         None if flags & OFlags::ACCMODE == OFlags::WRONLY => Ok(String::new()),
         None => {
-            let stat = rustix::fs::fstat(file)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-                return Ok("special".into());
-            }
             let mut content = vec![0; usize::try_from(stat.st_size).unwrap()];
             rustix::io::read(file, content.as_mut_slice())?;
             Ok(brief(&content))
@@ -150,7 +150,7 @@ pub(super) fn transfer(file: &std::os::fd::OwnedFd, flags: OFlags, write: Option
 fn list(path: &str) -> Result<Vec<String>, Errno> {
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&fd)? {
+    for entry in rustix::fs::Dir::new(fd)? {
         names.push(entry?.file_name().to_str().unwrap().to_owned());
     }
     names.sort();
