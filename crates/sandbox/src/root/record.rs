@@ -145,9 +145,19 @@ pub(super) fn write_mode(target: Target<'_>, shown: &Metadata, mode: u32, use_pr
     xattr::set(target, OsStr::new(OWNER), value.as_bytes(), use_proc)
 }
 
+/// Owner, group and mode bits.
+pub(crate) type Recorded = (u32, u32, Option<u32>);
+
 /// Whether an attribute is one of these records.
 pub(crate) fn is_record(name: &[u8]) -> bool {
     name.starts_with(b"user.rbuild.")
+}
+
+/// The attribute `trusted.*` that a record of this name stands for.
+pub(super) fn shown_name(name: &OsStr) -> Option<std::ffi::OsString> {
+    use std::os::unix::ffi::OsStringExt;
+    let rest = name.as_bytes().strip_prefix(TRUSTED.as_bytes())?;
+    Some(std::ffi::OsString::from_vec([b"trusted.", rest].concat()))
 }
 
 /// Whether a record goes with a copy of a file: those of devices, capabilities and `trusted.*`, but not of owners.
@@ -156,7 +166,7 @@ pub(crate) fn is_copied(name: &[u8]) -> bool {
 }
 
 /// The recorded owner of a file and, if recorded, its mode. A malformed record is an I/O error.
-pub(crate) fn read_owner(place: Place<'_>) -> Result<Option<(u32, u32, Option<u32>)>, Errno> {
+pub(crate) fn read_owner(place: Place<'_>) -> Result<Option<Recorded>, Errno> {
     match place {
         Place::Own(target) => match xattr::get(target, OsStr::new(OWNER), true)? {
             Some(value) => {
@@ -181,7 +191,7 @@ pub(crate) fn read_owner(place: Place<'_>) -> Result<Option<(u32, u32, Option<u3
 
 /// Records owner and mode of a file, or with `None` that it is as it shows itself. The mode of a file in a directory's
 /// map is not recorded.
-pub(crate) fn replace_owner(place: Place<'_>, owner: Option<(u32, u32, Option<u32>)>) -> Result<(), Errno> {
+pub(crate) fn replace_owner(place: Place<'_>, owner: Option<Recorded>) -> Result<(), Errno> {
     match (place, owner) {
         (Place::Own(target), Some((uid, gid, mode))) => {
             let value = format_owner(Owner { uid, gid, mode });

@@ -96,13 +96,16 @@ impl Name {
         if value.is_some_and(|value| value.len() > 65536) {
             return Err(Errno::TOOBIG);
         }
+        let keeps_records = matches!(file.kind, FileKind::File | FileKind::Directory);
         match &parsed {
             Name::Trusted(..) if !who.has(CAP_SYS_ADMIN) => return Err(Errno::PERM),
+            Name::Capability if !who.has(CAP_SETFCAP) => return Err(Errno::PERM),
+            // The kernel takes these from real root; there is no place to record them.
+            Name::Trusted(..) | Name::Capability if !keeps_records => {
+                return Err(if value.is_some() { Errno::PERM } else { Errno::NODATA });
+            }
             Name::Trusted(..) => {}
             Name::Capability => {
-                if !who.has(CAP_SETFCAP) {
-                    return Err(Errno::PERM);
-                }
                 if value.is_some_and(|value| !is_capability(value)) {
                     return Err(Errno::INVAL);
                 }

@@ -430,11 +430,12 @@ impl HostFs {
         if Self::exists(dir, name) {
             return Err(Errno::EXIST);
         }
+        let (shown, stored) = self.look(file)?;
+        permission::check_link(&shown, who)?;
         self.check_write(dir, who)?;
         if file.kind == FileKind::Directory {
             return Err(Errno::PERM);
         }
-        let (shown, stored) = self.look(file)?;
         let (from, flags) = (real::descriptor_path(file.fd.as_fd()), AtFlags::SYMLINK_FOLLOW);
         rustix::fs::linkat(rustix::fs::CWD, from, &dir.fd, OsStr::from_bytes(name), flags)?;
         if stored.recorded && !matches!(stored.kind, FileKind::File | FileKind::Directory) {

@@ -14,6 +14,8 @@ mod token;
 #[allow(unused_imports, reason = "for the calls")]
 pub(crate) use mount::{Detached, Namespace};
 pub(crate) use place::Place;
+#[allow(unused_imports, reason = "for the calls")]
+pub(crate) use resolve::Parent;
 
 use rustix::{fd::OwnedFd, io::Errno};
 use std::path::PathBuf;
@@ -137,3 +139,6 @@ pub(crate) enum NewTime {
     Now,
     At(i64, i64),
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,6 +70,15 @@ pub(super) fn check_owner(file: &Shown, who: &Identity) -> Result<()> {
     if who.uid == file.uid || who.has(CAP_FOWNER) { Ok(()) } else { Err(Errno::PERM) }
 }
 
+/// Whether a file may get a further name, with the sysctl `fs.protected_hardlinks` as all distributions set it.
+pub(super) fn check_link(file: &Shown, who: &Identity) -> Result<()> {
+    let is_safe = file.kind == FileKind::File
+        && file.mode & SET_UID == 0
+        && file.mode & (SET_GID | 0o010) != SET_GID | 0o010
+        && check(file, who, READ | WRITE).is_ok();
+    if is_safe { Ok(()) } else { check_owner(file, who) }
+}
+
 /// Owner and mode of a file that is made in a directory.
 pub(super) fn owner_of_new(dir: &Shown, who: &Identity, kind: FileKind, mut mode: u32) -> Shown {
     mode &= 0o7777;

@@ -56,6 +56,18 @@ impl Place {
         if self.is_read_only() { Err(Errno::ROFS) } else { Ok(()) }
     }
 
+    /// Whether this directory has something of this name.
+    fn find_name(&self, name: &[u8]) -> Result<bool> {
+        check_name(name)?;
+        Ok(match self.inside()? {
+            In::Overlay(fs, node) => fs.lookup(node, name)?.is_some(),
+            In::Host(_, file) => {
+                let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name);
+                rustix::fs::statat(file.fd(), name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
+            }
+        })
+    }
+
     /// Of two errors, that of an existing file comes before that of a read-only mount.
     fn check_new(&self, name: &[u8]) -> Result<()> {
         check_name(name)?;
@@ -65,14 +77,7 @@ impl Place {
         if !self.is_read_only() {
             return Ok(());
         }
-        let exists = match self.inside()? {
-            In::Overlay(fs, node) => fs.lookup(node, name)?.is_some(),
-            In::Host(_, file) => {
-                let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name);
-                rustix::fs::statat(file.fd(), name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
-            }
-        };
-        Err(if exists { Errno::EXIST } else { Errno::ROFS })
+        Err(if self.find_name(name)? { Errno::EXIST } else { Errno::ROFS })
     }
 
     pub(crate) fn stat(&self) -> Result<Stat> {
@@ -215,14 +220,14 @@ impl Place {
         };
         let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
         let whiteout = kind == FileKind::CharDevice && dev == 0;
-        if is_device && !whiteout && !who.has(CAP_MKNOD) {
-            self.check_new(name)?;
-            return Err(Errno::PERM);
-        }
-        // A device 0:0 is a whiteout, which overlayfs makes for nobody.
-        if whiteout && matches!(self.mount.fs, Fs::Overlay(..)) {
-            self.check_new(name)?;
-            return Err(Errno::PERM);
+        // A device 0:0 is a whiteout, which anybody may make, but overlayfs for nobody.
+        let refused = if whiteout { matches!(self.mount.fs, Fs::Overlay(..)) } else { !who.has(CAP_MKNOD) };
+        if is_device && refused {
+            return Err(match self.find_name(name)? {
+                true => Errno::EXIST,
+                false if self.is_read_only() => Errno::ROFS,
+                false => permission::check(&self.shown()?, who, WRITE | EXECUTE).err().unwrap_or(Errno::PERM),
+            });
         }
         self.make(name, New::Special(kind, if is_device { dev } else { 0 }), mode & 0o7777, who).map(drop)
     }

@@ -53,6 +53,14 @@ impl Rest {
     }
 }
 
+/// Where the last component of a path is.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    pub(crate) dir: Place,
+    pub(crate) name: Vec<u8>,
+    pub(crate) trailing_slash: bool,
+}
+
 /// What is at a name.
 enum Step {
     Missing,
@@ -122,6 +130,31 @@ impl Place {
 }
 
 impl Namespace {
+    /// The directory of the last component of a path, which may be searched, and that component as it is written: a
+    /// name, `.`, `..`, or nothing for the root. What the calls that make, remove and rename names begin with.
+    pub(crate) fn resolve_parent(&self, start: &Start<'_>, path: &[u8]) -> Result<Parent> {
+        if path.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        let slashes = path.iter().rev().take_while(|byte| **byte == b'/').count();
+        let trimmed = path.get(..path.len() - slashes).unwrap_or_default();
+        let cut = trimmed.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let (dir, name) = trimmed.split_at(cut);
+        let dir = match dir {
+            b"" if path.first() == Some(&b'/') => start.root.clone(),
+            b"" => start.base.clone(),
+            dir => match self.resolve(start, dir, true)? {
+                Found::File(place) => place,
+                Found::Missing { .. } => return Err(Errno::NOENT),
+                Found::Descriptor(_) => return Err(Errno::NOTDIR),
+            },
+        };
+        if !name.is_empty() {
+            dir.check_search(start)?;
+        }
+        Ok(Parent { dir, name: name.to_vec(), trailing_slash: slashes > 0 })
+    }
+
     /// Follows a path. `follow`: the last component, too, if it is a link. Search permission is checked.
     pub(crate) fn resolve(&self, start: &Start<'_>, path: &[u8], follow: bool) -> Result<Found> {
         if path.is_empty() {

@@ -14,7 +14,7 @@ use rustix::{
     fs::OFlags,
     io::Errno,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 impl OverlayFs {
     /// Makes a file of the upper layer show this. The overlay's lock is held alone.
@@ -31,6 +31,16 @@ impl OverlayFs {
         let mut state = node.state();
         real::store(self.policy, Real::At(upper, &path), in_dir, &mut state.stored, shown)?;
         state.shown = *shown;
+        let recorded = state.stored.recorded;
+        drop(state);
+        let names: Vec<_> = super::locked(&node.inode.names).iter().filter_map(Weak::upgrade).collect();
+        for other in names.iter().filter(|other| !std::ptr::eq(&***other, node) && other.is_linked()) {
+            if let Some(dir) = other.parent() {
+                let dir = dir.path()?;
+                let owner = recorded.then_some((shown.uid, shown.gid));
+                super::move_owner(None, (Real::At(upper, &dir), &other.name()), owner)?;
+            }
+        }
         Ok(())
     }
 

@@ -122,7 +122,7 @@ impl OverlayFs {
             }
         };
         let real_ino = state.real_ino;
-        let inode = Arc::new(Inode { kind: shown.kind, state: Mutex::new(state) });
+        let inode = Inode::new(shown.kind, state);
         let node = self.link_node(dir, name, inode);
         if file.is_some() {
             self.note_opened(&node, UPPER, real_ino);
@@ -132,7 +132,7 @@ impl OverlayFs {
 
     fn link_node(&self, dir: &Arc<Node>, name: &[u8], inode: Arc<Inode>) -> Arc<Node> {
         let at = At { parent: Parent::Linked(Arc::downgrade(dir)), name: Arc::from(name) };
-        let node = Arc::new(Node { at: Mutex::new(at), inode });
+        let node = Node::named(Mutex::new(at), inode);
         Self::set_child(dir, name, Some(What::Node(Arc::clone(&node))));
         node
     }
@@ -222,6 +222,7 @@ impl OverlayFs {
             return Err(Errno::EXIST);
         }
         let upper = self.upper()?;
+        permission::check_link(&self.shown(node), who)?;
         permission::check(&self.shown(dir), who, WRITE | EXECUTE)?;
         if node.kind() == FileKind::Directory {
             return Err(Errno::PERM);
@@ -272,7 +273,8 @@ impl OverlayFs {
         self.copy_up(dir, true)?;
         let dir_path = dir.path()?;
         let path = join(&dir_path, name);
-        let (layer, last) = (node.state().layer, self.last_stat(&node));
+        let last = self.last_stat(&node);
+        let layer = node.state().layer;
         if layer == UPPER {
             self.remove_real(&node, &path)?;
             if recorded_in_dir(&node).is_some() {

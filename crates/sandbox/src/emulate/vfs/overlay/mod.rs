@@ -94,6 +94,14 @@ enum Parent {
 struct Inode {
     kind: FileKind,
     state: Mutex<State>,
+    /// Of a file whose owner is recorded by its name: its names.
+    names: Mutex<Vec<Weak<Node>>>,
+}
+
+impl Inode {
+    fn new(kind: FileKind, state: State) -> Arc<Self> {
+        Arc::new(Inode { kind, state: Mutex::new(state), names: Mutex::default() })
+    }
 }
 
 #[derive(Debug)]
@@ -150,6 +158,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Node {
+    fn named(at: Mutex<At>, inode: Arc<Inode>) -> Arc<Self> {
+        let node = Arc::new(Node { at, inode });
+        if !matches!(node.state().stored.kind, FileKind::File | FileKind::Directory) {
+            locked(&node.inode.names).push(Arc::downgrade(&node));
+        }
+        node
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         locked(&self.inode.state)
     }
@@ -285,7 +301,7 @@ impl OverlayFs {
         };
         let root = Node {
             at: Mutex::new(At { parent: Parent::Root, name: Arc::from(&b""[..]) }),
-            inode: Arc::new(Inode { kind: FileKind::Directory, state: Mutex::new(state) }),
+            inode: Inode::new(FileKind::Directory, state),
         };
         Ok(OverlayFs {
             policy,
@@ -408,7 +424,7 @@ impl OverlayFs {
             && top == UPPER
             && let Some(inode) = locked(&self.links).get(&statx.stx_ino).and_then(Weak::upgrade)
         {
-            return Ok(Arc::new(Node { at: at(), inode }));
+            return Ok(Node::named(at(), inode));
         }
         if layers.len() > 1 {
             for (index, id) in layers.iter().enumerate() {
@@ -431,11 +447,11 @@ impl OverlayFs {
             known: (top != UPPER).then(|| Box::new(stat)),
             dir: (stored.kind == FileKind::Directory).then(|| Box::new(Directory { layers, children: None })),
         };
-        let inode = Arc::new(Inode { kind: shown.kind, state: Mutex::new(state) });
+        let inode = Inode::new(shown.kind, state);
         if several && top == UPPER {
             locked(&self.links).insert(statx.stx_ino, Arc::downgrade(&inode));
         }
-        Ok(Arc::new(Node { at: at(), inode }))
+        Ok(Node::named(at(), inode))
     }
 
     fn is_opaque(&self, dir: Real<'_>) -> Result<bool> {
