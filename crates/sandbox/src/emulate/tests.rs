@@ -60,6 +60,8 @@ impl Semantics for Real {
         path: &[u8],
         _flags: i32,
     ) -> Result<Program, Errno> {
+        let own = path.strip_prefix(b"/proc/self/").map(|rest| [format!("/proc/{}/", task.tid).as_bytes(), rest].concat());
+        let path = own.as_deref().unwrap_or(path);
         let base = if dir == libc::AT_FDCWD { "cwd".into() } else { format!("fd/{dir}") };
         let base = format!("/proc/{}/{base}", task.tid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
