@@ -10,6 +10,7 @@ mod inject;
 pub(crate) mod memory;
 mod rewrite;
 mod script;
+mod start;
 mod supervise;
 pub(crate) mod task;
 mod tracer;
@@ -29,8 +30,7 @@ use task::Task;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports)]
-pub(crate) use supervise::supervise;
+pub(crate) use start::split;
 
 /// The supervisor's state, shared by its threads.
 #[derive(Debug)]

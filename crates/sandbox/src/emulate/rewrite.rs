@@ -124,10 +124,6 @@ fn address(
     if memory.read(at, &mut given).is_err() {
         return Change::None;
     }
-    let is_path = given.starts_with(&(libc::AF_UNIX as u16).to_le_bytes()) && given.get(2) != Some(&0);
-    if !is_path {
-        return Change::None;
-    }
     let real = match shared.semantics.socket_address(&shared.kernel, task, &given, binds) {
         None => return Change::None,
         Some(Ok(real)) => real,

@@ -125,14 +125,21 @@ fn root(pid: u32) -> Arc<Task> {
         securebits: 0,
         no_new_privs: false,
     };
-    let place = super::vfs::Place {};
+    let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let files = super::vfs::FileSystem::Host {
+        root: openat(CWD, "/", open, Mode::empty()).unwrap(),
+        path: "/".into(),
+        is_proc: false,
+    };
+    let namespace = super::vfs::Namespace::new(files).unwrap();
+    let place = namespace.root();
     let pids = Arc::new(PidSpace { init: AtomicU32::new(pid), parent: None });
     Arc::new(Task {
         tid: pid,
         process: Arc::new(Process { pid, exe: Mutex::new(None), dumpable: Mutex::new(1), pids }),
         fs: Mutex::new(Arc::new(Mutex::new(Fs { root: place.clone(), cwd: place, umask: 0o22 }))),
         credentials: Mutex::new(credentials),
-        namespace: Mutex::new(Arc::new(super::vfs::Namespace {})),
+        namespace: Mutex::new(namespace),
         hostname: Mutex::new(Arc::new(Mutex::new(vec![]))),
         network_none: Mutex::new(false),
         pids_for_children: Mutex::new(None),
