@@ -33,6 +33,8 @@ use std::{
 };
 
 const COMMAND: &str = "RBUILD_TEST_EMULATE";
+/// Between its arguments.
+const SEPARATOR: u8 = 1;
 
 #[derive(Debug)]
 struct Real;
@@ -154,7 +156,7 @@ fn supervised() {
         return;
     };
     let argv: Vec<CString> =
-        command.into_vec().split(|byte| *byte == b'\n').map(|word| CString::new(word).unwrap()).collect();
+        command.into_vec().split(|byte| *byte == SEPARATOR).map(|word| CString::new(word).unwrap()).collect();
     let (ours, theirs) = Channel::pair().unwrap();
     let status = match fork().unwrap() {
         Fork::Child => {
@@ -189,7 +191,7 @@ fn supervised() {
 fn run(script: &str) -> (i32, String) {
     let output = Command::new("/proc/self/exe")
         .args(["--exact", "emulate::tests::supervised", "--nocapture", "--test-threads=1", "-q"])
-        .env(COMMAND, ["/bin/sh", "-c", script].join("\n"))
+        .env(COMMAND, ["/bin/sh", "-c", script].join("\x01"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -250,9 +252,9 @@ fn scripts() {
 #[test]
 fn what_a_program_sees_of_itself() {
     let text =
-        output("cat /proc/self/comm; tr '\\0' ' ' < /proc/self/cmdline; LD_SHOW_AUXV=1 /bin/true | grep -a EXECFN");
+        output("cat /proc/self/comm; cat /proc/self/cmdline | tr '\\0' ' '; LD_SHOW_AUXV=1 /bin/true | grep -a EXECFN");
     assert_eq!(text.lines().next(), Some("cat"));
-    assert!(text.contains("tr \\0  ") && text.contains("/bin/true"), "{text}");
+    assert!(text.contains("cat /proc/self/cmdline ") && text.contains("/bin/true"), "{text}");
 }
 
 #[test]
