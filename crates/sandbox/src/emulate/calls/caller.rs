@@ -121,7 +121,7 @@ impl<'a> Caller<'a> {
         }
         let status = rustix::fs::stat(&path).map_err(|_| Errno::BADF)?;
         let objects = &self.calls.objects;
-        Ok(match objects.mounted(&status).or_else(|| objects.place_in_mounts(&path)) {
+        Ok(match objects.place(&status).or_else(|| objects.place_in_mounts(&path)) {
             Some(place) => Target::Place(place),
             None => Target::Descriptor(path),
         })

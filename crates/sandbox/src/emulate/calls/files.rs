@@ -3,9 +3,10 @@
 use super::{
     Answer, DONE, Outcome,
     caller::{Caller, End, Target},
+    objects::Kind,
     walk,
 };
-use crate::emulate::vfs::{Found, Opened, Place};
+use crate::emulate::vfs::{Found, Identity, Opened, Place};
 use nix::libc;
 use rustix::{
     fd::{AsRawFd, OwnedFd},
@@ -164,10 +165,25 @@ fn open_place(caller: &Caller<'_>, place: &Place, path: &[u8], flags: u32, mode:
         // A link that is not followed is told as what it is not.
         return Err(Errno::NOTDIR);
     }
+    if flags & PATH != 0 {
+        return Ok(descriptor(path_descriptor(caller, place)?, flags));
+    }
     match place.open((flags & !CREATE) | NO_TERMINAL, &caller.who)? {
         Opened::File(fd) => Ok(descriptor(fd, flags)),
         Opened::Blocking(fd) => Ok(later(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), flags, Some(fd))),
     }
+}
+
+/// O_PATH. The kernel passes no such descriptor on from another process (`SECCOMP_ADDFD`): a directory is opened for
+/// reading instead, and of anything else the process gets a mere sign of it.
+pub(super) fn path_descriptor(caller: &Caller<'_>, place: &Place) -> Result<OwnedFd, Errno> {
+    if place.is_dir() {
+        let anybody = Identity { capabilities: u64::MAX, ..caller.who.clone() };
+        if let Ok(Opened::File(fd)) = place.open(DIRECTORY, &anybody) {
+            return Ok(fd);
+        }
+    }
+    caller.calls.objects.add(Kind::File(place.clone()))
 }
 
 /// What is behind a magic link is opened anew, as the kernel does; the path is that of the process that has it open.

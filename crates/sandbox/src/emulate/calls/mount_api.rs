@@ -3,10 +3,11 @@
 use super::{
     Answer, CWD, DONE, Outcome,
     caller::{Caller, Target, lock},
+    files::path_descriptor,
     mounts::{add_setting, attach, create, is_known, may_mount, move_place},
     objects::{Context, Kind, Object, Setting},
 };
-use crate::emulate::vfs::{Detached, MountFlags, Opened};
+use crate::emulate::vfs::{Detached, MountFlags};
 use nix::libc;
 use rustix::{fd::OwnedFd, io::Errno};
 use std::sync::{Arc, Mutex};
@@ -192,9 +193,7 @@ pub(super) fn open_tree(caller: &Caller<'_>, dir: i32, path: u64, flags: u32) ->
     if clone {
         return give(caller, caller.namespace.copy_tree(&place, flags & AT_RECURSIVE != 0)?, close_on_exec);
     }
-    match place.open((libc::O_PATH | libc::O_NOFOLLOW) as u32, &caller.who)? {
-        Opened::File(fd) | Opened::Blocking(fd) => descriptor(fd, close_on_exec),
-    }
+    descriptor(path_descriptor(caller, &place)?, close_on_exec)
 }
 
 /// `struct mount_attr`.

@@ -1,4 +1,4 @@
-//! Objects of the mount API that a process holds by a descriptor.
+//! Objects of the mount API, and files opened with O_PATH, that a process holds by a descriptor.
 //!
 //! The descriptor is one end of a pair of sockets. It tells of itself by its number on the socket file system; reading
 //! gives the messages of a file system context; and when no process has it any more, the other end hangs up.
@@ -63,6 +63,8 @@ pub(super) struct Setting {
 pub(super) enum Kind {
     Context(Mutex<Context>),
     Mount(Detached),
+    /// A file that was opened with O_PATH.
+    File(Place),
 }
 
 #[derive(Debug)]
@@ -102,10 +104,11 @@ impl Objects {
         lock(&self.0).get(&(status.st_dev, status.st_ino)).map(Arc::clone)
     }
 
-    /// The root of the mount that an open file is.
-    pub(super) fn mounted(&self, status: &Stat) -> Option<Place> {
+    /// The file that a descriptor stands for: that of a mount for its root.
+    pub(super) fn place(&self, status: &Stat) -> Option<Place> {
         match &self.get(status)?.kind {
             Kind::Mount(mount) => Some(mount.root()),
+            Kind::File(place) => Some(place.clone()),
             Kind::Context(_) => None,
         }
     }
@@ -117,7 +120,7 @@ impl Objects {
         let objects: Vec<_> = lock(&self.0).values().map(Arc::clone).collect();
         objects.iter().find_map(|object| match &object.kind {
             Kind::Mount(mount) => mount.place_of(path).ok().flatten(),
-            Kind::Context(_) => None,
+            Kind::Context(_) | Kind::File(_) => None,
         })
     }
 }
@@ -145,7 +148,7 @@ mod tests {
         let copy = first.try_clone().unwrap();
         drop(first);
         let second = objects.add(context()).unwrap();
-        assert!(objects.get(&status).is_some() && objects.mounted(&status).is_none());
+        assert!(objects.get(&status).is_some() && objects.place(&status).is_none());
         objects.get(&status).unwrap().tell("no");
         let mut text = [0; 16];
         assert_eq!(rustix::io::read(&copy, &mut text), Ok(5));

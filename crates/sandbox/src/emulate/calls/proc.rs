@@ -22,9 +22,11 @@ pub(crate) struct Links<'a> {
 }
 
 impl<'a> Links<'a> {
-    /// What readlink shows of a place.
+    /// What readlink shows of a place: of one that cannot be reached, the path in its own namespace. The C library's
+    /// loader wants it to be absolute.
     fn text(&self, place: &Place) -> Vec<u8> {
-        self.namespace.path_of(&self.root, place).unwrap_or_else(|| b"(unreachable)/".to_vec())
+        let path = self.namespace.path_of(&self.root, place).or_else(|| self.namespace.own_path(place));
+        path.unwrap_or_else(|| b"/ (deleted)".to_vec())
     }
 
     fn task(&self, id: u32) -> Option<Arc<Task>> {
@@ -44,7 +46,7 @@ impl<'a> Links<'a> {
             };
             return Some(ProcLink::Place(place, text));
         }
-        let object = rustix::fs::stat(&path).ok().and_then(|status| self.calls.objects.mounted(&status));
+        let object = rustix::fs::stat(&path).ok().and_then(|status| self.calls.objects.place(&status));
         Some(match object {
             Some(place) => ProcLink::Place(place, b"/".to_vec()),
             None => ProcLink::Descriptor(real),

@@ -348,6 +348,15 @@ impl Namespace {
         path_of(root, place)
     }
 
+    /// The path of a place from the root of its own namespace, whichever that is.
+    pub(crate) fn own_path(&self, place: &Place) -> Option<Vec<u8>> {
+        let mut top = Arc::clone(&place.mount);
+        while let Some((above, _)) = top.above() {
+            top = above;
+        }
+        path_of(&place_of_root(&top), place)
+    }
+
     /// The place of an open directory (token or real) or real file: `fd_path` is `/proc/PID/fd/N`. `None` if it has none
     /// here. A regular file of an overlay without a name has one nevertheless, by which it can be changed.
     pub(crate) fn place_of(&self, fd_path: &Path) -> Result<Option<Place>> {
