@@ -162,7 +162,7 @@ impl Calls {
         let partial = segment.memory_size > segment.file_size
             && segment.file_size > 0
             && segment.flags & elf::WRITE != 0
-            && file_end % PAGE != 0;
+            && !file_end.is_multiple_of(PAGE);
         partial.then(|| (file_end, PAGE - file_end % PAGE))
     }
 }
@@ -280,11 +280,11 @@ pub(crate) fn begin(tid: u32, plan: &Plan) -> Result<Script, Errno> {
     if let Some((elf, base)) = mapped {
         let [start_code, end_code, start_data, end_data, top] = extents(elf, base);
         // As the kernel: the heap begins after the program, at a random place within 32 MiB.
-        let heap = ((top + PAGE - 1) & !(PAGE - 1)) + (random(8) % (32 << 20) & !(PAGE - 1));
+        let heap = ((top + PAGE - 1) & !(PAGE - 1)) + ((random(8) % (32 << 20)) & !(PAGE - 1));
         let (args, env) = argument_area(&image, memory, &strings, strings_at, &offsets, &own);
         map = vec![start_code, end_code, start_data, end_data, heap, heap, stack, args.0, args.1, env.0, env.1];
         // The auxiliary vector, its size, and no file.
-        map.extend([aux_at, 8 * aux_words | 0xffff_ffff << 32]);
+        map.extend([aux_at, (8 * aux_words) | (0xffff_ffff << 32)]);
     }
 
     // From bottom to top: list of calls, the map, the block, the strings.

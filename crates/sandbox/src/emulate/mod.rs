@@ -16,6 +16,7 @@ pub(crate) mod task;
 mod tracer;
 pub(crate) mod vfs;
 
+use crate::sys::notify::Notification;
 use calls::{Answer, Call};
 use exec::Program;
 use rustix::{fd::OwnedFd, io::Errno};
@@ -24,6 +25,7 @@ use std::{
     fmt::Debug,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 use task::Task;
 
@@ -119,12 +121,27 @@ enum Meaning {
     Descriptor(OwnedFd),
 }
 
+/// An answer that came too late, as a signal had interrupted the call: before kernel 5.19 any signal does. What was done
+/// cannot be undone, so the call must find its answer when it is made again.
+#[derive(Debug)]
+struct Late {
+    number: i64,
+    args: [u64; 6],
+    instruction: u64,
+    answer: Answer,
+    since: Instant,
+}
+
+/// How long a handler may take until the interrupted call is made again.
+const LATE: Duration = Duration::from_secs(1);
+
 /// What all threads of the supervisor share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) kernel: Kernel,
     semantics: Box<dyn Semantics>,
     foretold: Mutex<HashMap<u32, Foretold>>,
+    late: Mutex<HashMap<u32, Late>>,
     over: AtomicBool,
 }
 
@@ -144,7 +161,31 @@ impl Shared {
         foretold.remove(&tid).map(|foretold| foretold.what)
     }
 
+    /// Keeps the answer to a call that does not wait any more, for when it is made again.
+    fn keep(&self, notification: &Notification, answer: Answer) {
+        let Notification { tid, number, args, instruction, .. } = *notification;
+        if self.kernel.task(tid).is_some() {
+            let late = Late { number, args, instruction, answer, since: Instant::now() };
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).insert(tid, late);
+        }
+    }
+
+    /// The answer to this very call, if it was interrupted before.
+    fn take_late(&self, notification: &Notification) -> Option<Answer> {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = late.get(&notification.tid)?;
+        let same = this.number == notification.number
+            && this.args == notification.args
+            && this.instruction == notification.instruction;
+        if same || this.since.elapsed() > LATE {
+            let this = late.remove(&notification.tid)?;
+            return same.then_some(this.answer);
+        }
+        None
+    }
+
     fn forget(&self, tid: u32) {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
         self.foretold.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
     }
 }

@@ -13,6 +13,7 @@ use crate::{
 use rustix::{
     fd::{AsFd, OwnedFd},
     io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use std::{
     collections::HashMap,
@@ -37,9 +38,19 @@ pub(crate) fn supervise(
     listener: OwnedFd,
     started: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<ExitStatus> {
-    let shared =
-        Arc::new(Shared { kernel, semantics, foretold: Mutex::new(HashMap::new()), over: AtomicBool::new(false) });
+    let shared = Arc::new(Shared {
+        kernel,
+        semantics,
+        foretold: Mutex::new(HashMap::new()),
+        late: Mutex::new(HashMap::new()),
+        over: AtomicBool::new(false),
+    });
     let first = task.tid;
+    // Whose parent has ended is waited for here.
+    nix::sys::prctl::set_child_subreaper(true)?;
+    // Descriptors are held for all of them.
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     shared.kernel.add(&task);
     notify::wake_on_same_processor(listener.as_fd());
     let listener = Arc::new(listener);
@@ -87,42 +98,45 @@ fn handle(shared: &Arc<Shared>, listener: &Arc<OwnedFd>, notification: &Notifica
         }
     };
     let call = Call { number, args, task };
-    match shared.semantics.answer(&shared.kernel, &call) {
+    let answer = shared.take_late(notification).unwrap_or_else(|| shared.semantics.answer(&shared.kernel, &call));
+    match answer {
         Answer::Later(later) => {
-            let listener = Arc::clone(listener);
-            let spawned = thread::Builder::new().name("later".into()).spawn(move || {
-                give(&listener, id, number, later());
-            });
+            let (own, to, notification) = (Arc::clone(shared), Arc::clone(listener), *notification);
+            let spawned = thread::Builder::new()
+                .name("later".into())
+                .spawn(move || give(&own, &to, &notification, number, later()));
             if let Err(error) = spawned {
                 tracing::warn!("no thread for a call that blocks: {error}");
+                let _ = notify::answer(listener.as_fd(), notification.id, Err(Errno::AGAIN));
             }
         }
-        answer => give(listener, id, number, answer),
+        answer => give(shared, listener, notification, number, answer),
     }
 }
 
-fn give(listener: &OwnedFd, id: u64, number: i64, mut answer: Answer) {
-    let listener = listener.as_fd();
+fn give(shared: &Shared, listener: &OwnedFd, notification: &Notification, number: i64, mut answer: Answer) {
+    let (listener, id) = (listener.as_fd(), notification.id);
     while let Answer::Later(later) = answer {
         answer = later();
     }
-    let given = match answer {
-        Answer::Return(value) => notify::answer(listener, id, Ok(value)),
-        Answer::Error(errno) => notify::answer(listener, id, Err(errno)),
+    let given = match &answer {
+        Answer::Return(value) => notify::answer(listener, id, Ok(*value)),
+        Answer::Error(errno) => notify::answer(listener, id, Err(*errno)),
         // The kernel would make the call that carries it.
         Answer::Native if is_trapped(number) => notify::answer(listener, id, Err(Errno::PERM)),
         Answer::Native | Answer::Later(_) => notify::go_on(listener, id),
         Answer::Descriptor { fd, close_on_exec } => {
-            match notify::answer_with_descriptor(listener, id, fd.as_fd(), close_on_exec) {
+            match notify::answer_with_descriptor(listener, id, fd.as_fd(), *close_on_exec) {
                 // Too many, which is the caller's business.
                 Err(errno) if errno != Errno::NOENT => notify::answer(listener, id, Err(errno)),
                 other => other,
             }
         }
     };
-    if let Err(errno) = given
-        && errno != Errno::NOENT
-    {
-        tracing::debug!("call {number} could not be answered: {errno}");
+    match given {
+        Ok(()) => {}
+        Err(Errno::NOENT) if matches!(answer, Answer::Native) => {}
+        Err(Errno::NOENT) => shared.keep(notification, answer),
+        Err(errno) => tracing::debug!("call {number} could not be answered: {errno}"),
     }
 }

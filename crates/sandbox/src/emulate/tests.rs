@@ -27,12 +27,14 @@ use rustix::{
 use std::{
     collections::HashMap,
     ffi::CString,
-    os::unix::ffi::OsStringExt,
+    os::unix::{ffi::OsStringExt, fs::PermissionsExt},
     process::Command,
     sync::{Arc, Mutex, RwLock, atomic::AtomicU32},
 };
 
 const COMMAND: &str = "RBUILD_TEST_EMULATE";
+/// Between its arguments.
+const SEPARATOR: u8 = 1;
 
 #[derive(Debug)]
 struct Real;
@@ -60,6 +62,9 @@ impl Semantics for Real {
         path: &[u8],
         _flags: i32,
     ) -> Result<Program, Errno> {
+        let own =
+            path.strip_prefix(b"/proc/self/").map(|rest| [format!("/proc/{}/", task.tid).as_bytes(), rest].concat());
+        let path = own.as_deref().unwrap_or(path);
         let base = if dir == libc::AT_FDCWD { "cwd".into() } else { format!("fd/{dir}") };
         let base = format!("/proc/{}/{base}", task.tid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -151,7 +156,7 @@ fn supervised() {
         return;
     };
     let argv: Vec<CString> =
-        command.into_vec().split(|byte| *byte == b'\n').map(|word| CString::new(word).unwrap()).collect();
+        command.into_vec().split(|byte| *byte == SEPARATOR).map(|word| CString::new(word).unwrap()).collect();
     let (ours, theirs) = Channel::pair().unwrap();
     let status = match fork().unwrap() {
         Fork::Child => {
@@ -186,7 +191,7 @@ fn supervised() {
 fn run(script: &str) -> (i32, String) {
     let output = Command::new("/proc/self/exe")
         .args(["--exact", "emulate::tests::supervised", "--nocapture", "--test-threads=1", "-q"])
-        .env(COMMAND, ["/bin/sh", "-c", script].join("\n"))
+        .env(COMMAND, ["/bin/sh", "-c", script].join("\x01"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -194,7 +199,88 @@ fn run(script: &str) -> (i32, String) {
     (output.status.code().unwrap_or(-1), text)
 }
 
+/// The output alone, of what must succeed.
+fn output(script: &str) -> String {
+    let (status, text) = run(script);
+    assert_eq!(status, 0, "{text}");
+    text
+}
+
+/// A directory with executable files.
+fn programs(files: &[(&str, &str)]) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap().to_owned();
+    for (name, content) in files {
+        let file = dir.path().join(name);
+        std::fs::write(&file, content.replace("DIR", &path)).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    (dir, path)
+}
+
 #[test]
 fn a_shell() {
     assert_eq!(run("echo a; exit 3"), (3, "a\nended: Code(3)\n".into()));
+    assert_eq!(output("for i in 1 2 3; do echo $i | cat; done | sort -r | tr -d '\\n'"), "321");
+    let (status, text) = run("kill -TERM $$");
+    assert_eq!((status, text.as_str()), (128 + 15, "ended: Signal(15)\n"));
+}
+
+#[test]
+fn scripts() {
+    let (_dir, dir) = programs(&[
+        ("a", "#!/bin/sh\necho a \"$@\"; cat /proc/$$/comm; tr '\\0' ' ' < /proc/$$/cmdline"),
+        ("b", "#! DIR/a  x y \n"),
+        ("c", "echo no interpreter\n"),
+        ("d", "#!DIR/gone\n"),
+        ("1", "#!/bin/echo\n"),
+        ("2", "#!DIR/1\n"),
+        ("3", "#!DIR/2\n"),
+        ("4", "#!DIR/3\n"),
+        ("5", "#!DIR/4\n"),
+        ("6", "#!DIR/5\n"),
+    ]);
+    assert_eq!(output(&format!("{dir}/a 1 2")), format!("a 1 2\na\n/bin/sh {dir}/a 1 2 "));
+    assert_eq!(output(&format!("{dir}/b 3")), format!("a x y {dir}/b 3\nb\n/bin/sh {dir}/a x y {dir}/b 3 "));
+    assert_eq!(output(&format!("{dir}/c")), "no interpreter\n");
+    assert!(run(&format!("{dir}/d")).1.contains("not found"));
+    assert_eq!(output(&format!("{dir}/5 z")), format!("{dir}/1 {dir}/2 {dir}/3 {dir}/4 {dir}/5 z\n"));
+    assert!(run(&format!("{dir}/6 z")).1.contains("Too many levels of symbolic links"));
+    assert_eq!(run(&format!("test -d {dir} && {dir}")).0, 126);
+}
+
+#[test]
+fn what_a_program_sees_of_itself() {
+    let text =
+        output("cat /proc/self/comm; cat /proc/self/cmdline | tr '\\0' ' '; LD_SHOW_AUXV=1 /bin/true | grep -a EXECFN");
+    assert_eq!(text.lines().next(), Some("cat"));
+    assert!(text.contains("cat /proc/self/cmdline ") && text.contains("/bin/true"), "{text}");
+}
+
+#[test]
+fn many_processes() {
+    let script = "i=0; while [ $i -lt 100 ]; do /bin/true & i=$((i+1)); done; wait; echo all";
+    assert_eq!(output(script), "all\n");
+}
+
+#[test]
+fn stops_and_continues() {
+    let script = "sleep 100 & p=$!; state() { sed -n 's/^State:.//p' /proc/$p/status; }
+        kill -STOP $p; sleep 0.2; state; kill -CONT $p; sleep 0.2; state; kill $p; wait $p; echo $?";
+    let text = output(script);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with(['T', 't']) && lines[1].starts_with('S') && lines[2] == "143", "{text}");
+}
+
+#[test]
+fn calls_that_another_filter_refuses() {
+    assert_eq!(output("chroot / id -g"), "4712\n");
+}
+
+#[test]
+fn the_first_of_a_pid_namespace_takes_all_with_it() {
+    let script = "unshare --pid --fork sh -c '(setsid sleep 1000 & echo $!); sleep 1000 & echo $!; exit 5' > $0;
+        echo $?; for p in $(cat $0); do kill -0 $p 2>/dev/null && echo alive; done; true";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    assert_eq!(output(&script.replace("$0", file.path().to_str().unwrap())), "5\n");
 }

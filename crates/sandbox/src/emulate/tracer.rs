@@ -24,7 +24,7 @@ use rustix::{
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
 };
 
 /// `si_code` of a SIGSYS that a filter sent (asm-generic/siginfo.h).
@@ -193,6 +193,10 @@ impl<'a> Tracer<'a> {
     // Beginnings and ends.
 
     fn stopped(&mut self, tid: u32, signal: i32) -> Result<(), Errno> {
+        if self.status.is_some() {
+            // Nothing begins any more.
+            kill(tid);
+        }
         let tracee = self.tracees.entry(tid).or_insert_with(|| Tracee::new(None));
         if !tracee.started {
             if tracee.task.is_some() {
@@ -214,9 +218,10 @@ impl<'a> Tracer<'a> {
         };
         tracee.started = true;
         tracee.held = None;
-        let is_init = tracee.task.as_ref().is_some_and(|task| {
-            task.process.pid == tid && task.process.pids.init.load(std::sync::atomic::Ordering::Relaxed) == tid
-        });
+        let is_init = tracee
+            .task
+            .as_ref()
+            .is_some_and(|task| task.process.pid == tid && task.process.pids.init.load(Ordering::Relaxed) == tid);
         if is_init {
             tracee.exit_traced = true;
             ptrace::trace_exit(tid, true)?;
@@ -253,7 +258,15 @@ impl<'a> Tracer<'a> {
     }
 
     fn adopt(&mut self, new: u32, parent: &Task, flags: u64) -> Result<(), Errno> {
+        if self.tracees.get(&new).is_some_and(|tracee| tracee.task.is_some()) {
+            return Ok(());
+        }
         let task = parent.child(new, flags);
+        let init = task.process.pids.init.load(Ordering::Relaxed);
+        if init != new && !self.tracees.contains_key(&init) {
+            // Its pid namespace has ended.
+            kill(new);
+        }
         self.shared.kernel.add(&task);
         let exit_traced = self.tracees.get(&parent.tid).is_some_and(|tracee| tracee.exit_traced);
         let is_thread = task.process.pid == parent.process.pid;
@@ -281,31 +294,37 @@ impl<'a> Tracer<'a> {
         }
         if tid == self.first {
             self.status = Some(status);
+            self.tracees.keys().for_each(|tid| kill(*tid));
         }
         if let Some(task) = tracee.task {
             if task.process.pid == tid {
                 self.kill_space(tid);
             }
-            self.adopt_orphans(&task);
+            if status == ExitStatus::Signal(libc::SIGKILL) {
+                self.adopt_orphans(&task);
+            }
         }
         if self.exiting > 0 {
             self.let_exit();
         }
     }
 
-    /// Children of a task that was killed before it could tell of them.
+    /// Children of a task that was killed before it could tell of them. (Threads of it are killed with it.)
     fn adopt_orphans(&mut self, parent: &Task) {
         let held: Vec<u32> =
             self.tracees.iter().filter(|(_, it)| it.task.is_none() && it.held.is_some()).map(|(tid, _)| *tid).collect();
         for tid in held {
-            let thread_of = std::fs::read_to_string(format!("/proc/{tid}/status")).ok().and_then(|status| {
-                status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<u32>().ok())
-            });
-            let flags = match thread_of {
-                Some(process) if process == parent.process.pid => libc::CLONE_FS | libc::CLONE_THREAD,
-                _ => 0,
+            let field = |name: &str| {
+                let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+                status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok())
             };
-            if let Err(errno) = self.adopt(tid, parent, flags as u64) {
+            let (Some(process), Some(now)) = (field("Tgid:"), field("PPid:")) else { continue };
+            // Where its parent lives, and is not one to whom orphans go, that is its real one and will tell of it.
+            let told = self.tracees.get(&now).is_some_and(|it| !it.exit_traced && now != self.first);
+            if process != tid || told {
+                continue;
+            }
+            if let Err(errno) = self.adopt(tid, parent, 0) {
                 tracing::debug!("task {tid} was not adopted: {errno}");
                 kill(tid);
             }

@@ -99,7 +99,7 @@ fn may_signal(from: &Task, to: &Task, signal: i32) -> bool {
         || signal == libc::SIGCONT
 }
 
-fn has_ended(pid: u32) -> bool {
+pub(super) fn has_ended(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
         .and_then(|text| text.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['Z', 'X'])))

@@ -14,6 +14,7 @@ mod mount_api;
 mod mounts;
 mod objects;
 pub(crate) mod proc;
+mod reach;
 mod semantics;
 mod sockets;
 mod stats;
@@ -118,6 +119,11 @@ fn dispatch(calls: &Calls, kernel: &Kernel, call: &Call) -> Outcome {
         libc::SYS_sethostname => return misc::set_host_name(task, a, int(b)),
         libc::SYS_setdomainname => return misc::set_domain_name(task, a, int(b)),
         libc::SYS_kill => return misc::kill(kernel, task, int(a), int(b)),
+        libc::SYS_tkill
+        | libc::SYS_tgkill
+        | libc::SYS_rt_sigqueueinfo
+        | libc::SYS_rt_tgsigqueueinfo
+        | libc::SYS_pidfd_open => return reach::only_own(kernel, task, int(a)),
         libc::SYS_ioctl => return misc::ioctl(task, uint(b)),
         libc::SYS_getsockopt => return sockets::getsockopt(kernel, task, call.args),
         libc::SYS_socket => return sockets::socket(task, int(a), int(b), int(c)),
