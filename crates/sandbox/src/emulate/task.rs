@@ -96,6 +96,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Task {
+    /// Whether another task exists for this one: it is in the same pid namespace, or in one inside of it.
+    pub(crate) fn sees(&self, other: &Task) -> bool {
+        other.process.pids.is_within(self.process.pids.init.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn memory(&self) -> Memory {
         Memory::of(self.tid)
     }

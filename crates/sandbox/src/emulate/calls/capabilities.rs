@@ -7,6 +7,7 @@ pub(crate) const KILL: u32 = 5;
 pub(crate) const SETGID: u32 = 6;
 pub(crate) const SETUID: u32 = 7;
 pub(crate) const SETPCAP: u32 = 8;
+pub(crate) const NET_RAW: u32 = 13;
 pub(crate) const SYS_CHROOT: u32 = 18;
 pub(crate) const SYS_ADMIN: u32 = 21;
 /// CAP_CHECKPOINT_RESTORE.

@@ -8,7 +8,7 @@ use super::{
 use crate::emulate::{Kernel, task::Task};
 use nix::libc;
 use rustix::io::Errno;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 pub(super) fn umask(task: &Task, mask: u32) -> Outcome {
     let fs = lock(&task.fs);
@@ -79,6 +79,7 @@ pub(super) fn kill(kernel: &Kernel, task: &Arc<Task>, pid: i32, signal: i32) -> 
         tasks.get(&wanted).or_else(|| tasks.values().find(|other| other.process.pid == wanted)).map(Arc::clone)
     };
     match target {
+        Some(other) if !task.sees(&other) => Err(Errno::SRCH),
         Some(other) if may_signal(task, &other, signal) => Ok(Answer::Native),
         Some(_) => Err(Errno::PERM),
         // It has ended, and waits for its parent.
@@ -114,14 +115,10 @@ fn kill_all(kernel: &Kernel, task: &Arc<Task>, signal: i32) -> Outcome {
     };
     targets.sort_by_key(|(pid, _)| *pid);
     targets.dedup_by_key(|(pid, _)| *pid);
-    let namespace = Arc::clone(&lock(&task.namespace));
+    let first = task.process.pids.init.load(Ordering::Relaxed);
     let mut sent = false;
     for (pid, other) in targets {
-        // Those of the same step: the worker and other steps have mount namespaces of their own.
-        if pid == task.process.pid
-            || !Arc::ptr_eq(&namespace, &lock(&other.namespace))
-            || !may_signal(task, &other, signal)
-        {
+        if pid == task.process.pid || pid == first || !task.sees(&other) || !may_signal(task, &other, signal) {
             continue;
         }
         let Some(pid) = i32::try_from(pid).ok().map(nix::unistd::Pid::from_raw) else { continue };

@@ -135,7 +135,7 @@ pub(super) fn fsmount(caller: &Caller<'_>, fd: i32, flags: u32, bits: u32) -> Ou
     let object = object(caller, fd)?.ok_or(Errno::INVAL)?;
     let Kind::Context(context) = &object.kind else { return Err(Errno::INVAL) };
     let created = lock(context).created.take().ok_or(Errno::INVAL)?;
-    let mounted = created.mount(&caller.namespace, attributes(u64::from(bits)))?;
+    let mounted = created.mount(caller, attributes(u64::from(bits)))?;
     give(caller, mounted, flags & CLOSE_ON_EXEC != 0)
 }
 

@@ -4,7 +4,7 @@ use super::{
     CWD, DONE, Outcome,
     caller::{Caller, Target, lock},
     capabilities::SYS_ADMIN,
-    objects::{Created, Setting},
+    objects::{Created, Setting, Within},
 };
 use crate::emulate::vfs::{FileSystem, Found, MountFlags, Place};
 use nix::libc;
@@ -90,7 +90,7 @@ pub(super) fn mount(caller: &Caller<'_>, [source, target, kind, flags, data, _]:
         add_setting(caller, &kind, &mut settings, name, parts.next())?;
     }
     let created = create(caller, &kind, &settings).map_err(|(errno, _)| errno)?;
-    let mounted = created.mount(&caller.namespace, set)?;
+    let mounted = created.mount(caller, set)?;
     attach(caller, &mounted, &point)
 }
 
@@ -148,32 +148,52 @@ fn number(setting: &Setting, radix: u32) -> Option<u32> {
     u32::from_str_radix(text.trim(), radix).ok()
 }
 
+/// The size of a memory file system: a number with a unit. Of a part of the memory nothing is said.
+fn size(setting: &Setting) -> Option<u64> {
+    let text = std::str::from_utf8(setting.value.as_deref()?).ok()?.trim().to_ascii_lowercase();
+    let (number, shift) = match text.as_bytes().last()? {
+        b'k' => (text.strip_suffix('k')?, 10),
+        b'm' => (text.strip_suffix('m')?, 20),
+        b'g' => (text.strip_suffix('g')?, 30),
+        _ => (text.as_str(), 0),
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|size| *size > 0)
+}
+
 /// Makes a file system of a kind and its options; an error says why.
 pub(super) fn create(caller: &Caller<'_>, kind: &[u8], settings: &[Setting]) -> Result<Created, (Errno, &'static str)> {
     let read_only = settings.iter().any(|setting| setting.name == b"ro");
-    let host = |path: &str, is_proc: bool| {
+    let temporary = |mode, size| FileSystem::Temporary { backing: caller.kernel.scratch.clone(), mode, size };
+    let host = |path: &str, is_proc: bool, within: Option<Within>| {
         let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let root = root.map_err(|_| (Errno::NODEV, "there is none to be shown"))?;
         let file_system = FileSystem::Host { root, path: PathBuf::from(path), is_proc };
-        Ok(Created { file_system, read_only, owner: None })
+        Ok(Created { file_system, read_only, owner: None, within })
     };
     match kind {
-        b"overlay" => overlay(settings).map(|file_system| Created { file_system, read_only, owner: None }),
+        b"overlay" => {
+            overlay(settings).map(|file_system| Created { file_system, read_only, owner: None, within: None })
+        }
         b"tmpfs" | b"ramfs" => {
             let of = |name: &[u8], radix| {
                 settings.iter().rev().find(|setting| setting.name == name).and_then(|setting| number(setting, radix))
             };
             let mode = of(b"mode", 8).map_or(0o1777, |mode| mode & 0o7777);
-            let file_system = FileSystem::Temporary { backing: caller.kernel.scratch.clone(), mode };
+            let size = settings.iter().rev().find(|setting| setting.name == b"size").and_then(size);
+            let file_system = temporary(mode, size);
             let (uid, gid) = (of(b"uid", 10), of(b"gid", 10));
             let owner = (uid.is_some() || gid.is_some()).then(|| (uid.unwrap_or(u32::MAX), gid.unwrap_or(u32::MAX)));
-            Ok(Created { file_system, read_only, owner })
+            Ok(Created { file_system, read_only, owner, within: None })
         }
-        b"proc" => host("/proc", true),
-        b"sysfs" => host("/sys", false),
-        b"devpts" => host("/dev/pts", false),
-        b"mqueue" => host("/dev/mqueue", false),
-        b"cgroup2" => host("/sys/fs/cgroup", false),
+        b"proc" => host("/proc", true, None),
+        b"sysfs" => {
+            let lonely = *lock(&caller.task.network_none);
+            host("/sys", false, lonely.then_some(Within::Loopback))
+        }
+        b"devpts" => host("/dev/pts", false, Some(Within::Terminals)),
+        // The queues themselves are reached by calls of their own.
+        b"mqueue" => Ok(Created { file_system: temporary(0o1777, None), read_only, owner: None, within: None }),
+        b"cgroup2" => host("/sys/fs/cgroup", false, None),
         _ => Err((Errno::NODEV, "no such file system is emulated")),
     }
 }
@@ -181,9 +201,8 @@ pub(super) fn create(caller: &Caller<'_>, kind: &[u8], settings: &[Setting]) -> 
 /// Whether [`create`] knows it.
 pub(super) fn is_known(kind: &[u8]) -> bool {
     match kind {
-        b"overlay" | b"tmpfs" | b"ramfs" | b"proc" | b"sysfs" => true,
+        b"overlay" | b"tmpfs" | b"ramfs" | b"proc" | b"sysfs" | b"mqueue" => true,
         b"devpts" => Path::new("/dev/pts").exists(),
-        b"mqueue" => Path::new("/dev/mqueue").exists(),
         b"cgroup2" => Path::new("/sys/fs/cgroup").exists(),
         _ => false,
     }

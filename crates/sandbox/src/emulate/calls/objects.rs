@@ -3,12 +3,12 @@
 //! The descriptor is one end of a pair of sockets. It tells of itself by its number on the socket file system; reading
 //! gives the messages of a file system context; and when no process has it any more, the other end hangs up.
 
-use super::caller::lock;
-use crate::emulate::vfs::{Detached, FileSystem, MountFlags, Namespace, Place};
+use super::caller::{Caller, lock};
+use crate::emulate::vfs::{Detached, FileSystem, Found, Identity, MountFlags, Place, Start};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
-    fs::{FileType, Stat, fstat},
+    fs::{FileType, Mode, OFlags, Stat, fstat},
     io::Errno,
     net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair},
 };
@@ -33,21 +33,66 @@ pub(super) struct Created {
     pub(super) file_system: FileSystem,
     pub(super) read_only: bool,
     pub(super) owner: Option<(u32, u32)>,
+    /// What is put into it before anybody sees it.
+    pub(super) within: Option<Within>,
+}
+
+/// What a file system of this machine would have if it were one's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Within {
+    /// `/dev/pts/ptmx` that everybody may open.
+    Terminals,
+    /// No network interface but that of the loopback.
+    Loopback,
 }
 
 impl Created {
     /// Makes a mount of it.
-    pub(super) fn mount(self, namespace: &Namespace, flags: MountFlags) -> Result<Detached, Errno> {
+    pub(super) fn mount(self, caller: &Caller<'_>, flags: MountFlags) -> Result<Detached, Errno> {
+        let namespace = &caller.namespace;
         let flags = MountFlags { read_only: flags.read_only || self.read_only, ..flags };
         let mounted = namespace.mount(self.file_system, MountFlags { read_only: false, ..flags })?;
         if let Some((uid, gid)) = self.owner {
-            let root = crate::emulate::vfs::Identity { capabilities: u64::MAX, ..Default::default() };
+            let root = Identity { capabilities: u64::MAX, ..Identity::default() };
             mounted.root().chown(uid, gid, &root)?;
+        }
+        if let Some(within) = self.within {
+            within.put(caller, &mounted)?;
         }
         if flags.read_only {
             mounted.set_flags(MountFlags { read_only: true, ..Default::default() }, MountFlags::default(), false)?;
         }
         Ok(mounted)
+    }
+}
+
+impl Within {
+    fn put(self, caller: &Caller<'_>, mounted: &Detached) -> Result<(), Errno> {
+        let (root, anybody) = (mounted.root(), Identity { capabilities: u64::MAX, ..Identity::default() });
+        let start = Start { root: &root, base: &root, who: &anybody, proc: &caller.links };
+        let path: &[u8] = match self {
+            Self::Terminals => b"ptmx",
+            Self::Loopback => b"class/net",
+        };
+        let Ok(Found::File(point)) = caller.namespace.resolve(&start, path, true) else { return Ok(()) };
+        let cover = match self {
+            Self::Terminals => {
+                let device = Path::new("/dev/ptmx");
+                let path = device.canonicalize().map_err(|_| Errno::NOENT)?;
+                let root = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                caller.namespace.mount(FileSystem::Host { root, path, is_proc: false }, MountFlags::default())?
+            }
+            Self::Loopback => {
+                let backing = caller.kernel.scratch.clone();
+                let cover = FileSystem::Temporary { backing, mode: 0o755, size: None };
+                let cover = caller.namespace.mount(cover, MountFlags::default())?;
+                cover.root().symlink(b"lo", b"../../devices/virtual/net/lo", &anybody)?;
+                let read_only = MountFlags { read_only: true, ..MountFlags::default() };
+                cover.set_flags(read_only, MountFlags::default(), false)?;
+                cover
+            }
+        };
+        caller.namespace.attach(&cover, &point)
     }
 }
 

@@ -31,7 +31,8 @@ impl<'a> Links<'a> {
 
     fn task(&self, id: u32) -> Option<Arc<Task>> {
         let tasks = self.kernel.tasks.read().unwrap_or_else(PoisonError::into_inner);
-        tasks.get(&id).or_else(|| tasks.values().find(|task| task.process.pid == id)).map(Arc::clone)
+        let task = tasks.get(&id).or_else(|| tasks.values().find(|task| task.process.pid == id))?;
+        self.task.sees(task).then(|| Arc::clone(task))
     }
 
     fn descriptor(&self, task: &Task, directory: &str, number: &[u8]) -> Option<ProcLink> {
@@ -85,6 +86,10 @@ fn parse(path: &[u8]) -> Option<OfTask<'_>> {
 impl ProcLinks for Links<'_> {
     fn own(&self) -> (u32, u32) {
         (self.task.process.pid, self.task.tid)
+    }
+
+    fn visible(&self, id: u32) -> bool {
+        self.task(id).is_some() || super::misc::has_ended(id)
     }
 
     fn link(&self, path: &[u8]) -> Option<ProcLink> {

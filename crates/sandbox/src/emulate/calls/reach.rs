@@ -11,7 +11,11 @@ pub(super) fn only_own(kernel: &Kernel, task: &Task, id: i32) -> Outcome {
         return Ok(Answer::Native);
     };
     // One that has ended is still there for its parent.
-    if wanted == task.tid || wanted == task.process.pid || kernel.task(wanted).is_some() || has_ended(wanted) {
+    if wanted == task.tid
+        || wanted == task.process.pid
+        || kernel.task(wanted).is_some_and(|other| task.sees(&other))
+        || has_ended(wanted)
+    {
         Ok(Answer::Native)
     } else {
         Err(Errno::SRCH)

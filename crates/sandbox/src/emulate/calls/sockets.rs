@@ -3,6 +3,7 @@
 use super::{
     Answer, DONE, Outcome,
     caller::{Caller, End, Target, lock},
+    capabilities::NET_RAW,
     int,
 };
 use crate::emulate::{
@@ -32,8 +33,13 @@ pub(super) fn socket(task: &Task, family: i32, kind: i32, protocol: i32) -> Outc
     }
     let family = AddressFamily::from_raw(family as u16);
     let flags = SocketFlags::from_bits_truncate(kind as u32) | SocketFlags::CLOEXEC;
-    let kind_alone = SocketType::from_raw((kind & 0xf) as u32);
-    let protocol = RawProtocol::new(protocol as u32).map(Protocol::from_raw);
+    let raw = kind & 0xf == libc::SOCK_RAW;
+    if raw && !lock(&task.credentials).has(NET_RAW) {
+        return Err(Errno::PERM);
+    }
+    // A raw socket that leads nowhere may as well be another one.
+    let kind_alone = if raw { SocketType::DGRAM } else { SocketType::from_raw((kind & 0xf) as u32) };
+    let protocol = if raw { None } else { RawProtocol::new(protocol as u32).map(Protocol::from_raw) };
     let fd = socket_with(family, kind_alone, flags, protocol)?;
     // Older kernels (before 5.7) let only root do so.
     let _ = nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::BindToDevice, &"lo".into());

@@ -31,9 +31,14 @@ pub(crate) struct HostFs {
     pub(crate) is_proc: bool,
     /// Removed with this.
     temporary: Option<PathBuf>,
+    /// What the size of a temporary one is said to be.
+    size: Option<u64>,
     /// Attributes of records are not shown.
     private: bool,
 }
+
+/// `linux/magic.h`.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// An open file.
 #[derive(Debug)]
@@ -142,11 +147,11 @@ impl HostFs {
         }
         let path = root.real_path()?.unwrap_or(path);
         let root = Arc::new(root);
-        Ok(HostFs { policy: Policy::detect(), root, path, is_proc, temporary: None, private: false })
+        Ok(HostFs { policy: Policy::detect(), root, path, is_proc, temporary: None, size: None, private: false })
     }
 
     /// An empty directory in `backing`, removed with the file system.
-    pub(crate) fn temporary(backing: &Path, mode: u32) -> Result<Self> {
+    pub(crate) fn temporary(backing: &Path, mode: u32, size: Option<u64>) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = backing.join(format!("tmpfs-{}-{number}", rustix::process::getpid().as_raw_nonzero()));
@@ -154,6 +159,7 @@ impl HostFs {
         let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let mut fs = Self::new(fd, path.clone(), false)?;
         fs.temporary = Some(path);
+        fs.size = size;
         fs.private = true;
         let (mut shown, mut stored) = fs.look(&fs.root)?;
         shown.mode = mode & 0o7777;
@@ -164,6 +170,19 @@ impl HostFs {
 
     pub(crate) fn root(&self) -> Arc<HostFile> {
         Arc::clone(&self.root)
+    }
+
+    pub(crate) fn statfs(&self, file: &HostFile) -> Result<rustix::fs::StatFs> {
+        let mut stat = rustix::fs::fstatfs(file.fd())?;
+        if self.temporary.is_some() {
+            stat.f_type = TMPFS_MAGIC;
+            if let (Some(size), Ok(unit)) = (self.size, u64::try_from(stat.f_bsize)) {
+                stat.f_blocks = size / unit.max(1);
+                stat.f_bfree = stat.f_bfree.min(stat.f_blocks);
+                stat.f_bavail = stat.f_bavail.min(stat.f_blocks);
+            }
+        }
+        Ok(stat)
     }
 
     pub(crate) fn is_temporary(&self) -> bool {
@@ -188,6 +207,12 @@ impl HostFs {
     ) -> Result<Option<Arc<HostFile>>> {
         if dir.kind != FileKind::Directory {
             return Err(Errno::NOTDIR);
+        }
+        if dir.proc_path.as_deref().is_some_and(<[u8]>::is_empty)
+            && let Some(id) = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok())
+            && !links.visible(id)
+        {
+            return Ok(None);
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Not openat2: it is refused a link itself with NO_SYMLINKS. A single name cannot lead out.

@@ -60,6 +60,8 @@ pub(crate) trait ProcLinks {
     /// A link of `/proc/PID/…` that is emulated: `path` is relative to the real proc file system and begins with digits
     /// (`12/exe`, `12/cwd`, `12/fd/3`, `12/task/13/root`). `None`: not one of those, ask the real file system.
     fn link(&self, path: &[u8]) -> Option<ProcLink>;
+    /// Whether the caller sees this process or thread of /proc.
+    fn visible(&self, id: u32) -> bool;
     /// Content of a file of /proc that is made up (`12/mounts`, `12/mountinfo`, `12/status`, `12/uid_map`…).
     fn content(&self, path: &[u8]) -> Option<Vec<u8>>;
 }
@@ -86,8 +88,9 @@ pub(crate) struct MountFlags {
 pub(crate) enum FileSystem {
     /// A directory or file of the real file system, given by an open O_PATH descriptor and its real path.
     Host { root: OwnedFd, path: PathBuf, is_proc: bool },
-    /// An empty directory of this mode, backed by a new directory beneath `backing` (removed when the last mount goes): tmpfs.
-    Temporary { backing: PathBuf, mode: u32 },
+    /// An empty directory of this mode, backed by a new directory beneath `backing` (removed when the last mount goes): tmpfs. The
+    /// size is shown only.
+    Temporary { backing: PathBuf, mode: u32, size: Option<u64> },
     /// Real directories, top first. Without `upper` read only.
     Overlay { lower: Vec<OwnedFd>, upper: Option<OwnedFd> },
 }

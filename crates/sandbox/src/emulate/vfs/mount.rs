@@ -111,8 +111,8 @@ impl Mount {
                 let root = fs.root();
                 (Fs::Host(Arc::new(fs)), FileRef::Host(root))
             }
-            FileSystem::Temporary { backing, mode } => {
-                let fs = HostFs::temporary(&backing, mode)?;
+            FileSystem::Temporary { backing, mode, size } => {
+                let fs = HostFs::temporary(&backing, mode, size)?;
                 let root = fs.root();
                 (Fs::Host(Arc::new(fs)), FileRef::Host(root))
             }

@@ -411,7 +411,7 @@ impl Place {
 
     pub(crate) fn statfs(&self) -> Result<rustix::fs::StatFs> {
         match self.inside()? {
-            In::Host(_, file) => rustix::fs::fstatfs(file.fd()),
+            In::Host(fs, file) => fs.statfs(file),
             In::Overlay(fs, _) => fs.statfs(),
         }
     }

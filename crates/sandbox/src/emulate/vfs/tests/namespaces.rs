@@ -174,7 +174,7 @@ fn descriptors_are_found_again() {
 fn memory_file_systems_go_with_their_last_use() {
     let (base, ours) = start();
     let scratch = base.path().join("scratch");
-    mount(&ours, FileSystem::Temporary { backing: scratch.clone(), mode: 0o1777 }, "/mnt/in");
+    mount(&ours, FileSystem::Temporary { backing: scratch.clone(), mode: 0o1777, size: None }, "/mnt/in");
     let place = find(&ours, "/mnt/in");
     assert_eq!(place.stat().unwrap().mode, 0o041_777);
     drop(place.create(b"file", 0o101, 0o600, &root()).unwrap());

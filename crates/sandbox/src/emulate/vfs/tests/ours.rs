@@ -19,6 +19,10 @@ use std::{collections::HashMap, sync::Arc};
 pub(super) struct NoLinks;
 
 impl ProcLinks for NoLinks {
+    fn visible(&self, _: u32) -> bool {
+        true
+    }
+
     fn own(&self) -> (u32, u32) {
         (1, 1)
     }
