@@ -1,9 +1,14 @@
 //! Typed messages over a Unix socket: two 32-bit little-endian lengths, then that many bytes of JSON, and that many that
 //! come with them as they are.
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    io::{self, IoSlice, Read, Write},
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
@@ -151,6 +156,31 @@ impl Channel {
             }
         }
         Ok(piece)
+    }
+
+    /// Sends an open file, between messages.
+    pub(crate) fn send_descriptor(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let _guard = self.sending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let fds = [fd];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.stream, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Waits for an open file that was sent between messages.
+    pub(crate) fn recv_descriptor(&self) -> io::Result<OwnedFd> {
+        let _guard = self.receiving.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        recvmsg(&self.stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        fd.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     /// Ends the connection: both sides then receive `None`.

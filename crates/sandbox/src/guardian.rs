@@ -9,6 +9,7 @@
 use crate::{
     channel::{Channel, ChannelError},
     chroot::become_namespace_root,
+    emulate,
     idmap::{IdKind, deny_setgroups, write_own_map},
     init::Entry,
     isolation::{Facts, IdRange},
@@ -40,6 +41,8 @@ pub(crate) enum Plan {
     MappedOutside,
     /// The guardian maps the caller's own id.
     OwnIds { uid: IdRange, gid: IdRange },
+    /// No namespace: the guardian plays the kernel.
+    Emulated,
 }
 
 /// From the parent, first.
@@ -94,7 +97,7 @@ pub(crate) fn guard(entry: Entry) -> Option<i32> {
 
     match start(&setup.plan, &control) {
         Ok(None) => None,
-        Ok(Some(facts)) => Some(match split(control, channel, fds, facts) {
+        Ok(Some(facts)) => Some(match divide(&setup.plan, control, channel, fds, facts) {
             Ok(Side::Guardian(code)) => code,
             Ok(Side::Worker(channel)) => entry(channel),
             Err(()) => 1,
@@ -112,6 +115,7 @@ fn start(plan: &Plan, control: &Channel) -> Result<Option<Facts>, Report> {
     let _ = rustix::process::setsid();
     let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     match plan {
+        Plan::Emulated => {}
         Plan::Root => {
             nix::sched::unshare(spaces).or_fail("create mount and pid namespaces")?;
             become_namespace_root().or_else(|(action, errno)| Err(errno).or_fail(action))?;
@@ -135,6 +139,9 @@ fn start(plan: &Plan, control: &Channel) -> Result<Option<Facts>, Report> {
     let Some(Proceed { facts }) = control.recv().map_err(lost)? else {
         return Ok(None);
     };
+    if *plan == Plan::Emulated {
+        return Ok(Some(facts));
+    }
     if let Plan::OwnIds { uid, gid } = plan {
         let map = |kind, range: &IdRange| write_own_map(kind, std::slice::from_ref(range));
         deny_setgroups()
@@ -152,9 +159,17 @@ fn start(plan: &Plan, control: &Channel) -> Result<Option<Facts>, Report> {
     Ok(Some(facts))
 }
 
-enum Side {
+/// What of the two this process is, and how the guardian ended.
+pub(crate) enum Side {
     Guardian(i32),
     Worker(WorkerChannel),
+}
+
+fn divide(plan: &Plan, control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) -> Result<Side, ()> {
+    match plan {
+        Plan::Emulated => emulate::split(control, channel, fds, facts),
+        _ => split(control, channel, fds, facts),
+    }
 }
 
 fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) -> Result<Side, ()> {
@@ -192,7 +207,7 @@ fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) ->
 }
 
 /// Waits until the worker has ended, or the parent has, and kills the worker then.
-fn watch(control: &Channel, worker: &OwnedFd) {
+pub(crate) fn watch(control: &Channel, worker: &OwnedFd) {
     loop {
         let mut fds = [PollFd::new(control, PollFlags::RDHUP), PollFd::new(worker, PollFlags::IN)];
         match poll(&mut fds, None) {

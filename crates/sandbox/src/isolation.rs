@@ -80,6 +80,8 @@ pub enum Privilege {
     ManyIds,
     /// A user namespace with one id alone: the caller's own, or that of a root whose namespace has no other.
     OneId,
+    /// Nothing: the kernel is played by another process ([`Isolation::Ptrace`]).
+    Emulated,
 }
 
 /// What a worker found when it was set up.

@@ -13,6 +13,7 @@ mod bytes;
 pub mod channel;
 mod chroot;
 #[allow(dead_code)]
+#[cfg(target_arch = "x86_64")]
 mod emulate;
 mod guardian;
 pub mod idmap;

@@ -151,9 +151,10 @@ impl Worker {
         }
         match options.isolation {
             Isolation::Auto | Isolation::Userns => Self::spawn_userns(&options),
-            isolation @ (Isolation::Chroot | Isolation::Ptrace) => Err(SpawnError::Unavailable {
+            Isolation::Ptrace => Self::attempt(&options, Ids::Emulated),
+            isolation @ Isolation::Chroot => Err(SpawnError::Unavailable {
                 isolation,
-                reason: "this version builds with `userns` only; use `auto` or `userns`".into(),
+                reason: "this version builds with `userns` and `ptrace` only; use `auto` or one of these".into(),
             }),
         }
     }
@@ -321,6 +322,7 @@ enum Ids {
     Direct { uids: Vec<IdRange>, gids: Vec<IdRange> },
     Helper { users: HelperMap, groups: HelperMap },
     One { why: String },
+    Emulated,
 }
 
 impl Ids {
@@ -330,6 +332,7 @@ impl Ids {
             Self::Root => Plan::Root,
             Self::Direct { .. } | Self::Helper { .. } => Plan::MappedOutside,
             Self::One { .. } => Plan::OwnIds { uid: own(IdKind::User), gid: own(IdKind::Group) },
+            Self::Emulated => Plan::Emulated,
         }
     }
 
@@ -353,13 +356,18 @@ impl Ids {
                 let own = |kind: IdKind| vec![IdRange { inside: 0, outside: kind.own(), count: 1 }];
                 (Privilege::OneId, own(IdKind::User), own(IdKind::Group), Some(why.clone()))
             }
+            Self::Emulated => {
+                let all = vec![IdRange { inside: 0, outside: 0, count: u32::MAX }];
+                (Privilege::Emulated, all.clone(), all, None)
+            }
         };
-        Facts { isolation: Isolation::Userns, privilege, uids, gids, why_one_id }
+        let isolation = if matches!(self, Self::Emulated) { Isolation::Ptrace } else { Isolation::Userns };
+        Facts { isolation, privilege, uids, gids, why_one_id }
     }
 
     fn write(&self, pid: Pid) -> Result<(), IdMapError> {
         match self {
-            Self::Root | Self::One { .. } => Ok(()),
+            Self::Root | Self::One { .. } | Self::Emulated => Ok(()),
             Self::Direct { uids, gids } => {
                 write_map_of(pid, IdKind::User, uids).and_then(|()| write_map_of(pid, IdKind::Group, gids))
             }

@@ -77,6 +77,7 @@ pub fn doctor(store: &StoreOptions) -> Diagnosis {
             let ids = match facts.privilege {
                 Privilege::Root => "as root",
                 Privilege::ManyIds => "with subordinate ids",
+                Privilege::Emulated => "with an emulated kernel",
                 Privilege::OneId => "with one id",
             };
             format!("{} {ids}", facts.isolation)

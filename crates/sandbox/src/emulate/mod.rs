@@ -1,16 +1,38 @@
 //! Plays the kernel for a worker that is allowed nothing (the rung `ptrace`): see the design in docs/emulation.md.
 
+mod arch;
 pub(crate) mod calls;
+mod credentials;
+mod elf;
+mod exec;
+pub(crate) mod filter;
+mod inject;
 pub(crate) mod memory;
+mod rewrite;
+mod script;
+mod start;
+mod supervise;
 pub(crate) mod task;
+mod tracer;
 pub(crate) mod vfs;
 
+use crate::sys::notify::Notification;
+use calls::{Answer, Call};
+use exec::Program;
+use rustix::{fd::OwnedFd, io::Errno};
 use std::{
     collections::HashMap,
+    fmt::Debug,
     path::PathBuf,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 use task::Task;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use start::split;
 
 /// The supervisor's state, shared by its threads.
 #[derive(Debug)]
@@ -18,4 +40,152 @@ pub(crate) struct Kernel {
     pub(crate) tasks: RwLock<HashMap<u32, Arc<Task>>>,
     /// A directory of the user's own, for files of emulated memory file systems.
     pub(crate) scratch: PathBuf,
+}
+
+impl Kernel {
+    pub(crate) fn task(&self, tid: u32) -> Option<Arc<Task>> {
+        self.tasks.read().unwrap_or_else(PoisonError::into_inner).get(&tid).cloned()
+    }
+
+    fn add(&self, task: &Arc<Task>) {
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).insert(task.tid, Arc::clone(task));
+    }
+
+    fn remove(&self, tid: u32) -> Option<Arc<Task>> {
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(&tid)
+    }
+}
+
+/// What a call is rewritten to, with what must stay open until it is made.
+#[derive(Debug)]
+pub(crate) struct Rewritten {
+    /// In place of what the caller's pointer leads to.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) hold: Option<OwnedFd>,
+}
+
+/// What calls mean, apart from how they arrive. One is over `calls` and `vfs`; tests have their own.
+pub(crate) trait Semantics: Send + Sync + Debug {
+    /// Answers a call that came as a notification.
+    fn answer(&self, kernel: &Kernel, call: &Call) -> Answer;
+
+    /// Finds a file that this task may execute; flags are AT_EMPTY_PATH and AT_SYMLINK_NOFOLLOW.
+    fn program(&self, kernel: &Kernel, task: &Arc<Task>, dir: i32, path: &[u8], flags: i32) -> Result<Program, Errno>;
+
+    /// The next entries of an emulated directory (as getdents64 lays them out), from a cursor on, and the cursor after
+    /// them. `None`: the kernel can do this.
+    fn read_directory(
+        &self,
+        kernel: &Kernel,
+        task: &Arc<Task>,
+        fd: i32,
+        length: usize,
+        cursor: &dyn Fn() -> Result<u64, Errno>,
+    ) -> Option<Result<(Vec<u8>, u64), Errno>>;
+
+    /// The real address of a socket; `binds`: it is made there. `None`: as it is.
+    fn socket_address(
+        &self,
+        kernel: &Kernel,
+        task: &Arc<Task>,
+        address: &[u8],
+        binds: bool,
+    ) -> Option<Result<Rewritten, Errno>>;
+
+    /// After a bind of such an address: the result.
+    fn socket_bound(&self, kernel: &Kernel, task: &Arc<Task>, address: &[u8], result: i64);
+
+    /// The real path to watch (inotify_add_watch).
+    fn watched_path(
+        &self,
+        kernel: &Kernel,
+        task: &Arc<Task>,
+        path: &[u8],
+        mask: u32,
+    ) -> Option<Result<(Rewritten, u32), Errno>>;
+}
+
+/// What the tracer tells those who answer notifications about the next call of a task.
+#[derive(Debug)]
+struct Foretold {
+    args: [u64; 6],
+    instruction: u64,
+    what: Meaning,
+}
+
+#[derive(Debug)]
+enum Meaning {
+    /// It is really this call.
+    Call(i64),
+    /// This is the answer.
+    Descriptor(OwnedFd),
+}
+
+/// An answer that came too late, as a signal had interrupted the call: before kernel 5.19 any signal does. What was done
+/// cannot be undone, so the call must find its answer when it is made again.
+#[derive(Debug)]
+struct Late {
+    number: i64,
+    args: [u64; 6],
+    instruction: u64,
+    answer: Answer,
+    since: Instant,
+}
+
+/// How long a handler may take until the interrupted call is made again.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What all threads of the supervisor share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) kernel: Kernel,
+    semantics: Box<dyn Semantics>,
+    foretold: Mutex<HashMap<u32, Foretold>>,
+    late: Mutex<HashMap<u32, Late>>,
+    over: AtomicBool,
+}
+
+impl Shared {
+    fn foretell(&self, tid: u32, args: [u64; 6], instruction: u64, what: Meaning) {
+        let mut foretold = self.foretold.lock().unwrap_or_else(PoisonError::into_inner);
+        foretold.insert(tid, Foretold { args, instruction, what });
+    }
+
+    /// What was foretold of this very call.
+    fn take_foretold(&self, tid: u32, args: [u64; 6], instruction: u64) -> Option<Meaning> {
+        let mut foretold = self.foretold.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = foretold.get(&tid)?;
+        if this.args != args || this.instruction != instruction {
+            return None;
+        }
+        foretold.remove(&tid).map(|foretold| foretold.what)
+    }
+
+    /// Keeps the answer to a call that does not wait any more, for when it is made again.
+    fn keep(&self, notification: &Notification, answer: Answer) {
+        let Notification { tid, number, args, instruction, .. } = *notification;
+        if self.kernel.task(tid).is_some() {
+            let late = Late { number, args, instruction, answer, since: Instant::now() };
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).insert(tid, late);
+        }
+    }
+
+    /// The answer to this very call, if it was interrupted before.
+    fn take_late(&self, notification: &Notification) -> Option<Answer> {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = late.get(&notification.tid)?;
+        let same = this.number == notification.number
+            && this.args == notification.args
+            && this.instruction == notification.instruction;
+        if same || this.since.elapsed() > LATE {
+            let this = late.remove(&notification.tid)?;
+            return same.then_some(this.answer);
+        }
+        None
+    }
+
+    fn forget(&self, tid: u32) {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
+        self.foretold.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
+    }
 }

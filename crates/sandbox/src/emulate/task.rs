@@ -4,7 +4,11 @@ use super::{
     memory::Memory,
     vfs::{Identity, Namespace, Place},
 };
-use std::sync::{Arc, Mutex};
+use nix::libc;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
 
 /// The state that CLONE_FS shares.
 #[derive(Debug, Clone)]
@@ -38,6 +42,29 @@ impl Credentials {
     }
 }
 
+/// A process id namespace: ids are the real ones, but the end of its first process is the end of all others in it.
+#[derive(Debug, Default)]
+pub(crate) struct PidSpace {
+    /// The process id of the first process; 0 until there is one.
+    pub(crate) init: AtomicU32,
+    /// The one around it; `None` for that of the worker.
+    pub(crate) parent: Option<Arc<PidSpace>>,
+}
+
+impl PidSpace {
+    /// Whether this is, or lies in, the namespace whose first process is `init`.
+    pub(crate) fn is_within(&self, init: u32) -> bool {
+        let mut space = Some(self);
+        while let Some(this) = space {
+            if this.init.load(Ordering::Relaxed) == init {
+                return true;
+            }
+            space = this.parent.as_deref();
+        }
+        false
+    }
+}
+
 /// What is common to the threads of a process.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -45,6 +72,7 @@ pub(crate) struct Process {
     /// What `/proc/PID/exe` shows: the program's place when it was executed.
     pub(crate) exe: Mutex<Option<Place>>,
     pub(crate) dumpable: Mutex<u32>,
+    pub(crate) pids: Arc<PidSpace>,
 }
 
 /// A thread. The pieces behind `Arc` are shared as clone(2) shares them; `namespace` and `hostname` as unshare(2) parts them.
@@ -58,10 +86,111 @@ pub(crate) struct Task {
     pub(crate) hostname: Mutex<Arc<Mutex<Vec<u8>>>>,
     /// No network but what is already open (CLONE_NEWNET).
     pub(crate) network_none: Mutex<bool>,
+    /// Where processes go that it starts, after unshare(CLONE_NEWPID).
+    pub(crate) pids_for_children: Mutex<Option<Arc<PidSpace>>>,
+}
+
+/// Locks, whatever happened to another thread.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Task {
+    /// Whether another task exists for this one: it is in the same pid namespace, or in one inside of it.
+    pub(crate) fn sees(&self, other: &Task) -> bool {
+        other.process.pids.is_within(self.process.pids.init.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn memory(&self) -> Memory {
         Memory::of(self.tid)
+    }
+
+    /// What a task with these flags of clone(2) inherits from this one.
+    pub(crate) fn child(&self, tid: u32, flags: u64) -> Arc<Task> {
+        let has = |flag: i32| flags & u64::from(flag as u32) != 0;
+        let process = if has(libc::CLONE_THREAD) {
+            Arc::clone(&self.process)
+        } else {
+            let pids = if has(libc::CLONE_NEWPID) {
+                Arc::new(PidSpace { init: AtomicU32::new(tid), parent: Some(Arc::clone(&self.process.pids)) })
+            } else if let Some(pids) = &*lock(&self.pids_for_children) {
+                // The first one is the init of all that follow.
+                let _ = pids.init.compare_exchange(0, tid, Ordering::Relaxed, Ordering::Relaxed);
+                Arc::clone(pids)
+            } else {
+                Arc::clone(&self.process.pids)
+            };
+            Arc::new(Process {
+                pid: tid,
+                exe: Mutex::new(lock(&self.process.exe).clone()),
+                dumpable: Mutex::new(*lock(&self.process.dumpable)),
+                pids,
+            })
+        };
+        let fs = lock(&self.fs);
+        let fs = if has(libc::CLONE_FS) { Arc::clone(&fs) } else { Arc::new(Mutex::new(lock(&fs).clone())) };
+        let child = Self {
+            tid,
+            process,
+            fs: Mutex::new(fs),
+            credentials: Mutex::new(lock(&self.credentials).clone()),
+            namespace: Mutex::new(Arc::clone(&lock(&self.namespace))),
+            hostname: Mutex::new(Arc::clone(&lock(&self.hostname))),
+            network_none: Mutex::new(*lock(&self.network_none)),
+            pids_for_children: Mutex::new(None),
+        };
+        child.part(flags);
+        Arc::new(child)
+    }
+
+    /// Takes part in nothing that these flags of unshare(2) name: CLONE_FS, CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET,
+    /// CLONE_NEWPID. Others have no effect.
+    pub(crate) fn unshare(&self, flags: u64) {
+        let has = |flag: i32| flags & u64::from(flag as u32) != 0;
+        if has(libc::CLONE_FS) || has(libc::CLONE_NEWNS) {
+            let mut fs = lock(&self.fs);
+            let own = lock(&fs).clone();
+            *fs = Arc::new(Mutex::new(own));
+        }
+        if has(libc::CLONE_NEWPID) {
+            let parent = Some(Arc::clone(&self.process.pids));
+            *lock(&self.pids_for_children) = Some(Arc::new(PidSpace { init: AtomicU32::new(0), parent }));
+        }
+        self.part(flags);
+    }
+
+    fn part(&self, flags: u64) {
+        let has = |flag: i32| flags & u64::from(flag as u32) != 0;
+        if has(libc::CLONE_NEWNS) {
+            let mut namespace = lock(&self.namespace);
+            let copy = namespace.clone_namespace();
+            let fs = lock(&self.fs);
+            let mut fs = lock(&fs);
+            fs.root = copy.same_place(&fs.root);
+            fs.cwd = copy.same_place(&fs.cwd);
+            *namespace = copy;
+        }
+        if has(libc::CLONE_NEWUTS) {
+            let mut hostname = lock(&self.hostname);
+            let copy = lock(&hostname).clone();
+            *hostname = Arc::new(Mutex::new(copy));
+        }
+        if has(libc::CLONE_NEWNET) {
+            *lock(&self.network_none) = true;
+        }
+    }
+
+    /// The same task under the id of its process, as it goes on after execve(2), when all other threads are gone.
+    pub(crate) fn as_leader(&self) -> Arc<Task> {
+        Arc::new(Self {
+            tid: self.process.pid,
+            process: Arc::clone(&self.process),
+            fs: Mutex::new(Arc::clone(&lock(&self.fs))),
+            credentials: Mutex::new(lock(&self.credentials).clone()),
+            namespace: Mutex::new(Arc::clone(&lock(&self.namespace))),
+            hostname: Mutex::new(Arc::clone(&lock(&self.hostname))),
+            network_none: Mutex::new(*lock(&self.network_none)),
+            pids_for_children: Mutex::new(lock(&self.pids_for_children).clone()),
+        })
     }
 }

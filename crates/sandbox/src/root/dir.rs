@@ -466,6 +466,11 @@ pub(super) fn list_xattrs(shared: &Shared, target: Target<'_>) -> std::result::R
     for name in &names {
         if let Some(value) = get_xattr(shared, target, name)? {
             attributes.push((name.clone(), value));
+        } else if shared.ownership == Ownership::Recorded
+            && let Some(trusted) = record::shown_name(name)
+            && let Some(value) = xattr::get(target, name, shared.use_proc)?
+        {
+            attributes.push((trusted, value));
         }
     }
     let has_capability = names.iter().any(|name| name == xattr::CAPABILITY);

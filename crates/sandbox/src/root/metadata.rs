@@ -21,7 +21,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    pub(super) fn from_raw(mode: u32) -> Self {
+    pub(crate) fn from_raw(mode: u32) -> Self {
         match FileType::from_raw_mode(mode) {
             FileType::RegularFile => FileKind::File,
             FileType::Directory => FileKind::Directory,
@@ -33,7 +33,7 @@ impl FileKind {
         }
     }
 
-    pub(super) fn raw(self) -> FileType {
+    pub(crate) fn raw(self) -> FileType {
         match self {
             FileKind::File => FileType::RegularFile,
             FileKind::Directory => FileType::Directory,

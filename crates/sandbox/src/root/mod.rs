@@ -11,14 +11,14 @@ mod dir;
 mod error;
 mod metadata;
 mod node;
-mod record;
+pub(crate) mod record;
 mod remove;
 mod resolve;
 mod stack;
 #[cfg(test)]
 mod tests;
 mod walk;
-mod xattr;
+pub(crate) mod xattr;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -18,7 +18,10 @@ const NODE: &str = "user.rbuild.node";
 /// In a directory: `uid gid name`, for each name an entry that ends in NUL.
 const OWNERS: &str = "user.rbuild.owners";
 /// The value of `security.capability` where the kernel refuses the real one.
-const CAPABILITY: &str = "user.rbuild.capability";
+pub(crate) const CAPABILITY: &str = "user.rbuild.capability";
+
+/// Before the rest of the name of a `trusted.*` attribute that the kernel refuses.
+pub(crate) const TRUSTED: &str = "user.rbuild.trusted.";
 
 /// How ownership is kept on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +57,7 @@ impl Ownership {
 
 /// The place of a record: the file, or the directory and name of a file that cannot carry attributes.
 #[derive(Clone, Copy)]
-pub(super) enum Place<'a> {
+pub(crate) enum Place<'a> {
     Own(Target<'a>),
     InDir(Target<'a>, &'a OsStr),
 }
@@ -142,6 +145,71 @@ pub(super) fn write_mode(target: Target<'_>, shown: &Metadata, mode: u32, use_pr
     xattr::set(target, OsStr::new(OWNER), value.as_bytes(), use_proc)
 }
 
+/// Owner, group and mode bits.
+pub(crate) type Recorded = (u32, u32, Option<u32>);
+
+/// Whether an attribute is one of these records.
+pub(crate) fn is_record(name: &[u8]) -> bool {
+    name.starts_with(b"user.rbuild.")
+}
+
+/// The attribute `trusted.*` that a record of this name stands for.
+pub(super) fn shown_name(name: &OsStr) -> Option<std::ffi::OsString> {
+    use std::os::unix::ffi::OsStringExt;
+    let rest = name.as_bytes().strip_prefix(TRUSTED.as_bytes())?;
+    Some(std::ffi::OsString::from_vec([b"trusted.", rest].concat()))
+}
+
+/// Whether a record goes with a copy of a file: those of devices, capabilities and `trusted.*`, but not of owners.
+pub(crate) fn is_copied(name: &[u8]) -> bool {
+    name == NODE.as_bytes() || name == CAPABILITY.as_bytes() || name.starts_with(TRUSTED.as_bytes())
+}
+
+/// The recorded owner of a file and, if recorded, its mode. A malformed record is an I/O error.
+pub(crate) fn read_owner(place: Place<'_>) -> Result<Option<Recorded>, Errno> {
+    match place {
+        Place::Own(target) => match xattr::get(target, OsStr::new(OWNER), true)? {
+            Some(value) => {
+                let owner = parse_owner(&value).ok_or(Errno::IO)?;
+                Ok(Some((owner.uid, owner.gid, owner.mode)))
+            }
+            None => Ok(None),
+        },
+        Place::InDir(dir, name) => {
+            let map = xattr::get(dir, OsStr::new(OWNERS), true)?.unwrap_or_default();
+            let mut found = None;
+            for entry in entries(&map) {
+                let (other, uid, gid) = parse_entry(entry).ok_or(Errno::IO)?;
+                if other == name.as_bytes() {
+                    found = Some((uid, gid, None));
+                }
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// Records owner and mode of a file, or with `None` that it is as it shows itself. The mode of a file in a directory's
+/// map is not recorded.
+pub(crate) fn replace_owner(place: Place<'_>, owner: Option<Recorded>) -> Result<(), Errno> {
+    match (place, owner) {
+        (Place::Own(target), Some((uid, gid, mode))) => {
+            let value = format_owner(Owner { uid, gid, mode });
+            xattr::set(target, OsStr::new(OWNER), value.as_bytes(), true)
+        }
+        (Place::Own(target), None) => xattr::remove(target, OsStr::new(OWNER), true),
+        (Place::InDir(dir, name), owner) => update_map(dir, name, owner.map(|(uid, gid, _)| (uid, gid)), true),
+    }
+}
+
+/// The device that an empty regular file stands for.
+pub(crate) fn read_device(target: Target<'_>) -> Result<Option<(FileKind, (u32, u32))>, Errno> {
+    match xattr::get(target, OsStr::new(NODE), true)? {
+        Some(value) => parse_device(&value).map(Some).ok_or(Errno::IO),
+        None => Ok(None),
+    }
+}
+
 /// Forgets the recorded owner, since the file has it now or its name is gone.
 pub(super) fn clear_owner(place: Place<'_>, use_proc: bool) -> Result<(), Errno> {
     match place {
@@ -163,7 +231,7 @@ pub(super) fn clear_mode(target: Target<'_>, use_proc: bool) -> Result<(), Errno
 }
 
 /// Makes an empty regular file stand for a device.
-pub(super) fn write_device(
+pub(crate) fn write_device(
     target: Target<'_>,
     kind: FileKind,
     device: (u32, u32),
@@ -175,17 +243,17 @@ pub(super) fn write_device(
 }
 
 /// Records file capabilities that the kernel refused.
-pub(super) fn write_capability(target: Target<'_>, value: &[u8], use_proc: bool) -> Result<(), Errno> {
+pub(crate) fn write_capability(target: Target<'_>, value: &[u8], use_proc: bool) -> Result<(), Errno> {
     xattr::set(target, OsStr::new(CAPABILITY), value, use_proc)
 }
 
 /// The recorded file capabilities.
-pub(super) fn read_capability(target: Target<'_>, use_proc: bool) -> Result<Option<Vec<u8>>, Errno> {
+pub(crate) fn read_capability(target: Target<'_>, use_proc: bool) -> Result<Option<Vec<u8>>, Errno> {
     xattr::get(target, OsStr::new(CAPABILITY), use_proc)
 }
 
 /// Forgets recorded file capabilities.
-pub(super) fn clear_capability(target: Target<'_>, use_proc: bool) -> Result<(), Errno> {
+pub(crate) fn clear_capability(target: Target<'_>, use_proc: bool) -> Result<(), Errno> {
     xattr::remove(target, OsStr::new(CAPABILITY), use_proc)
 }
 

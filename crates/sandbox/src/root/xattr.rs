@@ -30,7 +30,7 @@ pub enum XattrOutcome {
 
 /// A file whose attributes are wanted.
 #[derive(Clone, Copy)]
-pub(super) enum Target<'a> {
+pub(crate) enum Target<'a> {
     /// An open file.
     Open(BorrowedFd<'a>),
     /// The directory itself, whose handle may be open as a path only.
@@ -109,7 +109,7 @@ fn read_growing(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Resu
 }
 
 /// The value of one attribute; none if it is not there or the file cannot have any.
-pub(super) fn get(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result<Option<Vec<u8>>, Errno> {
+pub(crate) fn get(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result<Option<Vec<u8>>, Errno> {
     let access = match target.access(use_proc) {
         Ok(access) => access,
         Err(Errno::OPNOTSUPP) => return Ok(None),
@@ -123,7 +123,7 @@ pub(super) fn get(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result<Op
 }
 
 /// The names of all attributes, in the order the kernel gives them.
-pub(super) fn list(target: Target<'_>, use_proc: bool) -> Result<Vec<OsString>, Errno> {
+pub(crate) fn list(target: Target<'_>, use_proc: bool) -> Result<Vec<OsString>, Errno> {
     let access = match target.access(use_proc) {
         Ok(access) => access,
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -141,7 +141,7 @@ pub(super) fn list(target: Target<'_>, use_proc: bool) -> Result<Vec<OsString>, 
         .collect())
 }
 
-pub(super) fn set(target: Target<'_>, name: &OsStr, value: &[u8], use_proc: bool) -> Result<(), Errno> {
+pub(crate) fn set(target: Target<'_>, name: &OsStr, value: &[u8], use_proc: bool) -> Result<(), Errno> {
     let none = XattrFlags::empty();
     match target.access(use_proc)? {
         Access::Fd(fd) => rustix::fs::fsetxattr(fd, name, value, none),
@@ -152,7 +152,7 @@ pub(super) fn set(target: Target<'_>, name: &OsStr, value: &[u8], use_proc: bool
 }
 
 /// Removes an attribute; that it is not there is no error.
-pub(super) fn remove(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result<(), Errno> {
+pub(crate) fn remove(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result<(), Errno> {
     let result = match target.access(use_proc) {
         Ok(Access::Fd(fd)) => rustix::fs::fremovexattr(fd, name),
         Ok(Access::Owned(fd)) => rustix::fs::fremovexattr(fd.as_fd(), name),
@@ -168,7 +168,7 @@ pub(super) fn remove(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result
 
 /// Turns a capability attribute of revision 3, which names the root of a user namespace, into revision 2: outside of
 /// the namespace that id has no meaning (linux/capability.h; Docker 28 does the same when it packs a layer).
-pub(super) fn portable_capability(mut value: Vec<u8>) -> Vec<u8> {
+pub(crate) fn portable_capability(mut value: Vec<u8>) -> Vec<u8> {
     const REVISION_2_LENGTH: usize = 20;
     if value.len() > REVISION_2_LENGTH && value.get(3) == Some(&3) {
         value.truncate(REVISION_2_LENGTH);

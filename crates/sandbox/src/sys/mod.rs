@@ -3,7 +3,13 @@
 pub(crate) mod descriptor;
 pub(crate) mod filter;
 pub(crate) mod loopback;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod memory;
 pub(crate) mod mount;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod notify;
 pub(crate) mod process;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod ptrace;
 pub(crate) mod signal;
 pub(crate) mod spawn;

@@ -9,7 +9,7 @@ mod inside;
 mod outside;
 mod probe;
 
-use rbuild_sandbox::{Facts, Privilege, Refusal, SpawnError, WorkerOptions, init};
+use rbuild_sandbox::{Facts, Isolation, Privilege, Refusal, SpawnError, WorkerOptions, init};
 use rbuild_testkit::require::STRICT;
 use std::{
     cell::Cell,
@@ -22,6 +22,8 @@ use std::{
 const MODE: &str = "RBUILD_SANDBOX_TEST_MODE";
 const BASE: &str = "RBUILD_SANDBOX_TEST_BASE";
 const USER: &str = "rbuild-test";
+/// The kind of user to whom nothing is allowed.
+const EMULATED: &str = "user with an emulated kernel";
 
 fn main() -> ExitCode {
     init(&[("inside", inside::serve), ("sleeper", outside::sleeper)]);
@@ -96,6 +98,7 @@ fn orchestrate(wanted: &[String]) -> ExitCode {
         }
         Err(reason) => failed.set(failed.get() | skipped("user with many ids", &reason)),
     }
+    test(EMULATED, Some(61_234), setpriv(61_234, &["--no-new-privs"]));
     let mut nested = setpriv(61_234, &[]);
     nested.args(["unshare", "--user", "--map-root-user"]);
     test("root with one id", Some(61_234), nested);
@@ -184,6 +187,7 @@ fn test_as_this_user(wanted: &[String]) -> ExitCode {
                 "user with many ids" | "user with a masked proc" => Some(Privilege::ManyIds),
                 "user with no_new_privs" | "user without a name" => Some(Privilege::OneId),
                 "root with one id" => Some(Privilege::OneId),
+                EMULATED => Some(Privilege::Emulated),
                 "root" | "root in a chroot to a directory" | "root in a chroot to a mount point" => {
                     Some(Privilege::Root)
                 }
@@ -250,6 +254,9 @@ fn make_root(base: &Path) -> Result<(), String> {
 
 fn options(entry: &str) -> WorkerOptions {
     let mut options = WorkerOptions::new(entry);
+    if std::env::var(MODE).is_ok_and(|kind| kind == EMULATED) {
+        options.isolation = Isolation::Ptrace;
+    }
     options.stderr = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned().ok();
     options
 }

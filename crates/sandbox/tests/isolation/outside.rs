@@ -180,7 +180,7 @@ fn the_thread_that_spawned_may_end(base: &Path) {
 
 fn what_is_not_there_is_refused(_: &Path) {
     assert!(matches!(spawn("nothing"), Err(SpawnError::UnknownEntry(name)) if name == "nothing"));
-    for isolation in [Isolation::Chroot, Isolation::Ptrace] {
+    for isolation in [Isolation::Chroot] {
         let options = WorkerOptions { isolation, ..options("sleeper") };
         assert!(matches!(Worker::spawn(options), Err(SpawnError::Unavailable { .. })));
     }

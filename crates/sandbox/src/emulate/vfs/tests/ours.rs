@@ -1,0 +1,301 @@
+//! This implementation, used as the calls use it.
+
+use super::{
+    super::{
+        Found, Identity, Namespace, NewTime, Opened, Place, ProcLink, ProcLinks, Result, Start, real::descriptor_path,
+    },
+    Outcome, Subject, brief,
+    sequence::Op,
+    theirs::transfer,
+    time,
+};
+use rustix::{
+    fd::AsFd,
+    fs::{FileType, OFlags},
+    io::Errno,
+};
+use std::{collections::HashMap, sync::Arc};
+
+pub(super) struct NoLinks;
+
+impl ProcLinks for NoLinks {
+    fn visible(&self, _: u32) -> bool {
+        true
+    }
+
+    fn own(&self) -> (u32, u32) {
+        (1, 1)
+    }
+    fn link(&self, _: &[u8]) -> Option<ProcLink> {
+        None
+    }
+    fn content(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+pub(super) fn root() -> Identity {
+    Identity { capabilities: u64::MAX, ..Identity::default() }
+}
+
+pub(super) struct Ours {
+    pub(super) namespace: Arc<Namespace>,
+}
+
+impl Ours {
+    pub(super) fn resolve(&self, path: &str, follow: bool, who: &Identity) -> Result<Found> {
+        let root = self.namespace.root();
+        let start = Start { root: &root, base: &root, who, proc: &NoLinks };
+        self.namespace.resolve(&start, path.as_bytes(), follow)
+    }
+
+    pub(super) fn find(&self, path: &str, follow: bool, who: &Identity) -> Result<Place> {
+        match self.resolve(path, follow, who)? {
+            Found::File(place) => Ok(place),
+            _ => Err(Errno::NOENT),
+        }
+    }
+
+    /// Directory and last name, and whether it ends in a slash, as path calls that change names take them apart.
+    fn parent(&self, path: &str, who: &Identity) -> Result<(Place, String, bool)> {
+        let root = self.namespace.root();
+        let start = Start { root: &root, base: &root, who, proc: &NoLinks };
+        let parent = self.namespace.resolve_parent(&start, path.as_bytes())?;
+        Ok((parent.dir, String::from_utf8(parent.name).unwrap(), parent.trailing_slash))
+    }
+
+    /// The directory of something new.
+    fn new_name(&self, path: &str, who: &Identity) -> Result<(Place, Vec<u8>, bool)> {
+        let (_, last, _) = self.parent(path, who)?;
+        if last == ".." || last.is_empty() {
+            return Err(Errno::EXIST);
+        }
+        // A slash at the end does not matter where something is, not even a link.
+        match self.resolve(path.trim_end_matches('/'), false, who)? {
+            Found::Missing { parent, name, .. } => Ok((parent, name, path.ends_with('/'))),
+            _ => Err(Errno::EXIST),
+        }
+    }
+
+    fn act(&self, op: &Op, who: &Identity) -> Outcome {
+        let done = |()| String::new();
+        match op {
+            Op::Open { path, flags, mode, write } => {
+                let flags = OFlags::from_bits_retain(*flags) | OFlags::CLOEXEC | OFlags::NONBLOCK;
+                let exclusive = flags.contains(OFlags::EXCL);
+                if flags.contains(OFlags::CREATE) && path.ends_with('/') {
+                    // The directory is looked for first.
+                    self.parent(path, who)?;
+                    return Err(Errno::ISDIR);
+                }
+                let file = match self.resolve(path, !exclusive, who)? {
+                    Found::File(_) if exclusive => return Err(Errno::EXIST),
+                    Found::File(place) => match place.open(flags.bits(), who)? {
+                        Opened::File(file) => file,
+                        Opened::Blocking(file) => {
+                            let path = descriptor_path(file.as_fd());
+                            rustix::fs::open(path, flags.difference(OFlags::CREATE), rustix::fs::Mode::empty())?
+                        }
+                    },
+                    Found::Missing { parent, name, .. } if flags.contains(OFlags::CREATE) => {
+                        parent.create(&name, flags.bits(), *mode, who)?
+                    }
+                    _ => return Err(Errno::NOENT),
+                };
+                if self.find(path, true, who).is_ok_and(|place| place.is_dir()) {
+                    return Ok("special".into());
+                }
+                let outcome = transfer(&file, flags, write.as_deref())?;
+                if write.is_some() {
+                    self.written(path, who)?;
+                }
+                Ok(outcome)
+            }
+            Op::Mkdir { path, mode } => {
+                let (dir, name, _) = self.new_name(path, who)?;
+                dir.mkdir(&name, *mode, who).map(done)
+            }
+            Op::Rmdir { path } => {
+                let (dir, name, _) = self.parent(path, who)?;
+                if name == ".." {
+                    return Err(Errno::NOTEMPTY);
+                }
+                dir.rmdir(name.as_bytes(), who).map(done)
+            }
+            Op::Unlink { path } => {
+                let (dir, name, slash) = self.parent(path, who)?;
+                if name == ".." {
+                    return Err(Errno::ISDIR);
+                }
+                if slash {
+                    let place = self.find(path.trim_end_matches('/'), false, who)?;
+                    return Err(if place.is_dir() { Errno::ISDIR } else { Errno::NOTDIR });
+                }
+                dir.unlink(name.as_bytes(), who).map(done)
+            }
+            Op::Rename { from, to, flags } => {
+                let (dir, name, slash) = self.parent(from, who)?;
+                let (to_dir, to_name, to_slash) = self.parent(to, who)?;
+                if name == ".." || to_name == ".." {
+                    return Err(if to_name == ".." && *flags == 1 && name != ".." {
+                        Errno::EXIST
+                    } else {
+                        Errno::BUSY
+                    });
+                }
+                if slash || to_slash {
+                    let old = self.find(from.trim_end_matches('/'), false, who)?;
+                    let new = self.find(to.trim_end_matches('/'), false, who);
+                    if *flags == 1 && new.is_ok() {
+                        return Err(Errno::EXIST);
+                    }
+                    if *flags == 2 {
+                        let new = new?;
+                        if to_slash && !new.is_dir() {
+                            return Err(Errno::NOTDIR);
+                        }
+                        if !old.is_dir() && slash {
+                            return Err(Errno::NOTDIR);
+                        }
+                    } else if !old.is_dir() {
+                        return Err(Errno::NOTDIR);
+                    }
+                }
+                dir.rename(name.as_bytes(), &to_dir, to_name.as_bytes(), *flags, who).map(done)
+            }
+            Op::Link { from, to } => {
+                let file = self.find(from, false, who)?;
+                let (dir, name, slash) = self.new_name(to, who)?;
+                if slash {
+                    return Err(Errno::NOENT);
+                }
+                file.link(&dir, &name, who).map(done)
+            }
+            Op::Symlink { target, path } => {
+                let (dir, name, slash) = self.new_name(path, who)?;
+                if slash {
+                    return Err(Errno::NOENT);
+                }
+                dir.symlink(&name, target.as_bytes(), who).map(done)
+            }
+            Op::Mknod { path, mode, dev } => {
+                let (dir, name, slash) = self.new_name(path, who)?;
+                if slash {
+                    return Err(Errno::NOENT);
+                }
+                dir.mknod(&name, *mode, rustix::fs::makedev(dev.0, dev.1), who).map(done)
+            }
+            Op::Chmod { path, mode } => self.find(path, true, who)?.chmod(*mode, who).map(done),
+            Op::Chown { path, uid, gid, follow } => self.find(path, *follow, who)?.chown(*uid, *gid, who).map(done),
+            Op::Truncate { path, length } => self.find(path, true, who)?.truncate(*length, who).map(done),
+            Op::SetTimes { path, mtime } => {
+                self.find(path, false, who)?.set_times(NewTime::Omit, NewTime::At(*mtime, 5), who).map(done)
+            }
+            Op::SetXattr { path, name, value, flags } => {
+                self.find(path, false, who)?.set_xattr(name.as_bytes(), value, *flags, who).map(done)
+            }
+            Op::RemoveXattr { path, name } => self.find(path, false, who)?.remove_xattr(name.as_bytes(), who).map(done),
+            Op::Access { path, mode } => self.find(path, true, who)?.access(*mode, who).map(done),
+            Op::Stat { path } => self.describe(path, who, &mut HashMap::new()),
+            Op::List { path } => {
+                let place = self.find(path, true, who)?;
+                if !place.is_dir() {
+                    return Err(Errno::NOTDIR);
+                }
+                self.list(&place, who).map(|names| names.join(" "))
+            }
+        }
+    }
+
+    /// What write(2) does, which nobody sees here.
+    fn written(&self, path: &str, who: &Identity) -> Result<()> {
+        let file = self.find(path, true, &root())?;
+        if FileType::from_raw_mode(file.stat()?.mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        match file.remove_xattr(b"security.capability", &root()) {
+            Ok(()) | Err(Errno::NODATA) => {}
+            Err(errno) => return Err(errno),
+        }
+        let stat = file.stat()?;
+        let mut mode = stat.mode & !0o4000;
+        if mode & 0o010 != 0 || !who.groups.contains(&stat.gid) && who.gid != stat.gid {
+            mode &= !0o2000;
+        }
+        if who.uid == 0 || mode == stat.mode { Ok(()) } else { file.chmod(mode, &root()) }
+    }
+
+    fn list(&self, place: &Place, who: &Identity) -> Result<Vec<String>> {
+        let entries = place.read_dir(who)?;
+        let mut names: Vec<_> = entries.iter().map(|entry| String::from_utf8(entry.name.clone()).unwrap()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn describe(&self, path: &str, who: &Identity, links: &mut HashMap<u64, usize>) -> Outcome {
+        let place = self.find(path, false, who)?;
+        let stat = place.stat()?;
+        let kind = FileType::from_raw_mode(stat.mode);
+        let mut line =
+            format!("{path} {:o} {}:{} mtime {}", stat.mode, stat.uid, stat.gid, time(stat.mtime.0, stat.mtime.1));
+        line += &format!(" nlink {}", stat.nlink);
+        if kind == FileType::RegularFile && stat.nlink > 1 {
+            let next = links.len();
+            line += &format!(" file {}", links.entry(stat.ino).or_insert(next));
+        }
+        match kind {
+            FileType::Symlink => {
+                line += &format!(" -> {:?}", std::ffi::CString::new(place.read_link()?).unwrap());
+            }
+            FileType::RegularFile => {
+                line += &format!(" size {}", stat.size);
+                if who.uid == 0 {
+                    let Opened::File(file) = place.open(0, who)? else { panic!("a regular file") };
+                    let mut content = Vec::new();
+                    std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut content).unwrap();
+                    line += &brief(&content);
+                }
+            }
+            FileType::CharacterDevice | FileType::BlockDevice => line += &format!(" dev {}", stat.rdev),
+            _ => {}
+        }
+        if who.uid == 0 {
+            let mut names = place.list_xattr(who)?;
+            names.sort();
+            // Shown in plain directories alone, for who keeps records there himself.
+            for name in names.into_iter().filter(|name| !name.starts_with(b"user.rbuild.")) {
+                let value = place.get_xattr(&name, who)?;
+                line += &format!(" {}={value:?}", std::str::from_utf8(&name).unwrap());
+            }
+        }
+        Ok(line)
+    }
+
+    pub(super) fn dump(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.walk("/", &mut HashMap::new(), &mut lines);
+        lines
+    }
+
+    fn walk(&self, path: &str, links: &mut HashMap<u64, usize>, lines: &mut Vec<String>) {
+        lines.push(self.describe(path, &root(), links).unwrap_or_else(|errno| panic!("{path}: {errno}")));
+        let place = self.find(path, false, &root()).unwrap();
+        if !place.is_dir() {
+            return;
+        }
+        for name in self.list(&place, &root()).unwrap().iter().filter(|name| *name != "." && *name != "..") {
+            let child = if path == "/" { format!("/{name}") } else { format!("{path}/{name}") };
+            self.walk(&child, links, lines);
+        }
+    }
+}
+
+impl Subject for Ours {
+    fn run(&mut self, op: &Op, who: u32) -> Outcome {
+        let who = match who {
+            0 => root(),
+            id => Identity { uid: id, gid: id, groups: vec![1000], capabilities: 0 },
+        };
+        self.act(op, &who)
+    }
+}
