@@ -60,10 +60,19 @@ pub(crate) enum Line {
 pub(crate) struct Built {
     /// Its name.
     pub(crate) name: String,
-    /// What it made, or why it failed, in one line.
-    pub(crate) image: Result<Image, String>,
+    /// What it made, or why it failed.
+    pub(crate) image: Result<Image, Fault>,
     /// How long it took.
     pub(crate) seconds: f64,
+}
+
+/// Why a build failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Fault {
+    /// In one line.
+    pub(crate) why: String,
+    /// All that it wrote.
+    pub(crate) log: String,
 }
 
 /// What an image is.
@@ -120,16 +129,17 @@ struct Ran {
 impl Place {
     fn rung(&self) -> Result<String, String> {
         let ran = self.run(&self.scratch.join("doctor"), &["doctor".to_owned(), "--json".to_owned()], None, None)?;
-        let found: Value = serde_json::from_slice(&ran.stdout).map_err(|_| last_lines(&ran))?;
+        let found: Value = serde_json::from_slice(&ran.stdout).map_err(|_| ran.why())?;
         let why = found["probe"]["worker"]["Err"].as_str().unwrap_or("no reason is told");
         found["isolation"].as_str().map(str::to_owned).ok_or_else(|| why.to_owned())
     }
 
-    fn build(&self, build: &Build) -> Result<Image, String> {
+    fn build(&self, build: &Build) -> Result<Image, Fault> {
+        let own = |why: String| Fault { why, log: String::new() };
         let dir = self.scratch.join(build.name.replace('/', "-"));
         let context = dir.join("context");
-        fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        unpack(&self.share.join(&build.context), &context).map_err(|error| format!("unpack the context: {error}"))?;
+        fs::create_dir_all(&dir).map_err(told(&dir)).map_err(own)?;
+        unpack(&self.share.join(&build.context), &context).map_err(told(&context)).map_err(own)?;
         let store = match &build.store {
             Some(name) => self.scratch.join(name),
             None => dir.join("store"),
@@ -137,14 +147,14 @@ impl Place {
         let mut arguments = build.arguments.clone();
         arguments.splice(1..1, self.flags.iter().cloned());
         let input = build.input.as_ref().map(|name| self.share.join(name));
-        let ran = self.run(&store, &arguments, input.as_deref(), Some(&context))?;
+        let ran = self.run(&store, &arguments, input.as_deref(), Some(&context)).map_err(own)?;
         if !ran.status.success() {
-            return Err(format!("{}: {}", ran.status, last_lines(&ran)));
+            return Err(Fault { why: ran.why(), log: ran.text() });
         }
-        let image = self.image(&store, build)?;
+        let image = self.image(&store, build).map_err(own)?;
         if build.store.is_none() {
-            self.succeed(&store, &["prune", "--all", "--force"])?;
-            fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+            self.succeed(&store, &["prune", "--all", "--force"]).map_err(own)?;
+            fs::remove_dir_all(&dir).map_err(told(&dir)).map_err(own)?;
         }
         Ok(image)
     }
@@ -164,7 +174,7 @@ impl Place {
     fn succeed(&self, store: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let ran = self.run(store, &arguments, None, None)?;
-        if ran.status.success() { Ok(ran.stdout) } else { Err(format!("{}: {}", arguments[0], last_lines(&ran))) }
+        if ran.status.success() { Ok(ran.stdout) } else { Err(format!("{}: {}", arguments[0], ran.why())) }
     }
 
     /// Runs rbuild with the environment that there is, and its output to files: nothing has to be read meanwhile.
@@ -203,15 +213,21 @@ fn told(path: &Path) -> impl FnOnce(std::io::Error) -> String {
     move |error| format!("{}: {error}", path.display())
 }
 
-/// The end of what was printed, on one line.
-fn last_lines(ran: &Ran) -> String {
-    let text = if ran.stderr.trim().is_empty() {
-        String::from_utf8_lossy(&ran.stdout).into_owned()
-    } else {
-        ran.stderr.clone()
-    };
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(6)..].join(" | ")
+impl Ran {
+    fn text(&self) -> String {
+        format!("{}{}", String::from_utf8_lossy(&self.stdout), self.stderr)
+    }
+
+    /// The line that tells why it failed.
+    fn why(&self) -> String {
+        let text = self.text();
+        let mut lines = text.lines().rev().filter(|line| !line.trim().is_empty() && !line.starts_with("hint:"));
+        let last = lines.next().unwrap_or("nothing was written").to_owned();
+        let told = ["rbuild: error", "ERROR: ", "unknown flag"].map(str::to_owned);
+        let why = lines.find(|line| told.iter().any(|told| line.starts_with(told)));
+        let why = if told.iter().any(|told| last.starts_with(told)) { None } else { why };
+        format!("{}: {}", self.status, why.unwrap_or(&last))
+    }
 }
 
 /// Unpacks a context: files of whoever does it, with fixed modes and times.

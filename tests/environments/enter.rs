@@ -6,10 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rbuild_testkit::daemon::{Daemon, Image};
 use rbuild_testkit::tarball::Tarball;
 use rbuild_testkit::{bases, require};
 
-use crate::docker::{Docker, Image};
 use crate::rows::{Outer, Place, Row, Scratch};
 use crate::setup::{Setup, open};
 
@@ -163,12 +163,13 @@ fn in_docker(
     scratch: Scratch,
     options: &[&[&str]],
 ) -> Result<Entrance, String> {
-    let docker = Docker::find()?;
+    let docker = Daemon::find()?;
     let image = outer_image(&docker, setup, image)?;
     let (mut command, container) = docker.run();
     command.arg("--network=host").arg(format!("--volume={}:{SHARE}:ro", setup.share().display()));
     let scratch = match scratch {
         Scratch::Container => "/tmp/environments",
+        Scratch::Store => "/var/lib/rbuild/environments",
         Scratch::Volume => {
             let dir = setup.row_dir(row.label);
             // As HTCondor does with the job's directory.
@@ -183,7 +184,7 @@ fn in_docker(
 }
 
 /// The image of an outer container, made for this row.
-fn outer_image(docker: &Docker, setup: &Setup, image: Outer) -> Result<Image, String> {
+fn outer_image(docker: &Daemon, setup: &Setup, image: Outer) -> Result<Image, String> {
     let name = format!("rbuild-environments/{}-{}", format!("{image:?}").to_lowercase(), std::process::id());
     match image {
         Outer::Usual => docker.import(&name, &usual_root()?),
@@ -206,7 +207,21 @@ fn usual_root() -> Result<Vec<u8>, String> {
     for applet in &busybox.applets {
         tar = tar.symlink(&format!("bin/{applet}"), "busybox");
     }
-    for dir in ["etc/", "etc/ssl/", "etc/ssl/certs/", "home/", "usr/", "usr/bin/", "usr/sbin/", "var/", "var/lib/"] {
+    for dir in [
+        "dev/",
+        "etc/",
+        "etc/ssl/",
+        "etc/ssl/certs/",
+        "home/",
+        "proc/",
+        "sys/",
+        "usr/",
+        "usr/bin/",
+        "usr/sbin/",
+        "var/",
+        "var/lib/",
+        "var/tmp/",
+    ] {
         tar = tar.dir(dir, 0o755);
     }
     let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
@@ -233,7 +248,22 @@ fn in_apptainer(row: &Row, setup: &Setup) -> Result<Entrance, String> {
     setup.user.own(&root);
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     let mut line: Vec<String> = match std::env::var(APPTAINER) {
-        Ok(words) => words.split_whitespace().map(str::to_owned).collect(),
+        Ok(words) => {
+            // Apptainer wants a name for its user, which another root may not have.
+            let (name, uid, gid) = (&setup.user.name, setup.user.uid, setup.user.gid);
+            let files = [
+                ("passwd", format!("root:x:0:0:root:/root:/bin/sh\n{name}:x:{uid}:{gid}::/home/user:/bin/sh\n")),
+                ("group", format!("root:x:0:\n{name}:x:{gid}:\n")),
+            ];
+            for (file, content) in &files {
+                fs::write(dir.join(file), content).unwrap();
+                open(&dir.join(file), 0o644);
+            }
+            let script =
+                "mount --bind \"$0/passwd\" /etc/passwd && mount --bind \"$0/group\" /etc/group && exec \"$@\"";
+            let enter = ["unshare", "--mount", "--propagation=private", "sh", "-c", script].map(str::to_owned);
+            words.split_whitespace().map(str::to_owned).chain(enter).chain([path(&dir)]).collect()
+        }
         Err(_) => {
             require::program("apptainer").map_err(|reason| format!("{reason} ({APPTAINER} may enter another root)"))?;
             Vec::new()

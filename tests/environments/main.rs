@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A row fails if a build fails, makes another image than Docker, or other layers than the first row. One that cannot be
-//! had on this machine is skipped with its reason, or fails under `RBUILD_TEST_STRICT=1`. Variables:
+//! had on this machine is skipped with its reason, or fails under `RBUILD_TEST_STRICT=1`. Logs of builds that failed are
+//! kept in `tmp/environments` of cargo's target directory. Variables:
 //! `RBUILD_TEST_DOCKER` is the address of a Docker for the outer containers, `RBUILD_TEST_APPTAINER` a command that
 //! enters a root which has `apptainer`, `RBUILD_TEST_DEBIAN` a directory that keeps the Debian base for further runs,
 //! `RBUILD_TEST_ENVIRONMENTS` is `--only`.
@@ -17,7 +18,6 @@
 
 mod builds;
 mod debian;
-mod docker;
 mod driver;
 mod enter;
 mod rows;
@@ -26,7 +26,7 @@ mod table;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ use clap::Parser;
 use rbuild_testkit::require::STRICT;
 
 use builds::Builds;
-use driver::{DriverArgs, Line};
+use driver::{Built, DriverArgs, Line};
 use rows::{ROWS, Row};
 use setup::Setup;
 use table::{Judged, Outcome, Reference, judge, show};
@@ -128,6 +128,9 @@ fn run(row: &Row, setup: &Setup, verbose: bool) -> Outcome {
         Ok(entrance) => entrance,
         Err(reason) => return Outcome::Skipped(reason),
     };
+    // What failing builds write is kept.
+    let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("environments");
+    fs::create_dir_all(&logs).unwrap();
     let log = setup.path(&format!("{}.stderr", row.label));
     let command = entrance.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log).unwrap());
     let mut child = match command.spawn() {
@@ -139,8 +142,14 @@ fn run(row: &Row, setup: &Setup, verbose: bool) -> Outcome {
     let mut take = |text: &str| match serde_json::from_str::<Line>(text) {
         Ok(line) => {
             if let (Line::Built(built), true) = (&line, verbose) {
-                let what = built.image.as_ref().map_or_else(String::as_str, |_| "ok");
-                println!("row {}: {} {:.1} s: {what}", row.label, built.name, built.seconds);
+                let how = if built.image.is_ok() { "built" } else { "failed" };
+                println!("row {}: {} {how} in {:.1} s", row.label, built.name, built.seconds);
+            }
+            if let Line::Built(Built { name, image: Err(fault), .. }) = &line
+                && !fault.log.is_empty()
+            {
+                let file = logs.join(format!("{}-{}.log", row.label, name.replace('/', "-")));
+                fs::write(file, &fault.log).unwrap();
             }
             lines.push(line);
         }

@@ -53,6 +53,8 @@ pub(crate) enum Outer {
 pub(crate) enum Scratch {
     /// `/tmp` in the container's own layer.
     Container,
+    /// Where rbuild's own image has its store.
+    Store,
     /// A directory of the machine, as a volume.
     Volume,
 }
@@ -79,7 +81,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row { label: "13a", name: "host, no overlayfs", place: Place::Host, flags: &["--snapshotter=native"] },
     row("13b", "host, store on tmpfs", Place::HostOn("tmpfs")),
     row("13c", "host, store without user xattrs", Place::HostOn("ramfs")),
-    row("14", "docker run, root in rbuild's own image", Place::Docker { image: Outer::Rbuild, scratch: Scratch::Container, options: &[] }),
+    row("14", "docker run, root in rbuild's own image", Place::Docker { image: Outer::Rbuild, scratch: Scratch::Store, options: &[] }),
     row("15", "docker run, root, CRI-O's capabilities", usual(Scratch::Container, &[&["--cap-drop=SYS_CHROOT", "--cap-drop=MKNOD", "--cap-drop=SETFCAP"]])),
 ];
 

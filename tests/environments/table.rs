@@ -61,6 +61,7 @@ pub(crate) fn judge(row: &Row, outcome: Outcome, builds: &Builds, reference: &mu
         }
     };
     let mut ended = false;
+    let mut wrong: Vec<(String, Vec<String>)> = Vec::new();
     for line in lines {
         match line {
             Line::Rung(Ok(rung)) => judged.rung = rung,
@@ -70,7 +71,7 @@ pub(crate) fn judge(row: &Row, outcome: Outcome, builds: &Builds, reference: &mu
             }
             Line::Built(built) => {
                 let faults = match built.image {
-                    Err(why) => vec![why],
+                    Err(fault) => vec![fault.why],
                     Ok(image) => {
                         let listing = image.listing.unwrap_or_default();
                         let mut faults = builds.differences(&built.name, &listing);
@@ -82,15 +83,27 @@ pub(crate) fn judge(row: &Row, outcome: Outcome, builds: &Builds, reference: &mu
                     }
                 };
                 judged.passed += usize::from(faults.is_empty());
-                judged.faults.extend(faults.into_iter().map(|fault| format!("{}: {fault}", built.name)));
+                for fault in faults {
+                    match wrong.iter_mut().find(|(known, _)| *known == fault) {
+                        Some((_, builds)) => builds.push(built.name.clone()),
+                        None => wrong.push((fault, vec![built.name.clone()])),
+                    }
+                }
             }
             Line::End => ended = true,
         }
     }
+    judged.faults.extend(wrong.into_iter().map(|(fault, builds)| format!("{}: {fault}", some(&builds))));
     if !ended {
         judged.faults.push(format!("the driver did not come to its end: {}", stderr.trim()));
     }
     judged
+}
+
+/// Names of builds, not too many of them.
+fn some(builds: &[String]) -> String {
+    let more = if builds.len() > 3 { format!(" and {} more", builds.len() - 3) } else { String::new() };
+    format!("{}{more}", builds[..builds.len().min(3)].join(", "))
 }
 
 /// The table, as Markdown.

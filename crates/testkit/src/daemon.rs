@@ -1,31 +1,31 @@
-//! Real Docker as the outer container: images for it, and containers that end with the test.
+//! Real Docker to run containers with: images that are made for a test, and containers that end with it.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rbuild_testkit::require;
+use crate::require;
 
 /// Variable with the address of the daemon, as for `docker -H`.
-const VARIABLE: &str = "RBUILD_TEST_DOCKER";
+pub const VARIABLE: &str = "RBUILD_TEST_DOCKER";
 const DEFAULT: &str = "unix:///var/run/docker.sock";
 
 /// A daemon that answers.
 #[derive(Clone, Debug)]
-pub(crate) struct Docker {
+pub struct Daemon {
     program: PathBuf,
     address: String,
 }
 
-impl Docker {
+impl Daemon {
     /// The daemon that the environment names, or the machine's.
     ///
     /// # Errors
     /// With the reason to skip a row.
-    pub(crate) fn find() -> Result<Docker, String> {
+    pub fn find() -> Result<Daemon, String> {
         let address = std::env::var(VARIABLE).unwrap_or_else(|_| DEFAULT.to_owned());
-        let docker = Docker { program: require::program("docker")?, address };
+        let docker = Daemon { program: require::program("docker")?, address };
         let asked = docker.output(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"])?;
         if !asked.status.success() {
             return Err(format!("no Docker answers at {} ({VARIABLE}): {}", docker.address, stderr(&asked)));
@@ -34,7 +34,8 @@ impl Docker {
     }
 
     /// A command of its client.
-    pub(crate) fn command(&self) -> Command {
+    #[must_use]
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["-H", &self.address]).env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT");
         command
@@ -60,22 +61,29 @@ impl Docker {
     }
 
     /// An image of a tar of its root; it goes when it is dropped.
-    pub(crate) fn import(&self, name: &str, root: &[u8]) -> Result<Image, String> {
+    ///
+    /// # Errors
+    /// What Docker says.
+    pub fn import(&self, name: &str, root: &[u8]) -> Result<Image, String> {
         let path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         self.feed(&["import", "-c", path, "-", name], root)?;
         Ok(Image { docker: self.clone(), name: name.to_owned() })
     }
 
     /// The image `name` of an archive; it goes when it is dropped.
-    pub(crate) fn load(&self, name: &str, archive: &[u8]) -> Result<Image, String> {
+    ///
+    /// # Errors
+    /// What Docker says.
+    pub fn load(&self, name: &str, archive: &[u8]) -> Result<Image, String> {
         self.feed(&["load"], archive)?;
         Ok(Image { docker: self.clone(), name: name.to_owned() })
     }
 
     /// `docker run`, whose container goes when [`Container`] is dropped.
-    pub(crate) fn run(&self) -> (Command, Container) {
+    #[must_use]
+    pub fn run(&self) -> (Command, Container) {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("rbuild-environments-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("rbuild-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut command = self.command();
         command.args(["run", "--rm", "--name", &name]);
         (command, Container { docker: self.clone(), name })
@@ -83,10 +91,10 @@ impl Docker {
 }
 
 /// An image that was made for the test.
-pub(crate) struct Image {
-    docker: Docker,
+pub struct Image {
+    docker: Daemon,
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
 }
 
 impl Drop for Image {
@@ -96,8 +104,8 @@ impl Drop for Image {
 }
 
 /// A container that must not outlive its test, also where the client was killed.
-pub(crate) struct Container {
-    docker: Docker,
+pub struct Container {
+    docker: Daemon,
     name: String,
 }
 
