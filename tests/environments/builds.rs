@@ -39,6 +39,8 @@ pub(crate) struct Build {
     pub(crate) image: String,
     /// The store, where it is shared with another build.
     pub(crate) store: Option<String>,
+    /// The build that it goes on from, without which it is not tried.
+    pub(crate) after: Option<String>,
     /// Whether the files of the image are listed.
     pub(crate) listed: bool,
 }
@@ -109,7 +111,7 @@ fn case_build(setup: &Setup, case: &Case, dialect: Dialect) -> Build {
     let mut all = build_flags(setup);
     all.extend(dialect.flags());
     all.extend(arguments);
-    Build { name, context, arguments: all, input, image: case.image(), store: None, listed: true }
+    Build { name, context, arguments: all, input, image: case.image(), store: None, after: None, listed: true }
 }
 
 /// What every build says before its own arguments.

@@ -91,6 +91,7 @@ impl Debian {
                     input: None,
                     image,
                     store: Some("debian-store".to_owned()),
+                    after: (target == "compile").then(|| "debian/install".to_owned()),
                     listed: false,
                 }
             })

@@ -103,9 +103,16 @@ pub(crate) fn drive(args: DriverArgs) -> Result<(), String> {
     let program = args.rbuild.clone().unwrap_or_else(|| args.share.join("rbuild"));
     let place = Place { share: args.share, scratch: args.scratch, program, flags: args.flags };
     tell(&Line::Rung(place.rung()))?;
+    let mut failed = Vec::new();
     for build in &builds {
         let begin = Instant::now();
-        let image = place.build(build);
+        let image = match build.after.as_ref().filter(|before| failed.contains(before)) {
+            Some(before) => Err(Fault { why: format!("not tried, since {before} failed"), log: String::new() }),
+            None => place.build(build),
+        };
+        if image.is_err() {
+            failed.push(&build.name);
+        }
         let seconds = begin.elapsed().as_secs_f64();
         tell(&Line::Built(Built { name: build.name.clone(), image, seconds }))?;
     }

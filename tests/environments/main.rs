@@ -8,7 +8,7 @@
 //!
 //! A row fails if a build fails, makes another image than Docker, or other layers than the first row. One that cannot be
 //! had on this machine is skipped with its reason, or fails under `RBUILD_TEST_STRICT=1`. Logs of builds that failed are
-//! kept in `tmp/environments` of cargo's target directory. Variables:
+//! kept in `tmp/environments` where cargo builds. Variables:
 //! `RBUILD_TEST_DOCKER` is the address of a Docker for the outer containers, `RBUILD_TEST_APPTAINER` a command that
 //! enters a root which has `apptainer`, `RBUILD_TEST_DEBIAN` a directory that keeps the Debian base for further runs,
 //! `RBUILD_TEST_ENVIRONMENTS` is `--only`.

@@ -82,7 +82,7 @@ fn show_steps(steps: &[StepForecast]) -> String {
         let under = step.under.as_deref().unwrap_or("cannot be run here");
         text.push_str(&format!("  line {}, stage {}: {shown}\n    {under}\n", step.line, step.stage));
         for trouble in &step.troubles {
-            text.push_str(&format!("    ! {}: {}; {}\n", trouble.of, trouble.what, trouble.remedy));
+            text.push_str(&format!("    ! {}: {}\n      {}\n", trouble.of, trouble.what, trouble.remedy));
         }
     }
     let troubles: usize = steps.iter().map(|step| step.troubles.len()).sum();
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(
             show_steps(&steps),
             format!(
-                "\nRUN steps of the Dockerfile:\n  line 2, stage a: RUN a && mount\n    ptrace\n    ! mount: may not; do \
+                "\nRUN steps of the Dockerfile:\n  line 2, stage a: RUN a && mount\n    ptrace\n    ! mount: may not\n      do \
                  not\n  line 3, stage a: {shown}\n    ptrace\n"
             )
         );

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::ManageError;
-use super::forecast::{Confinement, StepForecast, forecast};
+use super::forecast::{Confinement, Place, StepForecast, forecast};
 use super::worker::{ENTRY, texts};
 use crate::StoreOptions;
 
@@ -59,9 +59,20 @@ pub fn doctor_of(store: &StoreOptions, dockerfile: &[u8]) -> Result<Diagnosis, M
     // Before anything is looked at: it is the cheaper one.
     forecast(dockerfile, None).map_err(ManageError::Dockerfile)?;
     let (mut diagnosis, facts) = examine(store);
-    let under = diagnosis.isolation.as_deref().zip(facts.as_ref().map(Confinement::of));
-    diagnosis.steps = Some(forecast(dockerfile, under).map_err(ManageError::Dockerfile)?);
+    let place = diagnosis.isolation.as_deref().zip(facts.as_ref()).map(|(under, facts)| Place {
+        under,
+        confinement: Confinement::of(facts),
+        may_ping: may_ping(),
+    });
+    diagnosis.steps = Some(forecast(dockerfile, place).map_err(ManageError::Dockerfile)?);
     Ok(diagnosis)
+}
+
+/// Whether the kernel lets this group send echo requests without privileges (icmp(7)).
+fn may_ping() -> bool {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").unwrap_or_default();
+    let ends: Vec<u32> = range.split_whitespace().filter_map(|end| end.parse().ok()).collect();
+    matches!(ends[..], [first, last] if (first..=last).contains(&rustix::process::getegid().as_raw()))
 }
 
 /// Looks at this machine and at the store, which is made where there is none. Starts workers for a moment.

@@ -63,6 +63,17 @@ impl Confinement {
     }
 }
 
+/// What steps run under here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// In words.
+    pub(super) under: &'a str,
+    /// How much of a root they are.
+    pub(super) confinement: Confinement,
+    /// Whether an ordinary user of this group may send echo requests (icmp(7)).
+    pub(super) may_ping: bool,
+}
+
 /// Who a step runs as, as far as the Dockerfile says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum User {
@@ -82,14 +93,11 @@ impl User {
     }
 }
 
-/// Looks at every RUN of a Dockerfile. `under` is what steps run under here, in words.
+/// Looks at every RUN of a Dockerfile; there is no place where no step can be run.
 ///
 /// # Errors
 /// What Docker refuses in it.
-pub(super) fn forecast(
-    dockerfile: &[u8],
-    under: Option<(&str, Confinement)>,
-) -> Result<Vec<StepForecast>, Box<ParseError>> {
+pub(super) fn forecast(dockerfile: &[u8], place: Option<Place<'_>>) -> Result<Vec<StepForecast>, Box<ParseError>> {
     let options = ParseOptions::for_file(Version::V28, dockerfile);
     let stages = rbuild_parser::parse_with(dockerfile, options)?.instructions()?.stages;
     let mut steps = Vec::new();
@@ -100,7 +108,7 @@ pub(super) fn forecast(
         for instruction in &stage.instructions {
             match &instruction.kind {
                 InstructionKind::User(name) => user = User::of(name),
-                InstructionKind::Run(run) => steps.push(step(index, stage, instruction, run, user, under)),
+                InstructionKind::Run(run) => steps.push(step(index, stage, instruction, run, user, place)),
                 _ => {}
             }
         }
@@ -116,12 +124,12 @@ fn step(
     instruction: &Instruction,
     run: &Run,
     user: User,
-    under: Option<(&str, Confinement)>,
+    place: Option<Place<'_>>,
 ) -> StepForecast {
     let mut troubles = Vec::new();
-    if let Some((_, confinement)) = under {
+    if let Some(place) = place {
         for command in commands_of(&run.command) {
-            let found = PROGRAMS.iter().filter(|rule| rule.holds(&command, confinement, user));
+            let found = PROGRAMS.iter().filter(|rule| rule.holds(&command, place, user));
             troubles.extend(found.map(|rule| rule.trouble(&command)));
         }
         troubles.extend(troubles::of_flags(run, stage));
@@ -136,7 +144,7 @@ fn step(
         stage: stage.name.clone().unwrap_or_else(|| index.to_string()),
         line: instruction.lines.start,
         step: instruction.original.clone(),
-        under: under.map(|(under, _)| under.to_owned()),
+        under: place.map(|place| place.under.to_owned()),
         troubles,
     }
 }
@@ -163,8 +171,8 @@ fn commands_of(line: &CommandLine) -> Vec<Command> {
 }
 
 impl Rule {
-    fn holds(&self, command: &Command, confinement: Confinement, user: User) -> bool {
-        self.programs.contains(&command.program()) && (self.when)(command, confinement, user)
+    fn holds(&self, command: &Command, place: Place<'_>, user: User) -> bool {
+        self.programs.contains(&command.program()) && (self.when)(command, place, user)
     }
 
     fn trouble(&self, command: &Command) -> Trouble {
@@ -178,7 +186,8 @@ mod tests {
 
     /// What is told of a Dockerfile, as `line: program`.
     fn told(dockerfile: &str, confinement: Confinement) -> Vec<String> {
-        let steps = forecast(dockerfile.as_bytes(), Some(("it", confinement))).unwrap();
+        let place = Place { under: "it", confinement, may_ping: false };
+        let steps = forecast(dockerfile.as_bytes(), Some(place)).unwrap();
         steps
             .iter()
             .flat_map(|step| step.troubles.iter().map(move |trouble| format!("{}: {}", step.line, trouble.of)))

@@ -3,22 +3,22 @@
 use rbuild_parser::{Run, Security, Stage};
 
 use super::commands::Command;
-use super::{Confinement, Trouble, User};
+use super::{Confinement, Place, Trouble, User};
 
 /// Programs that will not work under some circumstances.
 pub(super) struct Rule {
     /// Their names.
     pub(super) programs: &'static [&'static str],
     /// The circumstances.
-    pub(super) when: fn(&Command, Confinement, User) -> bool,
+    pub(super) when: fn(&Command, Place<'_>, User) -> bool,
     /// What will happen.
     pub(super) what: &'static str,
     /// What to do.
     pub(super) remedy: &'static str,
 }
 
-fn emulated(_: &Command, confinement: Confinement, _: User) -> bool {
-    confinement == Confinement::Emulated
+fn emulated(place: Place<'_>) -> bool {
+    place.confinement == Confinement::Emulated
 }
 
 fn has(command: &Command, wanted: fn(&str) -> bool) -> bool {
@@ -26,6 +26,7 @@ fn has(command: &Command, wanted: fn(&str) -> bool) -> bool {
 }
 
 const NOT_IN_A_BUILD: &str = "leave it to where the image is run; it cannot be part of a build with Docker either";
+const NOT_IN_A_BUILD_HERE: &str = "leave it to where the image is run";
 const BETTER_RUNG: &str = "build where user namespaces are allowed (`rbuild doctor` says what is in the way)";
 
 /// What is known.
@@ -78,29 +79,33 @@ pub(super) const PROGRAMS: &[Rule] = &[
         remedy: "work on a file instead",
     },
     Rule {
-        programs: &["ping", "ping6", "traceroute", "arping", "tcpdump", "nmap"],
-        when: |_, confinement, _| confinement != Confinement::Root,
-        what: "may not open raw sockets, since the network is that of the machine and its rights are not root's",
-        remedy: "ask with curl or getent; ping works where `sysctl net.ipv4.ping_group_range` has the group",
+        programs: &["ping", "ping6"],
+        when: |_, place, _| place.confinement != Confinement::Root && !place.may_ping,
+        what: "may not send echo requests, since the network is that of the machine, whose root no step is",
+        remedy: "ask with curl or getent, or let `sysctl net.ipv4.ping_group_range` have the group",
+    },
+    Rule {
+        programs: &["arping", "tcpdump"],
+        when: |_, place, _| place.confinement != Confinement::Root,
+        what: "may not open raw sockets, since the network is that of the machine, whose root no step is",
+        remedy: NOT_IN_A_BUILD_HERE,
     },
     Rule {
         programs: &["sudo", "su", "doas", "pkexec", "newuidmap", "newgidmap", "fusermount", "fusermount3"],
-        when: |_, confinement, user| confinement == Confinement::Emulated && user == User::Other,
+        when: |_, place, user| emulated(place) && user == User::Other,
         what: "does not become root: the set-user-id bit has no effect here",
         remedy: "change USER in the Dockerfile instead",
     },
     Rule {
         programs: &["strace", "ltrace", "gdb", "gdbserver", "rr", "perf", "proot"],
-        when: |command, confinement, user| {
-            emulated(command, confinement, user) && !has(command, |argument| argument == "--version")
-        },
+        when: |command, place, _| emulated(place) && !has(command, |argument| argument == "--version"),
         what: "cannot trace programs, since these are traced already",
         remedy: BETTER_RUNG,
     },
     Rule {
         programs: &["dpkg", "apt", "apt-get", "aptitude", "dnf", "yum", "microdnf"],
-        when: |command, confinement, user| {
-            emulated(command, confinement, user)
+        when: |command, place, _| {
+            emulated(place)
                 && (command.args().windows(2).any(|pair| pair[0] == "--add-architecture" && pair[1] == "i386")
                     || has(command, |argument| argument.ends_with(":i386") || argument.ends_with(".i686")))
         },
@@ -109,18 +114,16 @@ pub(super) const PROGRAMS: &[Rule] = &[
     },
     Rule {
         programs: &["gcc", "g++", "cc", "c++", "clang", "clang++"],
-        when: |command, confinement, user| {
-            emulated(command, confinement, user) && has(command, |argument| matches!(argument, "-m32" | "-mx32"))
-        },
+        when: |command, place, _| emulated(place) && has(command, |argument| matches!(argument, "-m32" | "-mx32")),
         what: "makes a program of 32 bits; it is made, but does not run here",
         remedy: BETTER_RUNG,
     },
     Rule {
         programs: &["setarch", "linux32", "i386", "wine", "wine32", "steamcmd"],
-        when: |command, confinement, user| {
+        when: |command, place, _| {
             let is_setarch = command.program() == "setarch";
             let is_32 = !is_setarch || has(command, |argument| matches!(argument, "i386" | "i686" | "linux32"));
-            emulated(command, confinement, user) && is_32
+            emulated(place) && is_32
         },
         what: "runs programs of 32 bits, which do not run here",
         remedy: BETTER_RUNG,
