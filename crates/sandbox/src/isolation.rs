@@ -109,7 +109,7 @@ impl Facts {
         };
         match self.privilege {
             Privilege::Root => String::new(),
-            Privilege::OneId => "recorded".to_owned(),
+            Privilege::OneId | Privilege::Emulated => "recorded".to_owned(),
             Privilege::ManyIds if outside(&self.uids) == outside(&self.gids) => format!("ids-{}", outside(&self.uids)),
             Privilege::ManyIds => format!("ids-{}-{}", outside(&self.uids), outside(&self.gids)),
         }

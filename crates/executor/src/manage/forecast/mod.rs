@@ -9,7 +9,7 @@ mod troubles;
 use std::collections::HashMap;
 
 use rbuild_parser::{CommandLine, Instruction, InstructionKind, ParseError, ParseOptions, Run, Stage, Version};
-use rbuild_sandbox::{Facts, Isolation, Privilege};
+use rbuild_sandbox::{Facts, Privilege};
 use serde::Serialize;
 
 use commands::{Command, scan};
@@ -55,10 +55,10 @@ pub(super) enum Confinement {
 impl Confinement {
     /// That of a worker.
     pub(super) fn of(facts: &Facts) -> Confinement {
-        match (facts.isolation, facts.privilege) {
-            (Isolation::Ptrace, _) => Confinement::Emulated,
-            (_, Privilege::Root) => Confinement::Root,
-            (_, Privilege::ManyIds | Privilege::OneId) => Confinement::Namespace,
+        match facts.privilege {
+            Privilege::Emulated => Confinement::Emulated,
+            Privilege::Root => Confinement::Root,
+            Privilege::ManyIds | Privilege::OneId => Confinement::Namespace,
         }
     }
 }
