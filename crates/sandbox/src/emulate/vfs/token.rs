@@ -8,12 +8,13 @@ use rustix::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 #[derive(Debug, Default)]
 struct Tokens {
-    known: HashMap<(u64, u64), (Arc<Mount>, Arc<Node>)>,
+    /// A mount lives as long as its namespace, not as long as a descriptor that leads to it; a removed directory stays.
+    known: HashMap<(u64, u64), (Weak<Mount>, Arc<Node>)>,
     /// How many are kept before those of closed files are looked for.
     limit: usize,
 }
@@ -37,13 +38,19 @@ pub(super) fn make(mount: &Arc<Mount>, node: &Arc<Node>) -> Result<OwnedFd> {
         tokens.known.retain(|key, _| open.contains(key));
         tokens.limit = tokens.known.len() * 2;
     }
-    tokens.known.insert((stat.st_dev, stat.st_ino), (Arc::clone(mount), Arc::clone(node)));
+    tokens.known.insert((stat.st_dev, stat.st_ino), (Arc::downgrade(mount), Arc::clone(node)));
     Ok(token)
 }
 
 /// The directory that a token stands for.
 pub(super) fn find(key: (u64, u64)) -> Option<(Arc<Mount>, Arc<Node>)> {
-    tokens().known.get(&key).cloned()
+    let (mount, node) = tokens().known.get(&key).cloned()?;
+    Some((mount.upgrade()?, node))
+}
+
+/// Lets go of the directories of mounts that are no more.
+pub(super) fn forget_dead() {
+    tokens().known.retain(|_, (mount, _)| mount.strong_count() > 0);
 }
 
 /// The files on this device that any process has open that this one may look at.

@@ -182,6 +182,12 @@ fn memory_file_systems_go_with_their_last_use() {
     ours.namespace.detach(&place).unwrap();
     drop(place);
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    // An open directory of the file system above does not hold it.
+    mount(&ours, FileSystem::Temporary { backing: scratch.clone(), mode: 0o755 }, "/mnt/in");
+    let directory = find(&ours, "/mnt").open(0, &root()).unwrap();
+    drop(ours);
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    drop(directory);
 }
 
 #[test]
@@ -237,4 +243,41 @@ fn speed() {
         let dir = path.rsplit_once('/').unwrap().0;
         drop(find(&ours, dir).open(0, &root()).unwrap());
     });
+}
+
+#[test]
+fn attributes_of_overlays_are_kept_apart_from_those_of_programs() {
+    let (base, ours) = start();
+    let dir = find(&ours, "/usr/bin");
+    dir.chown(33, 33, &root()).unwrap();
+    assert_eq!(dir.list_xattr(&root()).unwrap(), Vec::<Vec<u8>>::new());
+    dir.set_xattr(b"user.overlay.opaque", b"y", 0, &root()).unwrap();
+    dir.set_xattr(b"user.rbuild.owner", b"1 1", 0, &root()).unwrap();
+    assert_eq!(dir.get_xattr(b"user.overlay.opaque", &root()).unwrap(), b"y");
+    assert_eq!(dir.list_xattr(&root()).unwrap().len(), 2);
+    let stat = dir.stat().unwrap();
+    assert_eq!((stat.uid, stat.gid), (33, 33));
+    let upper = vec![open(&base.path().join("upper")), open(&base.path().join("lower"))];
+    let again = Ours { namespace: Namespace::new(FileSystem::Overlay { lower: upper, upper: None }).unwrap() };
+    let dir = find(&again, "/usr/bin");
+    let stat = dir.stat().unwrap();
+    assert_eq!((stat.uid, stat.gid, again.find("/usr/bin/tool", true, &root()).is_ok()), (33, 33, true));
+    assert_eq!(dir.mkdir(b"x", 0o755, &root()), Err(Errno::ROFS));
+}
+
+#[test]
+fn unnamed_files_get_names() {
+    let (_base, ours) = start();
+    let dir = find(&ours, "/usr/bin");
+    let Ok(file) = dir.create_unnamed(OFlags::RDWR.bits(), 0o4755, &root()) else {
+        println!("SKIPPED: this file system has no unnamed files");
+        return;
+    };
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let place = ours.namespace.place_of(&path).unwrap().unwrap();
+    assert_eq!((place.stat().unwrap().mode, place.stat().unwrap().nlink), (0o104_755, 0));
+    place.link(&dir, b"named", &root()).unwrap();
+    assert_eq!(find(&ours, "/bin/named").stat().unwrap().mode, 0o104_755);
+    let place = ours.namespace.place_of(&path).unwrap().unwrap();
+    assert_eq!(path_of(&ours, &place).as_deref(), Some("/usr/bin/named"));
 }
