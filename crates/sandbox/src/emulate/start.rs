@@ -33,6 +33,9 @@ use std::{
     sync::{Arc, Mutex, RwLock, atomic::AtomicU32},
 };
 
+/// How the directories for what is emulated in memory are called; a process id and a time follow.
+const PREFIX: &str = ".rbuild-memory-";
+
 /// The umask with which a worker begins.
 const UMASK: u32 = 0o022;
 
@@ -138,7 +141,8 @@ fn scratch() -> io::Result<PathBuf> {
     let mut last = io::Error::from(Errno::ROFS);
     let mut second_best: Option<PathBuf> = None;
     for base in bases {
-        let path = base.join(format!(".rbuild-{}-{:x}", std::process::id(), nanoseconds()));
+        remove_stale(&base);
+        let path = base.join(format!("{PREFIX}{}-{:x}", std::process::id(), nanoseconds()));
         match std::fs::create_dir(&path) {
             Err(error) => last = error,
             Ok(()) if keeps_attributes(&path) => {
@@ -154,6 +158,22 @@ fn scratch() -> io::Result<PathBuf> {
         }
     }
     second_best.ok_or(last)
+}
+
+/// Those of supervisors that were killed.
+fn remove_stale(base: &Path) {
+    let entries = std::fs::read_dir(base).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-')).map(|(pid, _)| pid);
+        if let Some(pid) = pid
+            && pid.bytes().all(|byte| byte.is_ascii_digit())
+            && !Path::new("/proc").join(pid).exists()
+        {
+            // Those of other users stay.
+            let _ = crate::remove::remove_tree(&entry.path());
+        }
+    }
 }
 
 fn nanoseconds() -> u128 {

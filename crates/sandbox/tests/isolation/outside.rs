@@ -193,6 +193,7 @@ fn what_is_not_there_is_refused(_: &Path) {
 
 fn one_id_on_request(_: &Path) {
     let mut options = options("sleeper");
+    options.isolation = Isolation::Userns;
     options.one_id = true;
     let worker = match Worker::spawn(options) {
         // One id is a user namespace.
@@ -205,7 +206,7 @@ fn one_id_on_request(_: &Path) {
 
 fn the_probe_agrees(base: &Path) {
     let found = rbuild_sandbox::probe(base);
-    let worker = spawn("sleeper").unwrap();
+    let worker = Worker::spawn(WorkerOptions { isolation: Isolation::Auto, ..options("sleeper") }).unwrap();
     let facts = found.worker.as_ref().unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(facts, worker.facts());
     assert_eq!(found.overlay, Ok(()));

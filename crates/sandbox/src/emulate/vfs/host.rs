@@ -31,6 +31,8 @@ pub(crate) struct HostFs {
     pub(crate) is_proc: bool,
     /// Removed with this.
     temporary: Option<PathBuf>,
+    /// The device number that the files of a temporary one show.
+    device: Option<u64>,
     /// What the size of a temporary one is said to be.
     size: Option<u64>,
     /// Attributes of records are not shown.
@@ -147,7 +149,16 @@ impl HostFs {
         }
         let path = root.real_path()?.unwrap_or(path);
         let root = Arc::new(root);
-        Ok(HostFs { policy: Policy::detect(), root, path, is_proc, temporary: None, size: None, private: false })
+        Ok(HostFs {
+            policy: Policy::detect(),
+            root,
+            path,
+            is_proc,
+            temporary: None,
+            device: None,
+            size: None,
+            private: false,
+        })
     }
 
     /// An empty directory in `backing`, removed with the file system.
@@ -160,6 +171,7 @@ impl HostFs {
         let mut fs = Self::new(fd, path.clone(), false)?;
         fs.temporary = Some(path);
         fs.size = size;
+        fs.device = Some(super::overlay::unnamed_device());
         fs.private = true;
         let (mut shown, mut stored) = fs.look(&fs.root)?;
         shown.mode = mode & 0o7777;
@@ -320,6 +332,7 @@ impl HostFs {
     pub(crate) fn stat(&self, file: &HostFile) -> Result<Stat> {
         let (shown, _, statx) = real::load(self.policy, file.real(), file.in_dir())?;
         let mut stat = real::stat(&statx, &shown);
+        stat.dev = self.device.unwrap_or(stat.dev);
         if let MadeUp::Link(text) = &file.made_up {
             stat.size = if file.proc_path.is_some() { stat.size } else { i64::try_from(text.len()).unwrap_or(0) };
         }

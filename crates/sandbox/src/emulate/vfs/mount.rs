@@ -552,20 +552,23 @@ fn place_of(root: &Arc<Mount>, fd_path: &Path) -> Result<Option<Place>> {
 
 /// The mount in whose real directories a path lies.
 fn by_path(mounts: &[Arc<Mount>], fd_path: &Path, path: &Path, named: bool) -> Option<Place> {
-    let mut best: Option<(usize, &Arc<Mount>)> = None;
+    let mut best: Option<(bool, usize, &Arc<Mount>)> = None;
     for mount in mounts {
+        // What has a name and was not opened in an overlay is a file of the machine, where that is seen; so are the
+        // layers themselves.
+        let preferred = named == matches!(mount.fs, Fs::Host(_));
         let roots: Vec<&Path> = match &mount.fs {
             Fs::Host(_) => mount.real_root.as_deref().into_iter().collect(),
             Fs::Overlay(fs, _) => fs.layers().map(|layer| layer.path.as_path()).collect(),
         };
         let longest = roots.into_iter().filter(|root| path.starts_with(root)).map(|root| root.as_os_str().len()).max();
         if let Some(length) = longest
-            && best.is_none_or(|(other, _)| length >= other)
+            && best.is_none_or(|(other, than, _)| (preferred, length) >= (other, than))
         {
-            best = Some((length, mount));
+            best = Some((preferred, length, mount));
         }
     }
-    let (_, mount) = best?;
+    let (_, _, mount) = best?;
     let private = matches!(mount.fs, Fs::Overlay(..));
     if !named && !private {
         return None;

@@ -51,6 +51,14 @@ pub(crate) struct Layer {
     tag: u64,
 }
 
+/// A device number for a file system that is on none.
+pub(super) fn unnamed_device() -> u64 {
+    static DEVICES: AtomicU32 = AtomicU32::new(0);
+    // Those of the kernel are small; these are taken where it does not come to.
+    let minor = 0x8_0000 + DEVICES.fetch_add(1, Ordering::Relaxed) % 0x8_0000;
+    rustix::fs::makedev(0, minor)
+}
+
 #[derive(Debug)]
 pub(crate) struct OverlayFs {
     policy: Policy,
@@ -276,7 +284,6 @@ struct Merged {
 
 impl OverlayFs {
     pub(crate) fn new(lower: Vec<OwnedFd>, upper: Option<OwnedFd>) -> Result<Self> {
-        static DEVICES: AtomicU32 = AtomicU32::new(0);
         let policy = Policy::detect();
         let mut devices = Vec::new();
         let upper = upper.map(|fd| Layer::open(fd, &mut devices)).transpose()?;
@@ -287,8 +294,6 @@ impl OverlayFs {
         let first = if top == UPPER { upper.as_ref() } else { lower.first() }.ok_or(Errno::INVAL)?;
         let dot = OsString::from(".");
         let (shown, stored, statx) = real::load(policy, Real::At(first.fd.as_fd(), &dot), None)?;
-        // Numbers of unnamed devices are small; these are taken where the kernel does not come to.
-        let minor = 0x8_0000 + DEVICES.fetch_add(1, Ordering::Relaxed) % 0x8_0000;
         let state = State {
             ino: statx.stx_ino | first.tag,
             layer: top,
@@ -307,7 +312,7 @@ impl OverlayFs {
             policy,
             upper,
             lower,
-            device: rustix::fs::makedev(0, minor),
+            device: unnamed_device(),
             root: Arc::new(root),
             lock: RwLock::new(()),
             links: Mutex::default(),
