@@ -513,6 +513,11 @@ pub enum Warning {
         /// Their texts, as in [`InstructionStep::text`].
         instructions: Vec<String>,
     },
+    /// Legacy: an instruction replaces a health check.
+    HealthcheckOverridden {
+        /// That of before: `CMD` or `CMD-SHELL` and its words.
+        test: Vec<String>,
+    },
     /// Any other `[Warning]` of the legacy builder.
     Legacy {
         /// Text after `[Warning] `.

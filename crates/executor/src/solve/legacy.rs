@@ -361,7 +361,14 @@ impl Builder<'_> {
             rbuild_parser::legacy::legacy_check(instruction, self.version)
                 .map_err(|error| instruction_failed(error.to_string()))?;
         }
+        let health = current.stage.image.run().healthcheck.get().and_then(|health| health.test.get().cloned());
         let action = current.stage.dispatch(instruction).map_err(instruction_failed)?;
+        if matches!(instruction.kind, InstructionKind::Healthcheck(_))
+            && let Some(test) = health
+            && test.first().is_some_and(|kind| kind != "NONE")
+        {
+            self.session.emitter().emit(Fact::Warning(Warning::HealthcheckOverridden { test }));
+        }
         match action {
             Action::Commit(Comment(words)) => self.without_files(current, &words),
             Action::Workdir { path, comment } => self.workdir(current, &path, &comment.0),
@@ -385,7 +392,9 @@ impl Builder<'_> {
         if session.options().no_cache || *current.missed {
             return Ok((key, false));
         }
-        if is_never_cached(&current.stage.image.config, &current.state.config) {
+        // 20.10 does not look at health checks.
+        let inherits_health = current.stage.inherits_health && self.version == rbuild_parser::Version::V28;
+        if inherits_health || loses_entrypoint(&current.stage.image.config, &current.state.config) {
             *current.missed = true;
             return Ok((key, false));
         }
@@ -679,9 +688,9 @@ impl Builder<'_> {
     }
 }
 
-/// Whether a step takes its image's command away altogether. Docker's container inherits it again, so that the image it
+/// Whether a step takes its image's entry point away. Docker's container inherits what it lacks, so that the image it
 /// commits never looks like what is asked of the cache (moby `daemon/commit.go`, `merge`).
-fn is_never_cached(wanted: &ImageConfig, parent: &ImageConfig) -> bool {
+fn loses_entrypoint(wanted: &ImageConfig, parent: &ImageConfig) -> bool {
     let has_entrypoint = |config: &ImageConfig| {
         config.config.get().and_then(|run| run.entrypoint.get()).is_some_and(|entrypoint| !entrypoint.is_empty())
     };

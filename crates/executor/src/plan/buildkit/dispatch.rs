@@ -248,7 +248,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Expands a word, and tells which of its variables nothing sets.
+    /// Expands a word, and tells which of its variables nothing sets, also where the word turns out to be wrong.
     fn expand_word(
         &self,
         word: &str,
@@ -257,13 +257,17 @@ impl Draft<'_> {
         state: &State,
         lines: LineRange,
     ) -> Result<String, WordError> {
-        let expanded = lexer.process_word_with_matches(word, &Lookup(variables))?;
-        if !expanded.unmatched.is_empty() {
+        let expanded = lexer.process_word_with_matches(word, &Lookup(variables));
+        let unmatched = match &expanded {
+            Ok(expansion) => &expansion.unmatched,
+            Err(error) => &error.unmatched,
+        };
+        if !unmatched.is_empty() {
             let declared: Vec<&str> = state.args.iter().map(|(name, _)| name.as_str()).collect();
             let set: Vec<&str> = state.env.iter().map(|(name, _)| name.as_str()).collect();
-            self.linter.raise_all(lint::undefined_variables(&expanded.unmatched, &declared, &set), lines);
+            self.linter.raise_all(lint::undefined_variables(unmatched, &declared, &set), lines);
         }
-        Ok(expanded.result)
+        expanded.map(|expansion| expansion.result)
     }
 
     fn dispatch_arg(&self, declared: &[ArgVariable], lines: LineRange, state: &mut State) -> Result<(), String> {
