@@ -148,6 +148,9 @@ pub(super) fn write_mode(target: Target<'_>, shown: &Metadata, mode: u32, use_pr
 /// Owner, group and mode bits.
 pub(crate) type Recorded = (u32, u32, Option<u32>);
 
+/// Type, major and minor number.
+pub(crate) type Device = (FileKind, (u32, u32));
+
 /// Whether an attribute is one of these records.
 pub(crate) fn is_record(name: &[u8]) -> bool {
     name.starts_with(b"user.rbuild.")
@@ -203,7 +206,7 @@ pub(crate) fn replace_owner(place: Place<'_>, owner: Option<Recorded>) -> Result
 }
 
 /// The device that an empty regular file stands for.
-pub(crate) fn read_device(target: Target<'_>) -> Result<Option<(FileKind, (u32, u32))>, Errno> {
+pub(crate) fn read_device(target: Target<'_>) -> Result<Option<Device>, Errno> {
     match xattr::get(target, OsStr::new(NODE), true)? {
         Some(value) => parse_device(&value).map(Some).ok_or(Errno::IO),
         None => Ok(None),

@@ -308,6 +308,7 @@ impl Namespace {
         Ok(())
     }
 
+    /// Takes a mount away with all that is attached beneath it, as umount2(2) with MNT_DETACH.
     pub(crate) fn detach(&self, at: &Place) -> Result<()> {
         let _tree = locked(&TREE);
         // What was mounted last there, if more than one was.
@@ -315,7 +316,15 @@ impl Namespace {
         if at.file.key() != at.mount.root.key() {
             return Err(Errno::INVAL);
         }
-        detach(&at.mount)
+        detach(&at.mount)?;
+        // What is still in use somewhere keeps itself alone, and not what is attached to it.
+        for mount in at.mount.all() {
+            let children = std::mem::take(&mut *mount.children_mut());
+            for child in children.values() {
+                *locked(&child.above) = None;
+            }
+        }
+        Ok(())
     }
 
     /// pivot_root: `new` (a mount's root) becomes the root of the namespace; the old root is attached at `old`.
@@ -431,6 +440,14 @@ fn mount_root_path(mount: &Mount) -> Vec<u8> {
             if path.is_empty() { b"/".to_vec() } else { path }
         }
         _ => b"/".to_vec(),
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if matches!(self.fs, Fs::Overlay(..)) {
+            token::forget_dead();
+        }
     }
 }
 

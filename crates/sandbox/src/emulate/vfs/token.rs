@@ -13,7 +13,7 @@ use std::{
 
 #[derive(Debug, Default)]
 struct Tokens {
-    /// A mount is not kept for them, nor its layers open.
+    /// A mount lives as long as its namespace, not as long as a descriptor that leads to it; a removed directory stays.
     known: HashMap<(u64, u64), (Weak<Mount>, Arc<Node>)>,
     /// How many are kept before those of closed files are looked for.
     limit: usize,
@@ -44,9 +44,13 @@ pub(super) fn make(mount: &Arc<Mount>, node: &Arc<Node>) -> Result<OwnedFd> {
 
 /// The directory that a token stands for.
 pub(super) fn find(key: (u64, u64)) -> Option<(Arc<Mount>, Arc<Node>)> {
-    let tokens = tokens();
-    let (mount, node) = tokens.known.get(&key)?;
-    Some((mount.upgrade()?, Arc::clone(node)))
+    let (mount, node) = tokens().known.get(&key).cloned()?;
+    Some((mount.upgrade()?, node))
+}
+
+/// Lets go of the directories of mounts that are no more.
+pub(super) fn forget_dead() {
+    tokens().known.retain(|_, (mount, _)| mount.strong_count() > 0);
 }
 
 /// The files on this device that any process has open that this one may look at.

@@ -73,7 +73,7 @@ impl OverlayFs {
         Ok(())
     }
 
-    /// Removes a whiteout of the upper layer to make room.
+    /// Hides what lower layers have in a directory of the upper one.
     pub(super) fn make_opaque(&self, path: &OsStr) -> Result<()> {
         xattr::set(Real::At(self.upper()?, path).target(), OPAQUE.as_ref(), b"y", true)
     }
@@ -107,7 +107,7 @@ fn copy(
     }
     copy_attributes(lower, new, state.stored.kind)?;
     let statx = new.statx()?;
-    let (_, mut stored) = real::show(policy, new, Some(in_dir), &statx)?;
+    let (_, mut stored) = real::bare(policy, &statx);
     real::store(policy, new, Some(in_dir), &mut stored, &state.shown)?;
     if let Some(stat) = &state.known {
         let at = |time: (i64, i64)| NewTime::At(time.0, time.1);
@@ -173,12 +173,18 @@ pub(crate) fn move_owner(
     Ok(())
 }
 
+/// Up to this size neither sharing of blocks nor holes pay.
+const SMALL: u64 = 64 << 10;
+
 /// Bytes moved at once.
 const CHUNK: usize = 128 << 10;
 
 /// Copies a whole file, sharing blocks where the file system can; holes stay holes.
 fn copy_content(source: &OwnedFd, target: &OwnedFd, size: u64) -> Result<()> {
-    if size > CHUNK as u64 && rustix::fs::ioctl_ficlone(target, source).is_ok() {
+    if size <= SMALL {
+        return copy_range(source, target, 0, size);
+    }
+    if rustix::fs::ioctl_ficlone(target, source).is_ok() {
         return Ok(());
     }
     let mut position = 0;

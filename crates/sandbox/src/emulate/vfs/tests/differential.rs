@@ -171,7 +171,6 @@ fn agree(seed: u64, length: usize) -> bool {
         }
         mark(&lower[0], &(whiteouts, Vec::new()));
     }
-    // The upper directory stands for the root.
     let ops: Vec<_> =
         (0..length).map(|_| (if random.below(8) == 0 { 33 } else { 0 }, sequence::op(&mut random))).collect();
     let theirs = apart(|| {

@@ -182,6 +182,12 @@ fn memory_file_systems_go_with_their_last_use() {
     ours.namespace.detach(&place).unwrap();
     drop(place);
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    // An open directory of the file system above does not hold it.
+    mount(&ours, FileSystem::Temporary { backing: scratch.clone(), mode: 0o755 }, "/mnt/in");
+    let directory = find(&ours, "/mnt").open(0, &root()).unwrap();
+    drop(ours);
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    drop(directory);
 }
 
 #[test]
@@ -194,4 +200,84 @@ fn search_permission_is_needed() {
     let start = Start { root: &place, base: &place, who: &who, proc: &NoLinks };
     assert!(ours.namespace.resolve(&start, b"usr", true).is_ok());
     assert_eq!(ours.namespace.resolve_parent(&start, b"usr/bin").map(drop).unwrap_err(), Errno::ACCESS);
+}
+
+/// How long things take, to be looked at: `cargo test -p rbuild-sandbox --lib -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn speed() {
+    let base = tempfile::tempdir().unwrap();
+    let mut paths = Vec::new();
+    for dir in ["lower", "upper"] {
+        fs::create_dir(base.path().join(dir)).unwrap();
+    }
+    for dir in 0..100 {
+        let dir = format!("usr/share/{dir}");
+        fs::create_dir_all(base.path().join("lower").join(&dir)).unwrap();
+        for file in 0..100 {
+            let path = format!("{dir}/{file}");
+            fs::write(base.path().join("lower").join(&path), "x").unwrap();
+            paths.push(format!("/{path}"));
+        }
+    }
+    let (lower, upper) = (vec![open(&base.path().join("lower"))], Some(open(&base.path().join("upper"))));
+    let ours = Ours { namespace: Namespace::new(FileSystem::Overlay { lower, upper }).unwrap() };
+    let count = u32::try_from(paths.len()).unwrap();
+    let measure = |what: &str, act: &dyn Fn(&str)| {
+        let begin = std::time::Instant::now();
+        paths.iter().for_each(|path| act(path));
+        println!("{what}: {:?} each", begin.elapsed() / count);
+    };
+    measure("first stat", &|path| assert!(find(&ours, path).stat().is_ok()));
+    measure("resolve", &|path| drop(find(&ours, path)));
+    measure("resolve and stat", &|path| assert!(find(&ours, path).stat().is_ok()));
+    measure("resolve and open", &|path| drop(find(&ours, path).open(0, &root()).unwrap()));
+    measure("copy up", &|path| drop(find(&ours, path).open(1, &root()).unwrap()));
+    measure("stat in the upper layer", &|path| assert!(find(&ours, path).stat().is_ok()));
+    let dir = find(&ours, "/usr");
+    measure("create", &|path| {
+        let name = path.replace('/', "-");
+        drop(dir.create(name.as_bytes(), 0o101, 0o644, &root()).unwrap());
+    });
+    measure("open a directory", &|path| {
+        let dir = path.rsplit_once('/').unwrap().0;
+        drop(find(&ours, dir).open(0, &root()).unwrap());
+    });
+}
+
+#[test]
+fn attributes_of_overlays_are_kept_apart_from_those_of_programs() {
+    let (base, ours) = start();
+    let dir = find(&ours, "/usr/bin");
+    dir.chown(33, 33, &root()).unwrap();
+    assert_eq!(dir.list_xattr(&root()).unwrap(), Vec::<Vec<u8>>::new());
+    dir.set_xattr(b"user.overlay.opaque", b"y", 0, &root()).unwrap();
+    dir.set_xattr(b"user.rbuild.owner", b"1 1", 0, &root()).unwrap();
+    assert_eq!(dir.get_xattr(b"user.overlay.opaque", &root()).unwrap(), b"y");
+    assert_eq!(dir.list_xattr(&root()).unwrap().len(), 2);
+    let stat = dir.stat().unwrap();
+    assert_eq!((stat.uid, stat.gid), (33, 33));
+    let upper = vec![open(&base.path().join("upper")), open(&base.path().join("lower"))];
+    let again = Ours { namespace: Namespace::new(FileSystem::Overlay { lower: upper, upper: None }).unwrap() };
+    let dir = find(&again, "/usr/bin");
+    let stat = dir.stat().unwrap();
+    assert_eq!((stat.uid, stat.gid, again.find("/usr/bin/tool", true, &root()).is_ok()), (33, 33, true));
+    assert_eq!(dir.mkdir(b"x", 0o755, &root()), Err(Errno::ROFS));
+}
+
+#[test]
+fn unnamed_files_get_names() {
+    let (_base, ours) = start();
+    let dir = find(&ours, "/usr/bin");
+    let Ok(file) = dir.create_unnamed(OFlags::RDWR.bits(), 0o4755, &root()) else {
+        println!("SKIPPED: this file system has no unnamed files");
+        return;
+    };
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let place = ours.namespace.place_of(&path).unwrap().unwrap();
+    assert_eq!((place.stat().unwrap().mode, place.stat().unwrap().nlink), (0o104_755, 0));
+    place.link(&dir, b"named", &root()).unwrap();
+    assert_eq!(find(&ours, "/bin/named").stat().unwrap().mode, 0o104_755);
+    let place = ours.namespace.place_of(&path).unwrap().unwrap();
+    assert_eq!(path_of(&ours, &place).as_deref(), Some("/usr/bin/named"));
 }

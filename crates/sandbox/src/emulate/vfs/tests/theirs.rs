@@ -49,7 +49,7 @@ impl Theirs {
                     stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice)
                 };
                 // No container may use those.
-                if file.as_ref().err() != Some(&Errno::ACCESS) && is_block(path) {
+                if !matches!(file, Err(Errno::ACCESS | Errno::EXIST)) && is_block(path) {
                     return Err(Errno::PERM);
                 }
                 let file = file?;
