@@ -7,6 +7,7 @@ use super::{
     table::new,
     uint,
 };
+use crate::emulate::vfs::Place;
 use nix::libc;
 use rustix::io::Errno;
 
@@ -102,6 +103,53 @@ fn give(caller: &Caller<'_>, bytes: &[u8], to: u64, size: u64) -> Outcome {
     Ok(Answer::Return(bytes.len() as i64))
 }
 
+/// Access control lists (acl(5)), as attributes. A list that says no more than the mode does is the mode, as for the
+/// kernel; no other can be set, since it would mean the real file.
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
+const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
+const LIST_VERSION: u32 = 2;
+const USER_OBJ: u16 = 1;
+const GROUP_OBJ: u16 = 4;
+const OTHER: u16 = 0x20;
+
+/// The entries of a list: tag and permissions.
+fn entries(value: &[u8]) -> Option<Vec<(u16, u16)>> {
+    if value.is_empty() {
+        return Some(Vec::new());
+    }
+    let (head, rest) = value.split_at_checked(4)?;
+    if u32::from_le_bytes(head.try_into().ok()?) != LIST_VERSION || rest.len() % 8 != 0 {
+        return None;
+    }
+    let half =
+        |entry: &[u8], at: usize| entry.get(at..at + 2).and_then(|it| it.try_into().ok()).map(u16::from_le_bytes);
+    rest.chunks_exact(8).map(|entry| Some((half(entry, 0)?, half(entry, 2)?))).collect()
+}
+
+/// The permission bits that a list means; `None` where it says more than a mode can.
+fn mode_of(entries: &[(u16, u16)]) -> Option<u32> {
+    let mut mode = 0;
+    for (tag, permissions) in entries {
+        let shift = match *tag {
+            USER_OBJ => 6,
+            GROUP_OBJ => 3,
+            OTHER => 0,
+            _ => return None,
+        };
+        mode |= u32::from(*permissions & 7) << shift;
+    }
+    (entries.len() == 3).then_some(mode)
+}
+
+fn set_access_list(caller: &Caller<'_>, place: &Place, value: &[u8]) -> Outcome {
+    let entries = entries(value).ok_or(Errno::INVAL)?;
+    if !entries.is_empty() {
+        let mode = mode_of(&entries).ok_or(Errno::OPNOTSUPP)?;
+        place.chmod((place.stat()?.mode & 0o7000) | mode, &caller.who)?;
+    }
+    Ok(DONE)
+}
+
 impl Action {
     fn perform(self, caller: &Caller<'_>, find: impl FnOnce() -> Result<Target, Errno>) -> Outcome {
         let who = &caller.who;
@@ -122,7 +170,14 @@ impl Action {
                 if size > 0 {
                     caller.memory.read(value, &mut bytes)?;
                 }
-                find()?.place(Errno::OPNOTSUPP)?.set_xattr(&name, &bytes, flags, who).map(|()| DONE)
+                let place = find()?.place(Errno::OPNOTSUPP)?;
+                match name.as_slice() {
+                    ACCESS_LIST => set_access_list(caller, &place, &bytes),
+                    // There is none to be taken away.
+                    DEFAULT_LIST if entries(&bytes).is_some_and(|entries| entries.is_empty()) => Ok(DONE),
+                    DEFAULT_LIST => Err(Errno::OPNOTSUPP),
+                    _ => place.set_xattr(&name, &bytes, flags, who).map(|()| DONE),
+                }
             }
             Self::List { list, size } => {
                 let names = match find()? {
@@ -143,8 +198,30 @@ impl Action {
             }
             Self::Remove { name } => {
                 let name = read_name(caller, name)?;
-                find()?.place(Errno::OPNOTSUPP)?.remove_xattr(&name, who).map(|()| DONE)
+                let place = find()?.place(Errno::OPNOTSUPP)?;
+                if matches!(name.as_slice(), ACCESS_LIST | DEFAULT_LIST) {
+                    return Ok(DONE);
+                }
+                place.remove_xattr(&name, who).map(|()| DONE)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_that_are_modes() {
+        let entry = |tag: u16, permissions: u16| {
+            [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &u32::MAX.to_le_bytes()].concat()
+        };
+        let minimal = [&2u32.to_le_bytes()[..], &entry(1, 6), &entry(4, 4), &entry(0x20, 1)].concat();
+        assert_eq!(mode_of(&entries(&minimal).unwrap()), Some(0o641));
+        let more = [minimal.clone(), entry(2, 7)].concat();
+        assert_eq!(mode_of(&entries(&more).unwrap()), None);
+        assert_eq!(entries(&minimal[..27]), None);
+        assert_eq!(entries(b"").unwrap(), []);
     }
 }
