@@ -254,6 +254,10 @@ impl Builder<'_> {
             return Ok(state);
         }
         if name == "scratch" {
+            // Its configuration has the platform that was asked for.
+            if !platform.os.eq_ignore_ascii_case("linux") {
+                return Err(instruction_failed("operating system is not supported"));
+            }
             return Ok(State { id: None, layers: Vec::new(), config: ImageConfig::default() });
         }
         self.image(&name, &platform, step)

@@ -247,7 +247,8 @@ fn rest_of_line(fd: &OwnedFd, buffer: &mut [u8], length: usize) -> usize {
     end - length
 }
 
-/// Hands over what is there; whether there may be more.
+/// Hands over what is there; whether there may be more: a read that is cut short has emptied the pipe, and of what is
+/// written after it epoll tells anew, in its order.
 fn hand_over(stream: Stream, fd: &OwnedFd, buffer: &mut [u8], output: &mut dyn FnMut(Output<'_>)) -> io::Result<bool> {
     match rustix::io::read(fd, &mut *buffer) {
         Ok(0) | Err(Errno::AGAIN) => Ok(false),
@@ -255,7 +256,7 @@ fn hand_over(stream: Stream, fd: &OwnedFd, buffer: &mut [u8], output: &mut dyn F
             let time = SystemTime::now();
             let length = length + rest_of_line(fd, buffer, length);
             output(Output { stream, bytes: &buffer[..length], time });
-            Ok(true)
+            Ok(length == buffer.len())
         }
         Err(Errno::INTR) => Ok(true),
         Err(errno) => Err(errno.into()),
