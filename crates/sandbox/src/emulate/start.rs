@@ -58,7 +58,7 @@ pub(crate) fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts
         }
         Fork::Parent(pid) => {
             drop((channel, below, fds));
-            let begin = || -> Result<(Arc<Task>, Kernel, OwnedFd, OwnedFd), (&'static str, io::Error)> {
+            let begin = || -> Result<Begun, (&'static str, io::Error)> {
                 let lost = |_: ChannelError| ("talk to the worker", Errno::PIPE.into());
                 let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| ("watch the worker", error.into()))?;
                 let number = pid.as_raw_nonzero().get().unsigned_abs();
@@ -84,6 +84,9 @@ pub(crate) fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts
         }
     }
 }
+
+/// The worker as a task, the state around it, the listener of its filter, and the handle that tells of its end.
+type Begun = (Arc<Task>, Kernel, OwnedFd, OwnedFd);
 
 fn become_supervised(supervisor: &Channel) -> Result<(), ChannelError> {
     let armed = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();

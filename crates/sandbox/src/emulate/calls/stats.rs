@@ -88,11 +88,11 @@ fn statfs_bytes(status: &StatFs) -> [u8; 120] {
     let words = [
         status.f_type as u64,
         status.f_bsize as u64,
-        status.f_blocks as u64,
-        status.f_bfree as u64,
-        status.f_bavail as u64,
-        status.f_files as u64,
-        status.f_ffree as u64,
+        status.f_blocks,
+        status.f_bfree,
+        status.f_bavail,
+        status.f_files,
+        status.f_ffree,
     ];
     for (index, word) in words.into_iter().enumerate() {
         bytes.put(index * 8, word.to_ne_bytes());

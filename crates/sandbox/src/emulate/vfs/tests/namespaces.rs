@@ -183,7 +183,7 @@ fn memory_file_systems_go_with_their_last_use() {
     drop(place);
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
     // An open directory of the file system above does not hold it.
-    mount(&ours, FileSystem::Temporary { backing: scratch.clone(), mode: 0o755 }, "/mnt/in");
+    mount(&ours, FileSystem::Temporary { backing: scratch.clone(), mode: 0o755, size: None }, "/mnt/in");
     let directory = find(&ours, "/mnt").open(0, &root()).unwrap();
     drop(ours);
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
