@@ -7,6 +7,7 @@
 mod cases;
 mod frontends;
 mod hostile;
+mod image;
 mod killed;
 mod parallel;
 mod rawjson;

@@ -9,7 +9,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
-use rbuild_logfmt::event::{Call, Fact, Failure, Item, Outcome, StepKind, Version};
+use rbuild_image::platform::Platform;
+use rbuild_image::reference::DockerVersion;
+use rbuild_logfmt::event::{Call, Fact, Failure, Item, Outcome, Speaker, StepKind, Version};
 use rbuild_sandbox::Facts;
 
 use crate::cancel::Cancel;
@@ -108,6 +110,7 @@ fn check(session: &Session<'_>) -> Result<Checked, Stop> {
 fn build(session: &Session<'_>) -> Result<BuildResult, Stop> {
     let plan = export::Exports::new(session)?;
     requested_config(session.options())?;
+    check_platform(session)?;
     let context = open_context(session)?;
     let known = known_files(session, &context)?;
     let result = solve(session, &plan, &context);
@@ -115,6 +118,20 @@ fn build(session: &Session<'_>) -> Result<BuildResult, Stop> {
         session.remember_value(&key, &BASE64.encode(saved))?;
     }
     result
+}
+
+/// Of BuildKit 28 the client looks at the platform, before anything else.
+fn check_platform(session: &Session<'_>) -> Result<(), Stop> {
+    let options = session.options();
+    match &options.platform {
+        Some(text) if !session.is_legacy() && options.dialect.version == Version::V28 => {
+            match Platform::parse(text, DockerVersion::V28) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Stop::failed(Failure::Request { message: error.to_string(), by: Speaker::Client })),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Recalls what earlier builds found out about the files of a directory; the key under which that is kept.

@@ -21,12 +21,12 @@ use rbuild_sandbox::{Facts, Privilege};
 
 use crate::base::{BaseImage, BaseLayer, Remote};
 use crate::cancel::{Cancel, Cancellable};
-use crate::context::{ContextError, NamedContext, NamedSource};
+use crate::context::{Context, ContextError, NamedContext, NamedSource, layout_digest};
 use crate::download::Download;
 use crate::emit::Emitter;
 use crate::key::CacheKey;
 use crate::options::BuildOptions;
-use crate::plan::buildkit::StageBase;
+use crate::plan::buildkit::NamedBase;
 use crate::pull_failure::pull_failure;
 use crate::removal::{Removals, remove_large_tree};
 use crate::stop::Stop;
@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
         output: Option<OwnedFd>,
     ) -> Result<Session<'a>, (Emitter, Stop)> {
         let open = || -> Result<_, Stop> {
-            let store = Store::open(&options.store.root)?;
+            let store = Store::open(&options.store.root)?.with_owners(&facts.owners());
             let lease = store.lease()?;
             lease.stop_with(cancel.shared_flag());
             let registry =
@@ -643,45 +643,55 @@ impl<'a> Session<'a> {
         Stop::failed(error.failure(self.options.dialect))
     }
 
-    /// The source that `--build-context` names.
-    pub(crate) fn named_context(&self, name: &str, value: &str) -> Result<StageBase, Stop> {
-        let named = NamedContext::new(name, value).map_err(|error| self.context_failed(&error))?;
-        let platform = Platform::host();
+    /// A source that `--build-context` names; a directory is opened.
+    pub(crate) fn named_base(&self, mut named: NamedContext) -> Result<NamedBase, Stop> {
+        if let NamedSource::OciLayout { path, tag, digest: digest @ None } = &mut named.source {
+            let found = layout_digest(path, tag).map_err(|reason| {
+                let layout = format!("oci-layout://{}", path.display());
+                self.context_failed(&ContextError::NamedLayout { layout, reason })
+            })?;
+            *digest = Some(found);
+        }
+        let directory = match &named.source {
+            NamedSource::Directory(path) => {
+                let here = if path.is_absolute() { PathBuf::from("/") } else { std::env::current_dir()? };
+                let opened = Context::open_named(&named.name, path, &here, self.options.dialect);
+                Some(Arc::new(opened.map_err(|error| self.context_failed(&error))?))
+            }
+            _ => None,
+        };
+        Ok(NamedBase { context: named, directory })
+    }
+
+    /// The image of a named context that is a file or a directory with images.
+    pub(crate) fn named_image(&self, named: &NamedContext, platform: &Platform) -> Result<BaseImage, Stop> {
+        let name = &named.name;
         let unsupported = |what: &str| {
             Stop::failed(Failure::Own {
                 message: format!("the build context `{name}` is {what}, which is not supported yet"),
                 hint: None,
             })
         };
-        match named.source {
-            NamedSource::Directory(path) => Ok(StageBase::Directory(path)),
-            NamedSource::Image(reference) => {
-                let parsed = Reference::parse_normalized(&reference, DockerVersion::V28)
-                    .map_err(|error| Stop::own(&error))?
-                    .or_latest();
-                let image = match self.built_here(&parsed, &platform)? {
-                    Some(image) => image,
-                    None => self.remote_image(&parsed, &platform)?,
-                };
-                Ok(StageBase::Image(Arc::new(image)))
-            }
+        match &named.source {
             NamedSource::OciLayout { path, tag, digest } => {
-                let select = |entry: &Descriptor| match &digest {
+                let select = |entry: &Descriptor| match digest {
                     Some(digest) => entry.digest.as_str() == digest,
-                    None => entry.annotations.get(annotation::REF_NAME).is_some_and(|name| *name == tag),
+                    None => entry.annotations.get(annotation::REF_NAME).is_some_and(|name| name == tag),
                 };
-                let loaded = archive::load_dir(&self.store, &self.lease, &path, &platform, &select);
-                self.imported(loaded, value, &platform)
+                let loaded = archive::load_dir(&self.store, &self.lease, path, platform, &select);
+                self.imported(loaded, &path.to_string_lossy(), platform)
             }
             NamedSource::DockerArchive(path) => {
-                let file = std::fs::File::open(&path).map_err(|error| {
+                let file = std::fs::File::open(path).map_err(|error| {
                     Stop::failed(Failure::Own {
                         message: format!("cannot open `{}`: {error}", path.display()),
                         hint: None,
                     })
                 })?;
-                self.imported(archive::load(&self.store, &self.lease, file, &platform), value, &platform)
+                let loaded = archive::load(&self.store, &self.lease, file, platform);
+                self.imported(loaded, &path.to_string_lossy(), platform)
             }
+            NamedSource::Directory(_) | NamedSource::Image(_) => Err(unsupported("no file with images")),
             NamedSource::Target(_) => Err(unsupported("a target of another build")),
             NamedSource::Remote(_) => Err(unsupported("remote")),
         }
@@ -692,19 +702,15 @@ impl<'a> Session<'a> {
         loaded: Result<Vec<Loaded>, ArchiveError>,
         shown: &str,
         platform: &Platform,
-    ) -> Result<StageBase, Stop> {
+    ) -> Result<BaseImage, Stop> {
         let first = loaded.map_err(|error| Stop::own(&error))?.into_iter().next();
         let image = match first {
             Some(loaded) => self.stored_image_for(loaded.id, shown, platform)?,
             None => None,
         };
-        match image {
-            Some(image) => Ok(StageBase::Image(Arc::new(image))),
-            None => Err(Stop::failed(Failure::Own {
-                message: format!("`{shown}` has no image for {platform}"),
-                hint: None,
-            })),
-        }
+        image.ok_or_else(|| {
+            Stop::failed(Failure::Own { message: format!("`{shown}` has no image for {platform}"), hint: None })
+        })
     }
 
     /// The directory of a cache mount; `fill` gives a new one its content and attributes before anybody sees it.

@@ -259,6 +259,11 @@ pub enum StepKind {
         /// The reference, as the user wrote it.
         reference: String,
     },
+    /// BuildKit: `[context NAME] OCI load from client`, the image of a named context that is an OCI layout.
+    ContextLayout {
+        /// Name of the context.
+        context: String,
+    },
     /// BuildKit: the frontend named by `# syntax=` is looked up.
     ResolveFrontend {
         /// Canonical reference.
@@ -507,6 +512,11 @@ pub enum Warning {
     EmptyContinuations {
         /// Their texts, as in [`InstructionStep::text`].
         instructions: Vec<String>,
+    },
+    /// Legacy: an instruction replaces a health check.
+    HealthcheckOverridden {
+        /// That of before: `CMD` or `CMD-SHELL` and its words.
+        test: Vec<String>,
     },
     /// Any other `[Warning]` of the legacy builder.
     Legacy {

@@ -79,7 +79,12 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
             Version::V20 => format!("{} not found: not found", quote(path)),
             Version::V28 if message.starts_with("failed to calculate checksum of ref ") => message.clone(),
             Version::V28 => {
-                format!("failed to calculate checksum of ref {}: {}: not found", source_ref(vertex), quote(path))
+                let cause = match message.as_str() {
+                    // It is there, but leads nowhere.
+                    "too many links" => message.clone(),
+                    _ => format!("{}: not found", quote(path)),
+                };
+                format!("failed to calculate checksum of ref {}: {cause}", source_ref(vertex))
             }
         },
         Failure::Lint { rules } => lint(rules),
@@ -175,7 +180,10 @@ pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) ->
     let prefix = match (failure, step.map(|(kind, _)| kind)) {
         (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ".to_owned(),
         (Failure::Download { problem, .. }, _) if !is_checksum(problem) => "failed to load cache key: ".to_owned(),
-        (Failure::Pull { reference, .. }, Some(StepKind::ResolveFrontend { .. })) => {
+        (
+            Failure::Pull { reference, .. },
+            Some(StepKind::ResolveFrontend { .. } | StepKind::LoadContextMetadata { .. }),
+        ) => {
             format!("failed to resolve source metadata for {}: ", canonical(reference))
         }
         (Failure::Pull { reference, .. }, None | Some(StepKind::LoadMetadata { .. })) => {

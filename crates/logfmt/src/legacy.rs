@@ -162,6 +162,9 @@ impl Legacy {
                 let names = names.join(" ");
                 self.log(format!("[Warning] One or more build-args [{names}] were not consumed\n"), out);
             }
+            Warning::HealthcheckOverridden { test } => {
+                self.log(format!("Note: overriding previous HEALTHCHECK: [{}]\n", test.join(" ")), out);
+            }
             Warning::Legacy { text, step: None } => self.log(format!("[Warning] {text}\n"), out),
             Warning::Legacy { text, step: Some(_) } => self.log(format!(" ---> [Warning] {text}\n"), out),
             Warning::Lint { .. } => {}

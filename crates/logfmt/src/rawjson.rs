@@ -45,6 +45,7 @@ impl Place {
             | StepKind::LoadRemoteContext
             | StepKind::LoadFrontend { .. }
             | StepKind::ContextImage { .. }
+            | StepKind::ContextLayout { .. }
             | StepKind::Image { .. }
             | StepKind::Source { .. } => Self::Source { looked_at: false },
             StepKind::Instruction(step) if step.instruction == "FROM" => Self::Source { looked_at: false },

@@ -388,6 +388,7 @@ fn described(warning: &Warning) -> (u32, String) {
         }
         Warning::UnusedBuildArgs { names } => (0, format!("build arguments not used: {}", names.join(" "))),
         Warning::EmptyContinuations { instructions } => (0, format!("empty line within {}", instructions.join("; "))),
+        Warning::HealthcheckOverridden { test } => (0, format!("HEALTHCHECK takes the place of {}", test.join(" "))),
         Warning::Legacy { text, .. } => (0, text.clone()),
     }
 }

@@ -71,6 +71,15 @@ pub enum WrongValue {
     Variable(String),
     /// A name of an image is none, for Docker's reason.
     Reference(String),
+    /// A named context without a name.
+    Context(String),
+    /// A named context with a name that is none.
+    ContextName {
+        /// The name.
+        name: String,
+        /// Docker's reason.
+        reason: String,
+    },
 }
 
 impl WrongUse {
@@ -94,6 +103,7 @@ impl WrongUse {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
+            WrongUse::Value { cause, .. } if cause.is_about_context() => WRONG_COUNT,
             WrongUse::Arguments => WRONG_COUNT,
             _ => WRONG_FLAG,
         }
@@ -102,6 +112,9 @@ impl WrongUse {
     /// What is wrong and where help is to be had, without the last line feed.
     pub(crate) fn hint(&self, dialect: Dialect) -> Option<String> {
         let message = self.message(dialect)?;
+        if matches!(self, WrongUse::Value { cause, .. } if cause.is_about_context()) {
+            return Some(message);
+        }
         let command = match (dialect.version, dialect.builder) {
             (Version::V20, _) => return Some(format!("{message}\nSee 'docker build --help'.")),
             (Version::V28, Builder::Legacy) => "docker build",
@@ -125,6 +138,10 @@ impl WrongUse {
                 None => format!("flag needs an argument: {written}"),
             },
             WrongUse::Value { cause, .. } if is_buildx(dialect) && cause.is_seen_late() => return None,
+            // None of the other clients knows the flag.
+            WrongUse::Value { cause, .. } if cause.is_about_context() => {
+                return is_buildx(dialect).then(|| format!("ERROR: {cause}"));
+            }
             WrongUse::Value { flag, value, cause } => {
                 format!("invalid argument {} for {} flag: {cause}", quote(value), quote(flag))
             }
@@ -140,6 +157,11 @@ impl WrongUse {
 }
 
 impl WrongValue {
+    /// Whether it is an error of buildx itself, and not of its command line.
+    fn is_about_context(&self) -> bool {
+        matches!(self, WrongValue::Context(_) | WrongValue::ContextName { .. })
+    }
+
     /// Whether buildx looks at such a value after the command line, and says other things of it.
     fn is_seen_late(&self) -> bool {
         match self {
@@ -147,7 +169,9 @@ impl WrongValue {
             | WrongValue::Size(_)
             | WrongValue::Ulimit(_)
             | WrongValue::UlimitName(_)
-            | WrongValue::UlimitOrder { .. } => false,
+            | WrongValue::UlimitOrder { .. }
+            | WrongValue::Context(_)
+            | WrongValue::ContextName { .. } => false,
             WrongValue::AddHost(_)
             | WrongValue::Address(_)
             | WrongValue::Label(_)
@@ -177,6 +201,8 @@ impl fmt::Display for WrongValue {
             WrongValue::Label(text) => write!(f, "invalid label '{text}': empty name"),
             WrongValue::Variable(text) => write!(f, "invalid environment variable: {text}"),
             WrongValue::Reference(reason) => f.write_str(reason),
+            WrongValue::ContextName { name, reason } => write!(f, "invalid context name {name}: {reason}"),
+            WrongValue::Context(text) => write!(f, "invalid context value: {text}, expected key=value"),
         }
     }
 }

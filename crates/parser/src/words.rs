@@ -95,6 +95,8 @@ pub struct WordError {
     pub word: String,
     /// What is wrong with it.
     pub kind: WordErrorKind,
+    /// The variables that were asked for before, and that nothing sets.
+    pub unmatched: Box<BTreeSet<String>>,
 }
 
 impl fmt::Display for WordError {
@@ -300,7 +302,7 @@ impl Lexer {
             Ok((result, words)) => {
                 Ok(Expansion { result, words, matched: reader.matched, unmatched: reader.unmatched })
             }
-            Err(kind) => Err(WordError { word: word.to_owned(), kind }),
+            Err(kind) => Err(WordError { word: word.to_owned(), kind, unmatched: Box::new(reader.unmatched) }),
         }
     }
 }

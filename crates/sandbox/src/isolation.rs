@@ -100,6 +100,21 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// A word for the way in which owners of files are kept, the same for workers that can use each other's files: empty
+    /// for real ids, `recorded` for records beside the files, else where the ids of the user namespace lie outside.
+    pub fn owners(&self) -> String {
+        let outside = |ranges: &[IdRange]| {
+            let first: Vec<String> = ranges.iter().map(|range| range.outside.to_string()).collect();
+            first.join("-")
+        };
+        match self.privilege {
+            Privilege::Root => String::new(),
+            Privilege::OneId | Privilege::Emulated => "recorded".to_owned(),
+            Privilege::ManyIds if outside(&self.uids) == outside(&self.gids) => format!("ids-{}", outside(&self.uids)),
+            Privilege::ManyIds => format!("ids-{}-{}", outside(&self.uids), outside(&self.gids)),
+        }
+    }
+
     /// Whether files can be owned by `uid` and `gid` inside.
     pub fn has_ids(&self, uid: u32, gid: u32) -> bool {
         let within = |ranges: &[IdRange], id: u32| ranges.iter().any(|range| range.contains(id));
@@ -110,6 +125,23 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ways_to_keep_owners() {
+        let range = |inside, outside| IdRange { inside, outside, count: 1 };
+        let facts = |privilege, uids: &[IdRange], gids: &[IdRange]| Facts {
+            isolation: Isolation::Userns,
+            privilege,
+            uids: uids.to_vec(),
+            gids: gids.to_vec(),
+            why_one_id: None,
+        };
+        let ids = [range(0, 1000), range(1, 100_000)];
+        assert_eq!(facts(Privilege::Root, &ids, &ids).owners(), "");
+        assert_eq!(facts(Privilege::OneId, &ids, &ids).owners(), "recorded");
+        assert_eq!(facts(Privilege::ManyIds, &ids, &ids).owners(), "ids-1000-100000");
+        assert_eq!(facts(Privilege::ManyIds, &ids, &ids[..1]).owners(), "ids-1000-100000-1000");
+    }
 
     #[test]
     fn words() {

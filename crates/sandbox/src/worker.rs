@@ -150,13 +150,24 @@ impl Worker {
             Known::Yes => {}
         }
         match options.isolation {
-            Isolation::Auto | Isolation::Userns => Self::spawn_userns(&options),
+            Isolation::Auto => Self::spawn_strongest(&options),
+            Isolation::Userns => Self::spawn_userns(&options),
             Isolation::Ptrace => Self::attempt(&options, Ids::Emulated),
             isolation @ Isolation::Chroot => Err(SpawnError::Unavailable {
                 isolation,
                 reason: "this version builds with `userns` and `ptrace` only; use `auto` or one of these".into(),
             }),
         }
+    }
+
+    /// A user namespace, else an emulated kernel.
+    fn spawn_strongest(options: &WorkerOptions) -> Result<Self, SpawnError> {
+        Self::spawn_userns(options).or_else(|refused| {
+            Self::attempt(options, Ids::Emulated).map_err(|error| {
+                tracing::debug!(error = error.to_string_with_source(), "there is no emulated kernel either");
+                refused
+            })
+        })
     }
 
     /// Tries the ways to uid 0, best first.

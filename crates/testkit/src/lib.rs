@@ -7,6 +7,7 @@
 
 pub mod bases;
 pub mod case;
+pub mod daemon;
 pub mod docker;
 pub mod docker_registry;
 pub mod golden;

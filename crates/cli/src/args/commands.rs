@@ -329,6 +329,10 @@ pub(crate) struct ReplayArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    /// A Dockerfile, or a directory that has one: tell of each RUN what it will run under, and what is likely not to work
+    /// in it; `-` reads it from standard input.
+    #[arg(value_name = "DOCKERFILE")]
+    pub(crate) dockerfile: Option<PathBuf>,
     /// As JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -73,6 +73,8 @@ fn build_is_the_default_command() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(parse_with(&["doctor", "--json"], &[]), Ok(Command::Doctor(DoctorArgs { json: true, .. }))));
+    let of_file = parse_with(&["doctor", "Dockerfile"], &[]);
+    assert!(matches!(of_file, Ok(Command::Doctor(DoctorArgs { dockerfile: Some(path), .. })) if path == *"Dockerfile"));
 }
 
 #[test]

@@ -84,6 +84,14 @@ pub(crate) enum ValueError {
     /// A secret without a name.
     #[error("the secret has no id, write id=NAME")]
     SecretId,
+    /// A named context with a name that is none.
+    #[error("`{name}` is no name: {reason}")]
+    ContextName {
+        /// As given.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// Nothing that is done with a Dockerfile here.
     #[error("there is no call `{0}`, only build and check")]
     Call(String),
@@ -105,6 +113,10 @@ impl ValueError {
             ValueError::Address(address) => WrongValue::Address(address.clone()),
             ValueError::EmptyKey(_) if flag == "--label" => WrongValue::Label(value.to_owned()),
             ValueError::EmptyKey(_) => WrongValue::Variable(value.to_owned()),
+            ValueError::ContextName { name, reason } => {
+                WrongValue::ContextName { name: name.clone(), reason: reason.clone() }
+            }
+            ValueError::Form { .. } if flag == "--build-context" => WrongValue::Context(value.to_owned()),
             _ => return None,
         })
     }
@@ -292,8 +304,11 @@ pub(crate) fn label(text: &str) -> Result<(String, String), ValueError> {
 /// `NAME=VALUE` (`--build-context`).
 pub(crate) fn build_context(text: &str) -> Result<(String, String), ValueError> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(ValueError::Form { text: text.to_owned(), form: "NAME=VALUE" }),
+        Some((name, value)) => match rbuild_executor::context::context_name_error(name) {
+            None => Ok((name.to_owned(), value.to_owned())),
+            Some(reason) => Err(ValueError::ContextName { name: name.to_owned(), reason }),
+        },
+        None => Err(ValueError::Form { text: text.to_owned(), form: "NAME=VALUE" }),
     }
 }
 
@@ -463,7 +478,7 @@ mod tests {
         assert!(assignment("=b").is_err());
         assert!(label("").is_err());
         assert_eq!(build_context("a=docker-image://x=y"), Ok(("a".into(), "docker-image://x=y".into())));
-        assert!(build_context("a").is_err() && build_context("a=").is_err() && build_context("=a").is_err());
+        assert!(build_context("a").is_err() && build_context("=a").is_err());
         assert_eq!(certificate("h:5000=/ca.pem"), Ok(("h:5000".into(), "/ca.pem".into())));
         assert!(certificate("h").is_err());
     }

@@ -1,6 +1,10 @@
 //! `rbuild doctor`: what this machine allows.
 
-use rbuild_executor::manage::{self, CheckState, Diagnosis};
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use rbuild_executor::manage::{self, CheckState, Diagnosis, StepForecast};
 
 use crate::args::{DoctorArgs, Environment};
 use crate::convert::store_options;
@@ -9,7 +13,11 @@ use crate::output::Output;
 
 /// Shows what was found; fails where no build can run.
 pub(crate) fn doctor(args: DoctorArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
-    let diagnosis = manage::doctor(&store_options(&args.common, environment)?);
+    let store = store_options(&args.common, environment)?;
+    let diagnosis = match &args.dockerfile {
+        None => manage::doctor(&store),
+        Some(path) => manage::doctor_of(&store, &read(path)?)?,
+    };
     if args.json {
         let json = serde_json::to_string_pretty(&diagnosis)
             .map_err(|error| CliError::Io { action: "write JSON".to_owned(), source: error.into() })?;
@@ -18,6 +26,16 @@ pub(crate) fn doctor(args: DoctorArgs, environment: &Environment, output: &mut O
         output.out(show(&diagnosis));
     }
     if diagnosis.can_run { Ok(()) } else { Err(CliError::Partly) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+    let told = |source| CliError::Io { action: format!("read `{}`", path.display()), source };
+    if path.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).map_err(told)?;
+        return Ok(bytes);
+    }
+    if path.is_dir() { fs::read(path.join("Dockerfile")) } else { fs::read(path) }.map_err(told)
 }
 
 fn show(diagnosis: &Diagnosis) -> String {
@@ -41,12 +59,42 @@ fn show(diagnosis: &Diagnosis) -> String {
             text.push_str(&format!("  - {remedy}\n"));
         }
     }
+    if let Some(steps) = &diagnosis.steps {
+        text.push_str(&show_steps(steps));
+    }
+    text
+}
+
+/// Most characters of a step that are shown.
+const MAX_STEP: usize = 72;
+
+fn show_steps(steps: &[StepForecast]) -> String {
+    if steps.is_empty() {
+        return "\nThe Dockerfile has no RUN\n".to_owned();
+    }
+    let mut text = String::from("\nRUN steps of the Dockerfile:\n");
+    for step in steps {
+        let words = step.step.split_whitespace().collect::<Vec<_>>().join(" ");
+        let shown = match words.char_indices().nth(MAX_STEP) {
+            Some((end, _)) => format!("{}…", &words[..end]),
+            None => words,
+        };
+        let under = step.under.as_deref().unwrap_or("cannot be run here");
+        text.push_str(&format!("  line {}, stage {}: {shown}\n    {under}\n", step.line, step.stage));
+        for trouble in &step.troubles {
+            text.push_str(&format!("    ! {}: {}\n      {}\n", trouble.of, trouble.what, trouble.remedy));
+        }
+    }
+    let troubles: usize = steps.iter().map(|step| step.troubles.len()).sum();
+    if troubles == 0 && steps.iter().all(|step| step.under.is_some()) {
+        text.push_str("Nothing in them is known not to work here\n");
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
-    use rbuild_executor::manage::Check;
+    use rbuild_executor::manage::{Check, Trouble};
 
     use super::*;
 
@@ -63,6 +111,7 @@ mod tests {
             ],
             remedies: vec!["install `newuidmap`".into()],
             probe: serde_json::Value::Null,
+            steps: None,
         };
         assert_eq!(
             show(&diagnosis),
@@ -70,5 +119,31 @@ mod tests {
              RUN steps are confined by: userns with one id\n\n\
              What would help, most important first:\n  - install `newuidmap`\n"
         );
+    }
+
+    #[test]
+    fn steps_shown() {
+        let trouble = Trouble { of: "mount".into(), what: "may not".into(), remedy: "do not".into() };
+        let step = |line, step: &str, troubles: &[Trouble]| StepForecast {
+            stage: "a".into(),
+            line,
+            step: step.into(),
+            under: Some("ptrace".into()),
+            troubles: troubles.to_vec(),
+        };
+        let long = format!("RUN {}", "x".repeat(MAX_STEP));
+        let steps = [step(2, "RUN a &&   mount", &[trouble]), step(3, &long, &[])];
+        let shown = format!("RUN {}…", "x".repeat(MAX_STEP - 4));
+        assert_eq!(
+            show_steps(&steps),
+            format!(
+                "\nRUN steps of the Dockerfile:\n  line 2, stage a: RUN a && mount\n    ptrace\n    ! mount: may not\n      do \
+                 not\n  line 3, stage a: {shown}\n    ptrace\n"
+            )
+        );
+        assert!(show_steps(&steps[1..]).ends_with("Nothing in them is known not to work here\n"));
+        let nowhere = StepForecast { under: None, ..steps[1].clone() };
+        assert!(show_steps(&[nowhere]).ends_with("    cannot be run here\n"));
+        assert_eq!(show_steps(&[]), "\nThe Dockerfile has no RUN\n");
     }
 }

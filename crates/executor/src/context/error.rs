@@ -9,6 +9,7 @@ use rbuild_logfmt::go_reason;
 use rbuild_parser::ignore::IgnoreError;
 use rbuild_sandbox::root::RootError;
 
+use crate::plan::go;
 use crate::rootfs::RootfsError;
 
 /// Where Docker's daemon keeps what it reads, as its errors show it; the name of the last directory ends in digits drawn
@@ -148,6 +149,30 @@ pub enum ContextError {
         /// As given.
         path: PathBuf,
     },
+    /// What is wanted of a context is no pattern (28's BuildKit).
+    #[error("invalid pattern: {source}")]
+    IncludePattern {
+        /// All that is wanted.
+        patterns: Vec<String>,
+        /// What is wrong.
+        source: IgnoreError,
+    },
+    /// A pattern of the ignore file of a named context is none.
+    #[error("invalid pattern in the ignore file of a named context: {source}")]
+    NamedIgnorePattern {
+        /// All patterns.
+        patterns: Vec<String>,
+        /// What is wrong.
+        source: IgnoreError,
+    },
+    /// The OCI layout of a named context has not the image.
+    #[error("`{layout}` cannot be resolved: {reason}")]
+    NamedLayout {
+        /// As given.
+        layout: String,
+        /// Docker's reason.
+        reason: String,
+    },
     /// A file could not be read or written.
     #[error("cannot {action} `{}`", path.display())]
     Io {
@@ -278,6 +303,17 @@ impl ContextError {
             Self::Archive { source } => {
                 archive(source).map_or_else(|| self.own(), |message| builder(format!("{read}: {message}")))
             }
+            Self::IncludePattern { patterns, source } => builder(format!(
+                "rpc error: code = Unknown desc = invalid includepatterns: [{}]: {source}",
+                patterns.join(" ")
+            )),
+            Self::NamedIgnorePattern { patterns, source } => builder(format!(
+                "rpc error: code = Unknown desc = invalid excludepatterns: [{}]: {source}",
+                patterns.join(" ")
+            )),
+            Self::NamedLayout { layout, reason } => {
+                client(format!("oci-layout reference {} could not be resolved: {reason}", go::quote(layout)))
+            }
             Self::NamedForm { value } => client(format!("invalid context value: {value}, expected key=value")),
             Self::NamedName { name, source } => client(format!("invalid context name {name}: {source}")),
             Self::NamedNotADirectory { path } => {
@@ -287,6 +323,21 @@ impl ContextError {
                 client(format!("failed to get build context {name}: stat {}: {}", path.display(), go_reason(source)))
             }
             _ => self.own(),
+        }
+    }
+
+    /// Whether the transfer had begun when its other end refused it.
+    #[must_use]
+    pub(crate) fn is_told_late(&self) -> bool {
+        matches!(self, Self::IncludePattern { .. } | Self::NamedIgnorePattern { .. })
+    }
+
+    /// The error as it is told of a named context.
+    #[must_use]
+    pub(crate) fn of_named(self) -> Self {
+        match self {
+            Self::IgnorePattern { patterns, source } => Self::NamedIgnorePattern { patterns, source },
+            other => other,
         }
     }
 

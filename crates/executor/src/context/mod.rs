@@ -21,7 +21,7 @@ mod tree;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rbuild_logfmt::event::{Builder, Dialect, Version};
 use rbuild_parser::ignore::{IgnoreError, PatternMatcher};
@@ -29,15 +29,16 @@ use rbuild_sandbox::root::Root;
 
 pub use error::ContextError;
 pub(crate) use error::DAEMON_MOUNT;
-pub use named::{NamedContext, NamedSource};
+pub(crate) use named::layout_digest;
+pub use named::{NamedContext, NamedSource, context_name_error};
 pub use request::ContextRequest;
 pub use sync::{Sync, SyncSnapshot};
 
 use crate::key::CacheKey;
-use crate::rootfs::{Filter as ShownFilter, HashOptions, KnownFiles, RootfsError, Shown, Source, Sums, content_hash};
+use crate::rootfs::{HashOptions, KnownFiles, RootfsError, Shown, Source, Sums, content_hash};
 use filter::{Candidate, Filter, Judgement, Rules, judge};
 use sync::{Asks, HardLinks, SyncSizer};
-use tree::{Node, SourceTree};
+use tree::{Node, SourceTree, Step};
 
 /// The largest Dockerfile or ignore file that is read, in bytes.
 const FILE_MAX: u64 = 64 << 20;
@@ -53,6 +54,9 @@ pub enum Transfer {
     Context,
 }
 
+/// What is seen of a path of a context; contexts are shared by threads.
+type ShownFilter = dyn Fn(&Path) -> Shown + Send + std::marker::Sync;
+
 /// An opened build context.
 pub struct Context {
     dialect: Dialect,
@@ -63,11 +67,14 @@ pub struct Context {
     dockerfile: Dockerfile,
     ignore: Ignore,
     sums: Sums,
-    shown: Box<ShownFilter<'static>>,
+    shown: Box<ShownFilter>,
     sync_name: String,
     shared_key: String,
     /// Digests of what COPY, ADD and mounts select.
     selections: Mutex<HashMap<CacheKey, String>>,
+    hides: OnceLock<bool>,
+    /// Where a copy is of what is seen of the tree.
+    seen_copy: Mutex<Option<PathBuf>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -148,6 +155,12 @@ impl Context {
         (&self.dockerfile.name, &self.dockerfile.bytes)
     }
 
+    /// The name of a named context.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.sync_name
+    }
+
     /// The directory that holds the tree, hidden files among the others; see [`Context::source`].
     #[must_use]
     pub fn root(&self) -> &Root {
@@ -225,6 +238,30 @@ impl Context {
     #[must_use]
     pub fn excluded(&self, path: &Path) -> bool {
         self.shown(path) == Shown::No
+    }
+
+    /// Whether the tree has anything that cannot be seen.
+    ///
+    /// # Errors
+    /// If the tree cannot be read.
+    pub(crate) fn hides_anything(&self) -> Result<bool, ContextError> {
+        if self.ignore.patterns.is_empty() {
+            return Ok(false);
+        }
+        if let Some(known) = self.hides.get() {
+            return Ok(*known);
+        }
+        let mut hides = false;
+        self.tree.walk(&mut |node| {
+            hides |= self.shown(&node.path) != Shown::Yes;
+            Ok(if hides { Step::Skip } else { Step::EnterIfAllowed })
+        })?;
+        Ok(*self.hides.get_or_init(|| hides))
+    }
+
+    /// Where a copy is of what is seen of the tree, if somebody made one.
+    pub(crate) fn seen_copy(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        self.seen_copy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the ignore file excludes a source of COPY or ADD, for the build check: the path is taken as it was written.
@@ -381,7 +418,11 @@ fn transfer(
         [] => None,
         wanted => follow::follow_links(tree, wanted)?,
     };
-    let include = include.map(PatternMatcher::new).transpose().map_err(ContextError::IgnoreChecked)?;
+    let compiled = include.as_ref().map(PatternMatcher::new).transpose();
+    let include = compiled.map_err(|source| match version {
+        Version::V20 => ContextError::IgnoreChecked(source),
+        Version::V28 => ContextError::IncludePattern { patterns: include.unwrap_or_default(), source },
+    })?;
     let hard_links = match version {
         Version::V20 => HardLinks::Kept,
         Version::V28 => HardLinks::Reset,
@@ -400,7 +441,7 @@ fn transfer(
 }
 
 /// What the ignore file, and in the legacy dialect its removal, leave of a tree.
-fn shown_filter(dialect: Dialect, patterns: &Arc<PatternMatcher>, removed: Vec<PathBuf>) -> Box<ShownFilter<'static>> {
+fn shown_filter(dialect: Dialect, patterns: &Arc<PatternMatcher>, removed: Vec<PathBuf>) -> Box<ShownFilter> {
     let patterns = Arc::clone(patterns);
     let rules = match dialect.builder {
         Builder::Legacy => Rules::Tar(dialect.version),

@@ -1,8 +1,10 @@
 //! `--build-context NAME=SOURCE`: contexts beside the main one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rbuild_image::manifest::{Descriptor, annotation};
 use rbuild_image::reference::{DockerVersion, Reference};
+use rbuild_logfmt::go_reason;
 
 use super::ContextError;
 
@@ -40,6 +42,12 @@ pub enum NamedSource {
     Remote(String),
 }
 
+/// Docker's reason why the name of a named context is none.
+#[must_use]
+pub fn context_name_error(name: &str) -> Option<String> {
+    Reference::parse_normalized(name, DockerVersion::V28).err().map(|error| error.to_string())
+}
+
 impl NamedContext {
     /// Parses the value of `--build-context`.
     ///
@@ -57,13 +65,55 @@ impl NamedContext {
     /// [`ContextError::NamedName`] if the name is no reference.
     pub fn new(name: &str, source: &str) -> Result<Self, ContextError> {
         let reference = Reference::parse_normalized(name, DockerVersion::V28)
-            .map_err(|source| ContextError::NamedName { name: name.to_owned(), source })?
-            .familiar();
-        // `NAME:latest` and `NAME` are one name to the frontend.
-        let name = reference.strip_suffix(":latest").unwrap_or(&reference);
-        Ok(Self { name: name.to_owned(), source: NamedSource::parse(source) })
+            .map_err(|source| ContextError::NamedName { name: name.to_owned(), source })?;
+        Ok(Self { name: Self::key(&reference), source: NamedSource::parse(source) })
+    }
+
+    /// The name of a context as it is looked up: `NAME:latest` and `NAME` are one.
+    pub(crate) fn key(reference: &Reference) -> String {
+        let familiar = reference.familiar();
+        familiar.strip_suffix(":latest").unwrap_or(&familiar).to_owned()
     }
 }
+
+/// The part of an OCI index that says which image a tag is.
+#[derive(serde::Deserialize)]
+struct LayoutIndex {
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+}
+
+/// Finds the image of an OCI layout as Docker's client does (buildx `resolveDigest`): by its name, by its tag, or because
+/// it is the only one.
+pub(crate) fn layout_digest(path: &Path, tag: &str) -> Result<String, String> {
+    let index = path.join("index.json");
+    let shown = index.display();
+    let open = |path: &dyn std::fmt::Display, error: &std::io::Error| format!("open {path}: {}", go_reason(error));
+    if !path.is_dir() {
+        let lock = format!("{shown}.lock");
+        return Err(format!(
+            "could not lock {lock}: {}",
+            open(&lock, &std::io::Error::from_raw_os_error(NO_SUCH_FILE))
+        ));
+    }
+    let text = std::fs::read(&index).map_err(|error| format!("could not read {shown}: {}", open(&shown, &error)))?;
+    let index: LayoutIndex =
+        serde_json::from_slice(&text).map_err(|error| format!("could not unmarshal {shown}: {error}"))?;
+    let annotated =
+        |name: &str| index.manifests.iter().find(|entry| entry.annotations.get(name).is_some_and(|value| value == tag));
+    let single = || index.manifests.first().filter(|_| index.manifests.len() == 1);
+    annotated(CONTAINERD_NAME)
+        .or_else(|| annotated(annotation::REF_NAME))
+        .or_else(single)
+        .map(|entry| entry.digest.to_string())
+        .ok_or_else(|| "failed to resolve digest".to_owned())
+}
+
+/// The kernel's number of it.
+const NO_SUCH_FILE: i32 = rustix::io::Errno::NOENT.raw_os_error();
+
+/// Where containerd keeps an image's name.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 impl NamedSource {
     /// Tells the kind of source; what is nothing else is a directory.

@@ -45,7 +45,8 @@ pub(super) fn open_named(
     dialect: Dialect,
 ) -> Result<Context, ContextError> {
     let absolute = working_dir.join(directory);
-    match stat(&absolute) {
+    let found = if directory.as_os_str().is_empty() { Err(rustix::io::Errno::NOENT) } else { stat(&absolute) };
+    match found {
         Ok(stat) if is_dir(&stat) => {}
         Ok(_) => {
             return Err(ContextError::NamedNotADirectory { path: directory.to_owned() });
@@ -57,7 +58,11 @@ pub(super) fn open_named(
     }
     let tree = SourceTree::open(&absolute, Ownership::Real)?;
     let list = read_ignore_file(&tree, IGNORE_FILE)?.unwrap_or_default();
-    let ignore = Ignore { patterns: compile(&list)?, is_own: false, refused: None };
+    // A pattern that is none is an error of those who need the directory.
+    let ignore = match PatternMatcher::new(&list) {
+        Ok(patterns) => Ignore { patterns: Arc::new(patterns), is_own: false, refused: None },
+        Err(error) => Ignore { refused: Some((list, error)), ..Ignore::default() },
+    };
     let shared_key = last_name(&absolute);
     Ok(assemble(dialect, tree, None, Kind::Directory, Dockerfile::default(), ignore, Vec::new(), name, shared_key))
 }
@@ -88,6 +93,8 @@ fn assemble(
         sync_name,
         shared_key,
         selections: Default::default(),
+        hides: Default::default(),
+        seen_copy: Default::default(),
     }
 }
 

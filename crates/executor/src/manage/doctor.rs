@@ -1,10 +1,12 @@
 //! What this machine allows, what is missing, and what to do about it.
 
 use rbuild_image::store::Store;
-use rbuild_sandbox::{Isolation, Privilege, Probe, SpawnError, Worker, WorkerOptions, probe};
+use rbuild_sandbox::{Facts, Isolation, Privilege, Probe, SpawnError, Worker, WorkerOptions, probe};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::error::ManageError;
+use super::forecast::{Confinement, Place, StepForecast, forecast};
 use super::worker::{ENTRY, texts};
 use crate::StoreOptions;
 
@@ -21,6 +23,9 @@ pub struct Diagnosis {
     pub remedies: Vec<String>,
     /// The facts themselves.
     pub probe: Value,
+    /// With a Dockerfile: what is to be expected of its RUN steps, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<StepForecast>>,
 }
 
 /// One thing that was looked at.
@@ -46,8 +51,37 @@ pub enum CheckState {
     Bad,
 }
 
+/// As [`doctor`], and foretells what each RUN of a Dockerfile will run under, and what is likely not to work in it.
+///
+/// # Errors
+/// What Docker refuses in the Dockerfile.
+pub fn doctor_of(store: &StoreOptions, dockerfile: &[u8]) -> Result<Diagnosis, ManageError> {
+    // Before anything is looked at: it is the cheaper one.
+    forecast(dockerfile, None).map_err(ManageError::Dockerfile)?;
+    let (mut diagnosis, facts) = examine(store);
+    let place = diagnosis.isolation.as_deref().zip(facts.as_ref()).map(|(under, facts)| Place {
+        under,
+        confinement: Confinement::of(facts),
+        may_ping: may_ping(),
+    });
+    diagnosis.steps = Some(forecast(dockerfile, place).map_err(ManageError::Dockerfile)?);
+    Ok(diagnosis)
+}
+
+/// Whether the kernel lets this group send echo requests without privileges (icmp(7)).
+fn may_ping() -> bool {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").unwrap_or_default();
+    let ends: Vec<u32> = range.split_whitespace().filter_map(|end| end.parse().ok()).collect();
+    matches!(ends[..], [first, last] if (first..=last).contains(&rustix::process::getegid().as_raw()))
+}
+
 /// Looks at this machine and at the store, which is made where there is none. Starts workers for a moment.
 pub fn doctor(store: &StoreOptions) -> Diagnosis {
+    examine(store).0
+}
+
+/// The diagnosis, and what a worker found.
+fn examine(store: &StoreOptions) -> (Diagnosis, Option<Facts>) {
     let opened = Store::open(&store.root).map(drop);
     // The overlay is tried where the layers will lie.
     let directory = if opened.is_ok() { store.root.join("tmp") } else { store.root.clone() };
@@ -71,7 +105,7 @@ pub fn doctor(store: &StoreOptions) -> Diagnosis {
             Err(error) => lacking(&name, texts(&error).join(": ")),
         });
     }
-    Diagnosis {
+    let diagnosis = Diagnosis {
         can_run: found.worker.is_ok() && opened.is_ok(),
         isolation: found.worker.as_ref().ok().map(|facts| {
             let ids = match facts.privilege {
@@ -85,7 +119,9 @@ pub fn doctor(store: &StoreOptions) -> Diagnosis {
         checks,
         remedies: found.remedies(),
         probe: serde_json::to_value(&found).unwrap_or_default(),
-    }
+        steps: None,
+    };
+    (diagnosis, found.worker.ok())
 }
 
 fn checks(found: &Probe) -> Vec<Check> {

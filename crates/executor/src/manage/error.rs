@@ -45,6 +45,9 @@ pub enum ManageError {
         /// Its id, shortened.
         id: String,
     },
+    /// A Dockerfile is none.
+    #[error(transparent)]
+    Dockerfile(Box<rbuild_parser::ParseError>),
     /// A platform is none.
     #[error("`{text}` is no platform")]
     Platform {

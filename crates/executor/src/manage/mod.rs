@@ -5,6 +5,7 @@
 mod archive;
 mod doctor;
 mod error;
+mod forecast;
 mod images;
 mod inspect;
 mod login;
@@ -23,8 +24,9 @@ use rbuild_logfmt::event::{Builder, Dialect, Version};
 use crate::RegistryAccess;
 
 pub use archive::{ArchiveFormat, Loaded, load, load_file, save, save_file};
-pub use doctor::{Check, CheckState, Diagnosis, doctor};
+pub use doctor::{Check, CheckState, Diagnosis, doctor, doctor_of};
 pub use error::ManageError;
+pub use forecast::{StepForecast, Trouble};
 pub use images::{ImageName, ImageSummary, Time, list, tag};
 pub use inspect::{HistoryRow, history, inspect};
 pub use login::{Kept, login, logout, server_name};

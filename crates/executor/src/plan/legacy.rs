@@ -143,6 +143,8 @@ pub(crate) struct Stage {
     version: Version,
     lenient: bool,
     cmd_set: bool,
+    /// The last instruction made a health check that lacks what the one before it had, and takes that over.
+    pub(crate) inherits_health: bool,
 }
 
 /// What an instruction asks for.
@@ -245,7 +247,7 @@ impl Stage {
         let run = image.run_mut();
         run.open_stdin.set(false);
         run.stdin_once.set(false);
-        Stage { image, args, lexer, version, lenient, cmd_set: false }
+        Stage { image, args, lexer, version, lenient, cmd_set: false, inherits_health: false }
     }
 
     /// The configuration that the cache is asked for: that of the stage, with another command.
@@ -307,6 +309,7 @@ impl Stage {
     /// # Errors
     /// Docker's text.
     pub(crate) fn dispatch(&mut self, instruction: &Instruction) -> Result<Action, String> {
+        self.inherits_health = false;
         let variables = self.variables();
         let lexer = self.lexer;
         let mut word = |word: &str| lexer.process_word(word, &Lookup(&variables));
@@ -398,7 +401,9 @@ impl Stage {
                 };
                 let mut made = healthcheck(check.test, times, i64::from(check.retries));
                 if let Some(before) = self.image.run().healthcheck.get() {
+                    let own = made.clone();
                     inherit_healthcheck(&mut made, before);
+                    self.inherits_health = own != made;
                 }
                 self.image.run_mut().healthcheck.set(made);
                 text

@@ -142,8 +142,7 @@ pub(crate) fn chown(spec: &str, passwd_text: &str, group_text: &str) -> Result<(
 /// Resolves `--chown=user[:group]` and the user of WORKDIR as BuildKit 0.25 does (`solver/llbsolver/ops/user_linux.go`):
 /// a number is user and group, a name brings its primary group, and names that the image does not know are root.
 pub(crate) fn chown_buildkit(spec: &str, passwd_text: &str, group_text: &str) -> (u32, u32) {
-    let id =
-        |text: &str| if text == "root" { Some(0) } else { text.parse::<i32>().ok().map(|n| n.max(0).unsigned_abs()) };
+    let id = buildkit_id;
     let (user, group) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (spec, None),
@@ -163,6 +162,16 @@ pub(crate) fn chown_buildkit(spec: &str, passwd_text: &str, group_text: &str) ->
         }
     }
     (uid, gid)
+}
+
+/// What BuildKit's client makes a number of.
+fn buildkit_id(text: &str) -> Option<u32> {
+    if text == "root" { Some(0) } else { text.parse::<i32>().ok().map(|n| n.max(0).unsigned_abs()) }
+}
+
+/// Whether BuildKit has to look up a name for an owner.
+pub(crate) fn has_names(spec: &str) -> bool {
+    !spec.is_empty() && spec.split(':').any(|name| buildkit_id(name).is_none())
 }
 
 #[cfg(test)]

@@ -61,6 +61,16 @@ struct Current<'a> {
     missed: &'a mut bool,
 }
 
+/// The platform that a build is for; one that is none the daemon refuses when it has the context.
+fn platform_of(session: &Session<'_>) -> Result<Platform, Stop> {
+    let options = session.options();
+    match &options.platform {
+        Some(text) => Platform::parse(text, docker_version(super::buildkit::parser_version(session)))
+            .map_err(|error| Stop::failed(Failure::Request { message: error.to_string(), by: Speaker::Daemon })),
+        None => Ok(target_platform(options)?),
+    }
+}
+
 /// Builds with the legacy builder's rules.
 pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, Stop> {
     let emitter = session.emitter();
@@ -121,7 +131,7 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
     let mut builder = Builder {
         session,
         context,
-        platform: target_platform(session.options())?,
+        platform: platform_of(session)?,
         version,
         lexer,
         number: 0,
@@ -341,10 +351,24 @@ impl Builder<'_> {
 
     fn dispatch(&mut self, instruction: &Instruction, current: Current<'_>) -> Result<(), Stop> {
         if !self.session.options().lenient {
+            // It reads mounts before it refuses them.
+            if let InstructionKind::Run(run) = &instruction.kind {
+                for written in &run.mounts {
+                    Mount::parse_with(written, self.version, |word| current.stage.expand(word))
+                        .map_err(|error| instruction_failed(error.message(self.version)))?;
+                }
+            }
             rbuild_parser::legacy::legacy_check(instruction, self.version)
                 .map_err(|error| instruction_failed(error.to_string()))?;
         }
+        let health = current.stage.image.run().healthcheck.get().and_then(|health| health.test.get().cloned());
         let action = current.stage.dispatch(instruction).map_err(instruction_failed)?;
+        if matches!(instruction.kind, InstructionKind::Healthcheck(_))
+            && let Some(test) = health
+            && test.first().is_some_and(|kind| kind != "NONE")
+        {
+            self.session.emitter().emit(Fact::Warning(Warning::HealthcheckOverridden { test }));
+        }
         match action {
             Action::Commit(Comment(words)) => self.without_files(current, &words),
             Action::Workdir { path, comment } => self.workdir(current, &path, &comment.0),
@@ -368,7 +392,19 @@ impl Builder<'_> {
         if session.options().no_cache || *current.missed {
             return Ok((key, false));
         }
-        if let Some(image) = session.cached_image(&key)? {
+        // 20.10 does not look at health checks.
+        let inherits_health = current.stage.inherits_health && self.version == rbuild_parser::Version::V28;
+        if inherits_health || loses_entrypoint(&current.stage.image.config, &current.state.config) {
+            *current.missed = true;
+            return Ok((key, false));
+        }
+        // 28 takes no image of another platform than the build's, though it is its own that it built on such a base.
+        let fits = |image: &BaseImage| {
+            let actual = image.config.platform();
+            self.version == rbuild_parser::Version::V20
+                || self.platform.compatible().iter().any(|wanted| wanted.is_same(&actual))
+        };
+        if let Some(image) = session.cached_image(&key)?.filter(fits) {
             self.finish(current, state_of(&image), true);
             return Ok((key, true));
         }
@@ -650,6 +686,15 @@ impl Builder<'_> {
             stop => stop,
         })
     }
+}
+
+/// Whether a step takes its image's entry point away. Docker's container inherits what it lacks, so that the image it
+/// commits never looks like what is asked of the cache (moby `daemon/commit.go`, `merge`).
+fn loses_entrypoint(wanted: &ImageConfig, parent: &ImageConfig) -> bool {
+    let has_entrypoint = |config: &ImageConfig| {
+        config.config.get().and_then(|run| run.entrypoint.get()).is_some_and(|entrypoint| !entrypoint.is_empty())
+    };
+    has_entrypoint(parent) && !has_entrypoint(wanted)
 }
 
 fn state_of(image: &BaseImage) -> State {

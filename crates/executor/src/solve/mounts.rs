@@ -15,7 +15,7 @@ use rbuild_sandbox::{Access, Mount, OverlayMount};
 use super::instruction_failed;
 use crate::context::Context;
 use crate::options::SecretSource;
-use crate::plan::buildkit::{PIPES, RunMount};
+use crate::plan::buildkit::{MountFrom, PIPES, RunMount, RunOp};
 use crate::rootfs::{self, CopyOptions, Source};
 use crate::session::Session;
 use crate::snapshot::{Change, View};
@@ -25,7 +25,6 @@ use crate::stop::Stop;
 pub(super) enum From<'a> {
     Layers(Vec<DiffId>),
     Context(&'a Context),
-    Directory(PathBuf),
 }
 
 /// Mounts made ready, and what must live as long as the command runs.
@@ -105,12 +104,7 @@ impl<'s> Prepared<'s> {
         let source = PathBuf::from(mount.source.trim_start_matches('/'));
         let within = match from {
             Some(From::Context(context)) if !mount.read_only => self.copy_to_write(&context.source())?,
-            Some(From::Context(context)) => context.path().to_path_buf(),
-            Some(From::Directory(path)) if !mount.read_only => {
-                let root = Root::open(&path, self.session.ownership())?;
-                self.copy_to_write(&Source::new(&root))?
-            }
-            Some(From::Directory(path)) => path,
+            Some(From::Context(context)) => self.seen_of(context)?,
             // What is written is thrown away after the step.
             Some(From::Layers(layers)) if !mount.read_only => {
                 let change = Change::begin(self.session, &layers, &[])?;
@@ -127,18 +121,50 @@ impl<'s> Prepared<'s> {
             }
             None => self.session.scratch_dir()?,
         };
-        let root = Root::open(&within, self.session.ownership())?;
-        if !source.as_os_str().is_empty() && root.stat(&source).is_err() {
-            let quoted = crate::plan::go::quote(&mount.source);
-            return Err(Stop::failed(Failure::Copy {
-                instruction: "RUN".to_owned(),
-                message: format!("{quoted}: not found"),
-                missing: Some(mount.source.clone()),
-            }));
-        }
+        self.check_source(&within, mount)?;
         let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
         self.mounts.push(Mount::Bind { source, within: Some(within), target, access });
         Ok(())
+    }
+
+    /// Whether what a command mounts from contexts, to read it, is there.
+    pub(super) fn check_sources<'c>(
+        &self,
+        run: &RunOp,
+        context: &dyn Fn(MountFrom) -> Option<&'c Context>,
+    ) -> Result<(), Stop> {
+        for mount in run.mounts.iter().filter(|mount| mount.kind == MountType::Bind && mount.read_only) {
+            if let Some(context) = context(mount.from) {
+                self.check_source(&self.seen_of(context)?, mount)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_source(&self, within: &Path, mount: &RunMount) -> Result<(), Stop> {
+        let source = mount.source.trim_start_matches('/');
+        if source.is_empty() || Root::open(within, self.session.ownership())?.stat(source).is_ok() {
+            return Ok(());
+        }
+        let quoted = crate::plan::go::quote(&mount.source);
+        Err(Stop::failed(Failure::Copy {
+            instruction: "RUN".to_owned(),
+            message: format!("{quoted}: not found"),
+            missing: Some(mount.source.clone()),
+        }))
+    }
+
+    /// Where a context is as a command may see it: in its place, or, where its ignore file hides something of it, in a
+    /// copy for all steps of this build.
+    fn seen_of(&self, context: &Context) -> Result<PathBuf, Stop> {
+        if !context.hides_anything().map_err(|error| self.session.context_failed(&error))? {
+            return Ok(context.path().to_path_buf());
+        }
+        let mut copy = context.seen_copy();
+        match &*copy {
+            Some(copy) => Ok(copy.clone()),
+            None => Ok(copy.insert(self.copy_to_write(&context.source())?).clone()),
+        }
     }
 
     /// A context is the caller's own directory, where nothing may be written: a copy for one step.

@@ -308,7 +308,9 @@ impl Store {
             let Some(name) = path.file_name() else {
                 continue;
             };
-            if name.to_str().is_some_and(|name| live.contains(name)) || !is_old(&path, cutoff)? {
+            // Whatever the way in which the owners of its files are kept.
+            let diff_id = name.to_str().and_then(|name| name.split('.').next());
+            if diff_id.is_some_and(|hex| live.contains(hex)) || !is_old(&path, cutoff)? {
                 continue;
             }
             std::fs::rename(&path, trash.join(name)).map_err(StoreError::io("move away", &path))?;

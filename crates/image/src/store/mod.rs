@@ -4,12 +4,12 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `layers/<diff ID>/` | an unpacked layer: `fs`, and what the unpacker keeps beside it |
+//! | `layers/<diff ID>[.<owners>]/` | an unpacked layer: `fs`, and what the unpacker keeps beside it |
 //! | `diffs/<diff ID>.json` | which blobs hold a layer |
 //! | `cache/<hash of key>.json` | build cache records |
 //! | `leases/<id>` | a file that a running process keeps locked |
 //! | `tmp/<lease>/` | what that process is making |
-//! | `mounts/<hash of id>/` | the directory of a cache mount: `fs` |
+//! | `mounts/<hash of id>[.<owners>]/` | the directory of a cache mount: `fs` |
 //! | `locks/<hash of name>` | locked by who does what is to be done once: fetching a layer, changing a cache |
 //! | `gc.lock`, `index.lock` | held for moments |
 //!
@@ -132,6 +132,8 @@ impl StoreError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
     root: PathBuf,
+    /// Follows the names of directories whose files have owners.
+    owners: String,
 }
 
 const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
@@ -147,7 +149,7 @@ impl Store {
         struct Layout {
             image_layout_version: String,
         }
-        let store = Store { root: root.into() };
+        let store = Store { root: root.into(), owners: String::new() };
         for dir in ["blobs/sha256", "layers", "diffs", "cache", "leases", "locks", "mounts", "tmp"] {
             let path = store.root.join(dir);
             std::fs::create_dir_all(&path).map_err(StoreError::io("create directory", &path))?;
@@ -164,6 +166,15 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    /// The same store for a process that keeps owners of files in a way of its own: with other ids in its user namespace,
+    /// or as records beside the files. Unpacked layers and cache mounts of one way are of no use to another, so each has
+    /// its own; `owners` (letters and digits) tells them apart.
+    #[must_use]
+    pub fn with_owners(self, owners: &str) -> Store {
+        let owners = if owners.is_empty() { String::new() } else { format!(".{owners}") };
+        Store { owners, ..self }
     }
 
     /// The directory the store lies in.
@@ -185,7 +196,7 @@ impl Store {
 
     /// Where an unpacked layer lies, or would lie. Beside `fs` it may hold whatever the unpacker put there.
     pub fn layer_dir(&self, diff_id: &DiffId) -> PathBuf {
-        self.root.join("layers").join(file_name(diff_id.digest()))
+        self.root.join("layers").join(format!("{}{}", file_name(diff_id.digest()), self.owners))
     }
 
     /// The root of an unpacked layer's files (`…/fs`), if it is unpacked. Hold it with [`Lease::hold_layer`] to use it.

@@ -52,7 +52,7 @@ impl Store {
     }
 
     fn mount_dir(&self, id: &str) -> PathBuf {
-        self.root.join("mounts").join(hashed(id))
+        self.root.join("mounts").join(format!("{}{}", hashed(id), self.owners))
     }
 
     /// Publishes the directory of a cache mount: `staged`, from [`Lease::stage_dir`] with the first content in `fs`. If

@@ -188,6 +188,27 @@ fn cache_records_keep_what_they_name() {
 }
 
 #[test]
+fn each_way_to_keep_owners_has_its_own_unpacked_layers() {
+    let (_dir, store) = store();
+    let other = store.clone().with_owners("recorded");
+    let lease = other.lease().unwrap();
+    let id = put(&other, &lease, &["a"]);
+    other.tag(&lease, &id, &name("x")).unwrap();
+    let diff_id = store.image(&id).unwrap().config.diff_ids()[0].clone();
+    let staged = lease.stage_dir().unwrap();
+    std::fs::create_dir(staged.join("fs")).unwrap();
+    other.publish_unpacked(&diff_id, &staged).unwrap();
+    assert!(lease.hold_layer(&diff_id).unwrap().is_some());
+    assert_eq!(store.unpacked(&diff_id), None);
+    drop(lease);
+    // A collection by somebody else keeps it as long as an image has the layer.
+    assert_eq!(gc(&store, Prune::Dangling).layers, 0);
+    assert!(other.unpacked(&diff_id).is_some());
+    assert_eq!(gc(&store, Prune::All).layers, 1);
+    assert_eq!(other.unpacked(&diff_id), None);
+}
+
+#[test]
 fn prune_all_leaves_an_empty_store() {
     let (_dir, store) = store();
     let empty: BTreeSet<_> = {

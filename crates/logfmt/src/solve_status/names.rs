@@ -2,6 +2,14 @@
 
 use crate::event::{ExportTarget, InstructionStep, Item, StepKind, Version};
 
+impl StepKind {
+    /// What BuildKit's log calls the step.
+    #[must_use]
+    pub fn title(&self, version: Version) -> String {
+        step(self, version)
+    }
+}
+
 /// The title of a step.
 pub(super) fn step(kind: &StepKind, version: Version) -> String {
     match kind {
@@ -26,6 +34,7 @@ pub(super) fn step(kind: &StepKind, version: Version) -> String {
         StepKind::LoadContext { name: None } => "[internal] load build context".to_owned(),
         StepKind::LoadContext { name: Some(name) } => format!("[context {name}] load from client"),
         StepKind::ContextImage { context, reference } => format!("[context {context}] {reference}"),
+        StepKind::ContextLayout { context } => format!("[context {context}] OCI load from client"),
         StepKind::LoadRemoteContext => "[internal] load remote build context".to_owned(),
         StepKind::CopyContext => "copy /context /".to_owned(),
         StepKind::InlineDocument => "[internal] preparing inline document".to_owned(),

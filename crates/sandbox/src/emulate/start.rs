@@ -23,7 +23,7 @@ use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{Mode, OFlags, XattrFlags},
     io::Errno,
-    process::{PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
 };
 use std::{
     collections::HashMap,
@@ -58,35 +58,44 @@ pub(crate) fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts
         }
         Fork::Parent(pid) => {
             drop((channel, below, fds));
-            let begin = || -> Result<Begun, (&'static str, io::Error)> {
-                let lost = |_: ChannelError| ("talk to the worker", Errno::PIPE.into());
-                let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| ("watch the worker", error.into()))?;
-                let number = pid.as_raw_nonzero().get().unsigned_abs();
-                ptrace::seize(number).map_err(|error| ("trace the worker", error.into()))?;
-                above.send(&()).map_err(lost)?;
-                match above.recv::<Result<(), i32>>().map_err(lost)? {
-                    Some(Ok(())) => {}
-                    Some(Err(errno)) => {
-                        return Err(("install a seccomp filter", io::Error::from_raw_os_error(errno)));
-                    }
-                    None => return Err(("start the worker", Errno::PIPE.into())),
-                }
-                let listener = above.recv_descriptor().map_err(|error| ("receive the filter's listener", error))?;
-                let scratch = scratch().map_err(|error| ("make a directory for temporary files", error))?;
-                let task = first_task(number, &directory).map_err(|error| ("look at the root", error.into()))?;
-                Ok((task, Kernel { tasks: RwLock::new(HashMap::new()), scratch }, listener, pidfd))
-            };
-            let (task, kernel, listener, pidfd) = begin().map_err(|(action, error)| {
+            let begun = begin(pid, &above, &directory).map_err(|Failed(action, error)| {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
                 fail(action, error);
             })?;
-            guard(&control, &above, task, kernel, listener, pidfd)
+            guard(&control, &above, begun)
         }
     }
 }
 
-/// The worker as a task, the state around it, the listener of its filter, and the handle that tells of its end.
-type Begun = (Arc<Task>, Kernel, OwnedFd, OwnedFd);
+/// What a supervisor has when its worker is about to start.
+struct Begun {
+    task: Arc<Task>,
+    kernel: Kernel,
+    listener: OwnedFd,
+    pidfd: OwnedFd,
+}
+
+/// What was tried, and why it failed.
+struct Failed(&'static str, io::Error);
+
+/// Takes the new process under control and receives the listener of its filter.
+fn begin(pid: Pid, worker: &Channel, directory: &Path) -> Result<Begun, Failed> {
+    let lost = |_: ChannelError| Failed("talk to the worker", Errno::PIPE.into());
+    let failed = |action| move |error: io::Error| Failed(action, error);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| Failed("watch the worker", error.into()))?;
+    let number = pid.as_raw_nonzero().get().unsigned_abs();
+    ptrace::seize(number).map_err(|error| Failed("trace the worker", error.into()))?;
+    worker.send(&()).map_err(lost)?;
+    match worker.recv::<Result<(), i32>>().map_err(lost)? {
+        Some(Ok(())) => {}
+        Some(Err(errno)) => return Err(Failed("install a seccomp filter", io::Error::from_raw_os_error(errno))),
+        None => return Err(Failed("start the worker", Errno::PIPE.into())),
+    }
+    let listener = worker.recv_descriptor().map_err(failed("receive the filter's listener"))?;
+    let scratch = scratch().map_err(failed("make a directory for temporary files"))?;
+    let task = first_task(number, directory).map_err(|error| Failed("look at the root", error.into()))?;
+    Ok(Begun { task, kernel: Kernel { tasks: RwLock::new(HashMap::new()), scratch }, listener, pidfd })
+}
 
 fn become_supervised(supervisor: &Channel) -> Result<(), ChannelError> {
     let armed = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
@@ -104,14 +113,8 @@ fn become_supervised(supervisor: &Channel) -> Result<(), ChannelError> {
     }
 }
 
-fn guard(
-    control: &Channel,
-    worker: &Channel,
-    task: Arc<Task>,
-    kernel: Kernel,
-    listener: OwnedFd,
-    pidfd: OwnedFd,
-) -> Result<Side, ()> {
+fn guard(control: &Channel, worker: &Channel, begun: Begun) -> Result<Side, ()> {
+    let Begun { task, kernel, listener, pidfd } = begun;
     let scratch = kernel.scratch.clone();
     let status = std::thread::scope(|threads| {
         threads.spawn(|| watch(control, &pidfd));

@@ -12,17 +12,24 @@ use crate::{
 };
 use nix::sched::CloneFlags;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, epoll, poll},
     fd::{AsFd, OwnedFd},
-    fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat},
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use std::{ffi::CString, io, time::SystemTime};
+use std::{
+    collections::VecDeque,
+    ffi::CString,
+    io,
+    time::{Duration, Instant, SystemTime},
+};
 
 /// The most that is handed over at once: what a pipe holds.
 const CHUNK: usize = 64 << 10;
+/// How long the rest of a line is waited for: programs write a message in pieces, which belong together in a log.
+const REST_OF_LINE: Duration = Duration::from_millis(2);
 /// The largest that an ordinary user can make a pipe (`/proc/sys/fs/pipe-max-size`).
 const MAX_PIPE: usize = 1 << 20;
 
@@ -112,28 +119,25 @@ impl Running {
         // A step that dies at once is told of below.
         let sent = self.step.send(spec);
         let mut buffer = vec![0; CHUNK];
-        let (mut step_open, mut stdout_open, mut stderr_open) = (true, true, true);
+        let mut step_open = true;
+        let mut streams =
+            Streams::watch(&self.stdout, &self.stderr).map_err(|errno| setup("watch output")(errno.into()))?;
         let mut failed = None;
         loop {
-            // A stream that has ended is watched no more: poll would report its end again and again.
-            let watched = |open: bool| {
-                if open { PollFlags::IN } else { PollFlags::empty() }
-            };
+            // A connection that has ended is watched no more: poll would report its end again and again.
+            let step = if step_open { self.step.as_fd() } else { self.pidfd.as_fd() };
             let mut fds = [
                 PollFd::new(&self.pidfd, PollFlags::IN),
                 PollFd::new(cancel, PollFlags::IN),
-                PollFd::from_borrowed_fd(
-                    if step_open { self.step.as_fd() } else { self.pidfd.as_fd() },
-                    watched(step_open),
-                ),
-                PollFd::new(if stdout_open { &self.stdout } else { &self.pidfd }, watched(stdout_open)),
-                PollFd::new(if stderr_open { &self.stderr } else { &self.pidfd }, watched(stderr_open)),
+                PollFd::from_borrowed_fd(step, if step_open { PollFlags::IN } else { PollFlags::empty() }),
+                PollFd::new(&streams.epoll, PollFlags::IN),
             ];
-            match poll(&mut fds, None) {
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            match poll(&mut fds, if streams.ready.is_empty() { None } else { Some(&at_once) }) {
                 Err(Errno::INTR) => continue,
                 other => other.map(drop).map_err(|errno| setup("wait for output")(errno.into()))?,
             }
-            let [ended, cancelled, step, stdout, stderr] = fds.map(|fd| !fd.revents().is_empty());
+            let [ended, cancelled, step, _] = fds.map(|fd| !fd.revents().is_empty());
             if cancelled {
                 return Err(RunError::Cancelled);
             }
@@ -145,30 +149,18 @@ impl Running {
                     None => step_open = false,
                 }
             }
-            let mut order = [(Stream::Stdout, stdout && stdout_open), (Stream::Stderr, stderr && stderr_open)];
-            if order[0].1 && order[1].1 && last_write(&self.stderr) < last_write(&self.stdout) {
-                order.swap(0, 1);
-            }
-            for (stream, ready) in order {
-                let (fd, open) = match stream {
-                    Stream::Stdout => (&self.stdout, &mut stdout_open),
-                    Stream::Stderr => (&self.stderr, &mut stderr_open),
+            streams.look().map_err(|errno| setup("wait for output")(errno.into()))?;
+            // What is left after the end is at most a full pipe, even if someone outside, to whom the command has passed
+            // its output, goes on writing.
+            let reads = if ended { 2 * (MAX_PIPE / CHUNK + 1) } else { streams.ready.len() };
+            for _ in 0..reads {
+                let Some(stream) = streams.ready.pop_front() else { break };
+                let fd = match stream {
+                    Stream::Stdout => &self.stdout,
+                    Stream::Stderr => &self.stderr,
                 };
-                if !ready {
-                    continue;
-                }
-                // What is left after the end is at most a full pipe, even if someone outside, to whom the command
-                // has passed its output, goes on writing.
-                let reads = if ended { MAX_PIPE / CHUNK + 1 } else { 1 };
-                for _ in 0..reads {
-                    match hand_over(stream, fd, &mut buffer, output).map_err(setup("read output"))? {
-                        Read::Some => {}
-                        Read::Nothing => break,
-                        Read::End => {
-                            *open = false;
-                            break;
-                        }
-                    }
+                if hand_over(stream, fd, &mut buffer, output).map_err(setup("read output"))? {
+                    streams.ready.push_back(stream);
                 }
             }
             if ended && !(step && step_open) {
@@ -201,26 +193,71 @@ impl Drop for Running {
     }
 }
 
-/// When a pipe was last written: of two that hold data, what was written first comes first.
-fn last_write(fd: &OwnedFd) -> (i64, i64) {
-    fstat(fd).map_or((0, 0), |status| (status.st_mtime as _, status.st_mtime_nsec as _))
+/// The two output streams, in the order in which they were written to: epoll(7) reports what became readable first.
+struct Streams {
+    epoll: OwnedFd,
+    /// What may have more to read, next first.
+    ready: VecDeque<Stream>,
 }
 
-enum Read {
-    Some,
-    Nothing,
-    End,
-}
-
-/// Hands over what is there.
-fn hand_over(stream: Stream, fd: &OwnedFd, buffer: &mut [u8], output: &mut dyn FnMut(Output<'_>)) -> io::Result<Read> {
-    match rustix::io::read(fd, &mut *buffer) {
-        Ok(0) => Ok(Read::End),
-        Ok(length) => {
-            output(Output { stream, bytes: &buffer[..length], time: SystemTime::now() });
-            Ok(Read::Some)
+impl Streams {
+    fn watch(stdout: &OwnedFd, stderr: &OwnedFd) -> Result<Self, Errno> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (fd, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
+            let data = epoll::EventData::new_u64(stream as u64);
+            epoll::add(&epoll, fd, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
         }
-        Err(Errno::AGAIN | Errno::INTR) => Ok(Read::Nothing),
+        Ok(Self { epoll, ready: VecDeque::new() })
+    }
+
+    /// Takes note of what has become readable.
+    fn look(&mut self) -> Result<(), Errno> {
+        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 2];
+        let count = match epoll::wait(&self.epoll, &mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Err(Errno::INTR) => 0,
+            other => other?,
+        };
+        for event in &events[..count] {
+            let data = event.data.u64();
+            let stream = if data == Stream::Stderr as u64 { Stream::Stderr } else { Stream::Stdout };
+            if !self.ready.contains(&stream) {
+                self.ready.push_back(stream);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads on where `length` bytes end within a line, and gives how many more came.
+fn rest_of_line(fd: &OwnedFd, buffer: &mut [u8], length: usize) -> usize {
+    let begun = Instant::now();
+    let mut end = length;
+    while end < buffer.len() && buffer[end - 1] != b'\n' {
+        let Some(left) = REST_OF_LINE.checked_sub(begun.elapsed()) else { break };
+        let wait = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+        if !matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&wait)), Ok(1)) {
+            break;
+        }
+        match rustix::io::read(fd, &mut buffer[end..]) {
+            Ok(more @ 1..) => end += more,
+            // What it is shows the next read.
+            _ => break,
+        }
+    }
+    end - length
+}
+
+/// Hands over what is there; whether there may be more.
+fn hand_over(stream: Stream, fd: &OwnedFd, buffer: &mut [u8], output: &mut dyn FnMut(Output<'_>)) -> io::Result<bool> {
+    match rustix::io::read(fd, &mut *buffer) {
+        Ok(0) | Err(Errno::AGAIN) => Ok(false),
+        Ok(length) => {
+            let time = SystemTime::now();
+            let length = length + rest_of_line(fd, buffer, length);
+            output(Output { stream, bytes: &buffer[..length], time });
+            Ok(true)
+        }
+        Err(Errno::INTR) => Ok(true),
         Err(errno) => Err(errno.into()),
     }
 }

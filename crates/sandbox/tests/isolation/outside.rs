@@ -180,8 +180,8 @@ fn the_thread_that_spawned_may_end(base: &Path) {
 
 fn what_is_not_there_is_refused(_: &Path) {
     assert!(matches!(spawn("nothing"), Err(SpawnError::UnknownEntry(name)) if name == "nothing"));
-    let chroot = WorkerOptions { isolation: Isolation::Chroot, ..options("sleeper") };
-    assert!(matches!(Worker::spawn(chroot), Err(SpawnError::Unavailable { .. })));
+    let options = WorkerOptions { isolation: Isolation::Chroot, ..options("sleeper") };
+    assert!(matches!(Worker::spawn(options), Err(SpawnError::Unavailable { .. })));
     let spec = RunSpec::new(RootFs::Directory("/".into()), vec![b"true".to_vec()]);
     if !rustix::process::geteuid().is_root() {
         let error = run(&spec, &Cancel::new().unwrap(), &mut |_| {}).unwrap_err();

@@ -17,10 +17,9 @@ pub(crate) fn resolve_mount(
     source: String,
     working_dir: &str,
 ) -> Result<RunMount, String> {
-    let written_target = mount.target.clone().unwrap_or_default();
     let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let mut id = mount.id.clone().unwrap_or_default();
-    let mut target = written_target.clone();
+    let mut target = mount.target.clone().unwrap_or_default();
     match mount.kind {
         MountType::Secret => {
             if let Some(source) = mount.source.as_deref().filter(|s| !s.is_empty()) {
@@ -44,7 +43,7 @@ pub(crate) fn resolve_mount(
     if mount.kind != MountType::Ssh && !in_env_only {
         target = resolve_dir(working_dir, &target);
         if target == "/" {
-            return Err(format!("invalid mount target {}", go::quote(&written_target)));
+            return Err(format!("invalid mount target {}", go::quote(&target)));
         }
     }
     Ok(RunMount {

@@ -165,14 +165,21 @@ impl Draft<'_> {
                     linter.raise(Violation::WorkdirRelativePath { path: path.clone() }, instruction.lines);
                 }
                 state.workdir_set = true;
-                let path = working_dir(state.image.working_dir(), &path);
+                let path = match path.as_str() {
+                    // What is absolute stays as it was written: `/app/`.
+                    absolute if absolute.starts_with('/') => path,
+                    "" if self.version != Version::V20 && !state.image.working_dir().is_empty() => {
+                        state.image.working_dir().to_owned()
+                    }
+                    _ => working_dir(state.image.working_dir(), &path),
+                };
                 state.image.run_mut().working_dir.set(path.clone());
                 let makes = path != "/";
                 state.image.push_buildkit_history(format!("WORKDIR {path}"), makes);
                 if makes {
                     let title = self.title(&instruction.original, self.lexer, &variables);
                     let user = state.image.user().to_owned();
-                    return Ok(Some((title, Op::Mkdir { path, user })));
+                    return Ok(Some((title, Op::Mkdir { path: go::clean_path(&path), user })));
                 }
             }
             InstructionKind::Run(run) => {
@@ -182,7 +189,7 @@ impl Draft<'_> {
             InstructionKind::Copy(copy) => {
                 let title = self.title(&instruction.original, self.lexer, &variables);
                 let from = match sources.from.first().copied().flatten() {
-                    Some(source) if source.0 >= states.len() && !self.stages[source.0].implicit => {
+                    Some(source) if source.0 >= states.len() && !self.stages[source.0].is_given() => {
                         let from = copy.from.as_deref().unwrap_or_default();
                         let here = self.shown_name(stage).unwrap_or_default();
                         return Err(fail(format!(
@@ -241,7 +248,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Expands a word, and tells which of its variables nothing sets.
+    /// Expands a word, and tells which of its variables nothing sets, also where the word turns out to be wrong.
     fn expand_word(
         &self,
         word: &str,
@@ -250,13 +257,17 @@ impl Draft<'_> {
         state: &State,
         lines: LineRange,
     ) -> Result<String, WordError> {
-        let expanded = lexer.process_word_with_matches(word, &Lookup(variables))?;
-        if !expanded.unmatched.is_empty() {
+        let expanded = lexer.process_word_with_matches(word, &Lookup(variables));
+        let unmatched = match &expanded {
+            Ok(expansion) => &expansion.unmatched,
+            Err(error) => &error.unmatched,
+        };
+        if !unmatched.is_empty() {
             let declared: Vec<&str> = state.args.iter().map(|(name, _)| name.as_str()).collect();
             let set: Vec<&str> = state.env.iter().map(|(name, _)| name.as_str()).collect();
-            self.linter.raise_all(lint::undefined_variables(&expanded.unmatched, &declared, &set), lines);
+            self.linter.raise_all(lint::undefined_variables(unmatched, &declared, &set), lines);
         }
-        Ok(expanded.result)
+        expanded.map(|expansion| expansion.result)
     }
 
     fn dispatch_arg(&self, declared: &[ArgVariable], lines: LineRange, state: &mut State) -> Result<(), String> {
@@ -299,6 +310,8 @@ impl Draft<'_> {
             return Err(fail("RUN --device is not supported: there are no CDI devices here".to_owned()));
         }
         check_security(run.security).map_err(fail)?;
+        // It may read anything.
+        self.reads(StageIndex(place.stage), "/", plan);
         let mut text = instruction.original.clone();
         let InlineCommand { mut args, script, summary } = inline_command(&run.command);
         if let Some(summary) = summary {
@@ -340,7 +353,7 @@ impl Draft<'_> {
             cwd: if state.image.working_dir().is_empty() {
                 "/".to_owned()
             } else {
-                state.image.working_dir().to_owned()
+                go::clean_path(state.image.working_dir())
             },
             user: state.image.user().to_owned(),
             mounts,
@@ -364,13 +377,14 @@ impl Draft<'_> {
         let source = if source.is_empty() { "/".to_owned() } else { source };
         let place = match (mount.kind, from) {
             (MountType::Bind | MountType::Cache, Some(index)) => {
-                if index.0 >= states.len() && !self.stages[index.0].implicit || index.0 == stage {
+                if index.0 >= states.len() && !self.stages[index.0].is_given() || index.0 == stage {
                     return Err(format!(
                         "cannot mount from stage {} to {}, stage needs to be defined before current command",
                         go::quote(mount.from.as_deref().unwrap_or_default()),
                         go::quote(&written_target)
                     ));
                 }
+                self.reads(index, &source, plan);
                 MountFrom::Stage(index)
             }
             (MountType::Bind, None) if mount.from.as_deref().unwrap_or_default().is_empty() => {
@@ -462,6 +476,8 @@ impl Draft<'_> {
                         self.linter.raise(violation, instruction.lines);
                     }
                     plan.context_paths.insert(if absolute.is_empty() { "/".to_owned() } else { absolute });
+                } else if let MountFrom::Stage(stage) = from {
+                    self.reads(stage, &absolute, plan);
                 }
                 sources.push(files_source(source, flags.parents, from, flags.unpack));
             }

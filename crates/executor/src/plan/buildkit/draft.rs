@@ -1,18 +1,20 @@
 //! The graph of stages, before and while base images become known.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::Reference;
 use rbuild_logfmt::event::{Failure, Lines, Speaker};
 use rbuild_parser::words::{Lexer, WordError};
-use rbuild_parser::{Dockerfile, Instruction, InstructionKind, Stage, Version};
+use rbuild_parser::{Dockerfile, Instruction, InstructionKind, LineRange, Stage, Version};
 
 use super::dispatch::{Place, State};
 use super::{
-    Linter, Lookup, Op, Plan, PlannedStep, StageBase, StageIndex, StagePlan, StepLabel, docker_version, parse_failure,
-    target_platform,
+    Linter, Lookup, NamedBase, Op, Plan, PlannedStep, StageBase, StageIndex, StagePlan, StepLabel, docker_version,
+    parse_failure, target_platform,
 };
+use crate::context::{NamedContext, NamedSource};
 use crate::emit;
 use crate::options::BuildOptions;
 use crate::plan::image::{StageImage, Variables, split_env};
@@ -33,6 +35,8 @@ pub(crate) struct WantedImage {
     pub(crate) shows_metadata: bool,
     pub(crate) platform: Platform,
     pub(crate) lines: Option<Lines>,
+    /// What `--build-context` gives in its place.
+    pub(crate) context: Option<Arc<NamedBase>>,
 }
 
 pub(super) struct DraftStage {
@@ -43,11 +47,22 @@ pub(super) struct DraftStage {
     platform: Platform,
     /// An image that COPY or a mount names, which is no stage of the Dockerfile.
     pub(super) implicit: bool,
+    /// What `--build-context` gives in place of the whole stage.
+    replaced_by: Option<Arc<NamedBase>>,
+    /// What `--build-context` gives in place of its base.
+    context: Option<Arc<NamedBase>>,
     /// Errors about its base tell its lines.
     located: bool,
     /// Stages that instructions copy or mount from.
     sources: Vec<StageSources>,
     triggers_done: bool,
+}
+
+impl DraftStage {
+    /// Whether it is there before any stage is made.
+    pub(super) fn is_given(&self) -> bool {
+        self.implicit || self.replaced_by.is_some()
+    }
 }
 
 /// The stages an instruction reads from, in the order of its mounts (or its one `--from`).
@@ -69,7 +84,8 @@ pub(crate) struct Draft<'a> {
     target_platform: Platform,
     /// Whether there is nothing but one stage, so that the log needs no names.
     is_single: bool,
-    contexts: &'a dyn Fn(&str) -> Option<StageBase>,
+    /// The sources that `--build-context` names, by normal names.
+    contexts: &'a HashMap<String, Arc<NamedBase>>,
     pub(super) linter: &'a Linter<'a>,
     /// Arguments before the first FROM, with a value or without.
     declared: Vec<String>,
@@ -80,11 +96,11 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Reads the graph of stages.
     ///
-    /// `contexts` gives the source that `--build-context` names, if it does.
+    /// `contexts` are the sources that `--build-context` names.
     pub(crate) fn new(
         dockerfile: &Dockerfile,
         options: &'a BuildOptions,
-        contexts: &'a dyn Fn(&str) -> Option<StageBase>,
+        contexts: &'a HashMap<String, Arc<NamedBase>>,
         linter: &'a Linter<'a>,
     ) -> Result<Draft<'a>, PlanError> {
         let instructions = rbuild_parser::lint::check(dockerfile, &mut |finding| linter.raise_finding(finding))
@@ -190,15 +206,18 @@ impl<'a> Draft<'a> {
             platform = parsed
                 .map_err(|error| PlanError::builder(format!("failed to parse platform {written}: {error}"), lines))?;
         }
-        let named = source.name.as_deref().and_then(self.contexts);
-        let base = match named {
-            Some(base) => base,
+        let replaced_by = match &source.name {
+            Some(name) => self.replacement(name)?,
+            None => None,
+        };
+        // A stage's name counts in lower case, in which it is kept, and in no other.
+        let same = self.stage_named(&base_name).filter(|_| base_name == base_name.to_lowercase());
+        let base = match same {
+            _ if replaced_by.is_some() => StageBase::Unresolved,
+            // Even one that is called `scratch`.
+            Some(index) => StageBase::Stage(index),
             None if base_name == "scratch" => StageBase::Scratch,
-            // A stage's name counts in lower case, in which it is kept, and in no other.
-            None => match self.stage_named(&base_name).filter(|_| base_name == base_name.to_lowercase()) {
-                Some(index) => StageBase::Stage(index),
-                None => (self.contexts)(&base_name).unwrap_or(StageBase::Unresolved),
-            },
+            None => StageBase::Unresolved,
         };
         self.stages.push(DraftStage {
             source,
@@ -206,11 +225,26 @@ impl<'a> Draft<'a> {
             base,
             platform,
             implicit: false,
+            replaced_by,
+            context: None,
             located: true,
             sources: Vec::new(),
             triggers_done: false,
         });
         Ok(())
+    }
+
+    /// What `--build-context` gives in place of a stage of this name.
+    fn replacement(&self, name: &str) -> Result<Option<Arc<NamedBase>>, PlanError> {
+        if matches!(name, "scratch" | "context") {
+            return Ok(None);
+        }
+        match Reference::parse_normalized(name, docker_version(self.version)) {
+            Ok(reference) => Ok(self.contexts.get(&NamedContext::key(&reference)).cloned()),
+            // 20.10 knows no such contexts.
+            Err(_) if self.version == Version::V20 => Ok(None),
+            Err(error) => Err(PlanError::builder(format!("invalid context name {name}: {error}"), None)),
+        }
     }
 
     fn stage_named(&self, name: &str) -> Option<StageIndex> {
@@ -298,13 +332,14 @@ impl<'a> Draft<'a> {
         if let Some(index) = self.stage_named(name) {
             return index;
         }
-        let base = (self.contexts)(name).unwrap_or(StageBase::Unresolved);
         self.stages.push(DraftStage {
             source: Stage { base: name.to_owned(), lines: by.lines, span: by.span, ..Stage::default() },
             base_name: name.to_owned(),
-            base,
+            base: StageBase::Unresolved,
             platform: self.target_platform.clone(),
             implicit: true,
+            replaced_by: None,
+            context: None,
             located,
             sources: Vec::new(),
             triggers_done: true,
@@ -323,23 +358,43 @@ impl<'a> Draft<'a> {
             .collect()
     }
 
+    /// Whether an instruction of a stage copies or mounts from another.
+    fn reads_stage(&self, stage: StageIndex, other: StageIndex) -> bool {
+        self.stages[stage.0].sources.iter().any(|sources| sources.from.contains(&Some(other)))
+    }
+
     fn check_cycles(&self) -> Result<(), PlanError> {
-        fn visit(draft: &Draft<'_>, stage: StageIndex, state: &mut [u8]) -> Option<StageIndex> {
+        /// The stage that needs itself, and the last instruction on the way there.
+        fn visit(draft: &Draft<'_>, stage: StageIndex, state: &mut [u8]) -> Option<(StageIndex, Option<LineRange>)> {
             match state[stage.0] {
-                1 => return Some(stage),
+                1 => return Some((stage, None)),
                 2 => return None,
                 _ => {}
             }
             state[stage.0] = 1;
-            let found = draft.dependencies(stage).into_iter().find_map(|next| visit(draft, next, state));
+            // 28 does not count what a stage begins with: that is an error of the instruction then.
+            let needs = draft.dependencies(stage).into_iter().filter(|next| {
+                let base = matches!(draft.stages[stage.0].base, StageBase::Stage(base) if base == *next);
+                draft.version == Version::V20 || !base || draft.reads_stage(stage, *next)
+            });
+            let found = needs.into_iter().find_map(|next| {
+                let (found, by) = visit(draft, next, state)?;
+                let here = &draft.stages[stage.0];
+                let reads = |(sources, _): &(&StageSources, &Instruction)| sources.from.contains(&Some(next));
+                // Of several instructions that read one stage the last counts.
+                let by_this = here.sources.iter().zip(&here.source.instructions).rfind(reads);
+                Some((found, by.or(by_this.map(|(_, instruction)| instruction.lines))))
+            });
             state[stage.0] = 2;
             found
         }
         let mut state = vec![0; self.stages.len()];
         for index in 0..self.stages.len() {
-            if let Some(stage) = visit(self, StageIndex(index), &mut state) {
+            if let Some((stage, by)) = visit(self, StageIndex(index), &mut state) {
+                let stage = if self.version == Version::V20 { stage } else { StageIndex(index) };
                 let name = self.shown_name(stage.0).unwrap_or_default();
-                let lines = Some(emit::lines(self.stages[stage.0].source.lines));
+                let by = by.filter(|_| self.version != Version::V20);
+                let lines = Some(emit::lines(by.unwrap_or(self.stages[stage.0].source.lines)));
                 return Err(PlanError::builder(format!("circular dependency detected on stage: {name}"), lines));
             }
         }
@@ -394,10 +449,24 @@ impl<'a> Draft<'a> {
             if !planned.contains(&StageIndex(index)) {
                 continue;
             }
-            let reference = written.clone().or_latest();
+            let mut reference = written.clone().or_latest();
+            let named = || self.contexts.get(&NamedContext::key(&reference)).cloned();
+            let context = stage.replaced_by.clone().or_else(named);
+            let mut name = stage.base_name.clone();
+            if let Some(NamedSource::Image(image)) = context.as_ref().map(|named| &named.context.source) {
+                name.clone_from(image);
+                reference = match Reference::parse_normalized(image, docker_version(self.version)) {
+                    Ok(reference) => reference.or_latest(),
+                    Err(error) => {
+                        refused.get_or_insert_with(|| PlanError::builder(error.to_string(), lines));
+                        continue;
+                    }
+                };
+            }
             wanted.push(WantedImage {
+                context,
                 stage: StageIndex(index),
-                written: stage.base_name.clone(),
+                written: name,
                 shown: if is_old && !stage.implicit { written } else { reference.clone() },
                 shows_metadata: !(is_old && stage.implicit),
                 reference,
@@ -409,9 +478,10 @@ impl<'a> Draft<'a> {
     }
 
     /// Tells the draft what a stage begins with.
-    pub(crate) fn set_base(&mut self, stage: StageIndex, base: StageBase) {
-        let stage = &mut self.stages[stage.0];
-        if let StageBase::Image(image) = &base {
+    pub(crate) fn set_base(&mut self, want: &WantedImage, base: StageBase) {
+        let stage = &mut self.stages[want.stage.0];
+        stage.context.clone_from(&want.context);
+        if let (StageBase::Image(image), None) = (&base, &want.context) {
             self.linter.base_platform(&stage.base_name, &stage.platform, image, stage.source.lines);
         }
         stage.base = base;
@@ -461,7 +531,12 @@ impl<'a> Draft<'a> {
     /// ignore file excludes it.
     pub(crate) fn finish(mut self, ignored: &dyn Fn(&str) -> bool) -> Result<Plan, PlanError> {
         let planned = self.planned();
-        let mut plan = Plan { stages: Vec::new(), target: self.target, context_paths: BTreeSet::new() };
+        let mut plan = Plan {
+            stages: Vec::new(),
+            target: self.target,
+            context_paths: BTreeSet::new(),
+            stage_paths: HashMap::new(),
+        };
         let mut states: Vec<Option<State>> = Vec::new();
         for index in 0..self.stages.len() {
             let needed = planned.contains(&StageIndex(index));
@@ -470,6 +545,7 @@ impl<'a> Draft<'a> {
             plan.stages.push(stage);
             states.push(state);
         }
+        self.reads(self.target, "/", &mut plan);
         let target = &mut plan.stages[plan.target.0];
         for (name, value) in &self.options.labels {
             target.image.add_label(name, value);
@@ -492,6 +568,15 @@ impl<'a> Draft<'a> {
         Ok(plan)
     }
 
+    /// Notes that something reads a path of a stage. What begins with a stage reads that one.
+    pub(super) fn reads(&self, stage: StageIndex, path: &str, plan: &mut Plan) {
+        let mut root = stage;
+        while let StageBase::Stage(base) = self.stages[root.0].base {
+            root = base;
+        }
+        plan.stage_paths.entry(root).or_default().insert(path.to_owned());
+    }
+
     fn skipped(&self, index: usize) -> StagePlan {
         StagePlan {
             shown: self.shown_name(index),
@@ -499,6 +584,7 @@ impl<'a> Draft<'a> {
             reachable: false,
             steps: Vec::new(),
             from: None,
+            context: None,
             image: StageImage::default(),
             no_cache: false,
         }
@@ -535,7 +621,7 @@ impl<'a> Draft<'a> {
             }
         };
         state.image.clear_triggers();
-        if stage.implicit {
+        if stage.is_given() {
             let has_step = matches!(stage.base, StageBase::Image(_) | StageBase::Missing(..));
             let from = has_step.then(|| self.base_label(index, 0, 0));
             let planned = StagePlan {
@@ -544,6 +630,7 @@ impl<'a> Draft<'a> {
                 reachable: true,
                 steps: Vec::new(),
                 from,
+                context: stage.context.clone(),
                 image: state.image.clone(),
                 no_cache: false,
             };
@@ -554,7 +641,9 @@ impl<'a> Draft<'a> {
         for (name, value) in inherited.iter().filter_map(|pair| split_env(pair)) {
             state.set_env(name, value);
         }
-        let has_own_base = matches!(stage.base, StageBase::Image(_));
+        // One that a context gives counts, but has no place among the steps.
+        let has_own_base = stage.context.is_some() || matches!(stage.base, StageBase::Image(_));
+        let base_is_shown = has_own_base && stage.context.is_none();
         let counted = |kind: &InstructionKind| {
             matches!(
                 kind,
@@ -575,7 +664,7 @@ impl<'a> Draft<'a> {
         let total = u32::try_from(total).unwrap_or(u32::MAX);
         let triggers = stage.sources.iter().filter(|sources| sources.is_trigger && !is_old).count();
         let triggers = u32::try_from(triggers).unwrap_or(u32::MAX);
-        let mut position = u32::from(has_own_base);
+        let mut position = u32::from(base_is_shown);
         let mut steps = Vec::new();
         for at in 0..stage.source.instructions.len() {
             let instruction = &self.stages[index].source.instructions[at];
@@ -608,7 +697,8 @@ impl<'a> Draft<'a> {
             base: stage.base.clone(),
             reachable: true,
             steps,
-            from: has_own_base.then(|| self.base_label(index, 1, total - triggers)),
+            from: matches!(stage.base, StageBase::Image(_)).then(|| self.base_label(index, 1, total - triggers)),
+            context: stage.context.clone(),
             image: state.image.clone(),
             no_cache: self.options.no_cache
                 || name.is_some_and(|name| self.options.no_cache_filter.iter().any(|f| f.eq_ignore_ascii_case(name))),

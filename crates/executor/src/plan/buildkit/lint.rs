@@ -254,7 +254,8 @@ mod tests {
         };
         let linter = Linter::new(&options, text.as_bytes(), &raise).unwrap();
         let dockerfile = rbuild_parser::parse(text.as_bytes()).unwrap();
-        let mut draft = Draft::new(&dockerfile, &options, &|_| None, &linter).unwrap();
+        let contexts = std::collections::HashMap::new();
+        let mut draft = Draft::new(&dockerfile, &options, &contexts, &linter).unwrap();
         if all_stages {
             draft = draft.with_all_stages();
         }

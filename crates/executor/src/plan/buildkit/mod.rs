@@ -10,7 +10,7 @@ mod draft;
 mod lint;
 mod sources;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rbuild_image::platform::Platform;
@@ -27,6 +27,7 @@ pub(crate) use sources::{check_chmod, copy_dest, files_source, is_http, url_file
 use super::PlanError;
 use super::image::{StageImage, Variables};
 use crate::base::BaseImage;
+use crate::context::{Context, NamedContext};
 use crate::emit;
 use crate::options::BuildOptions;
 
@@ -43,6 +44,26 @@ pub(crate) struct Plan {
     pub(crate) target: StageIndex,
     /// Paths of the context that some instruction reads.
     pub(crate) context_paths: BTreeSet<String>,
+    /// The same of stages, each with all that begin with it: so much of a directory is loaded that stands for one.
+    pub(crate) stage_paths: HashMap<StageIndex, BTreeSet<String>>,
+}
+
+impl Plan {
+    /// The paths of a directory, which a stage begins with, that are read; none stands for all.
+    pub(crate) fn wanted_paths(&self, stage: StageIndex) -> Vec<String> {
+        match self.stage_paths.get(&stage) {
+            Some(paths) if !paths.contains("/") => paths.iter().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A source that `--build-context` names.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedBase {
+    pub(crate) context: NamedContext,
+    /// The directory, if it is one.
+    pub(crate) directory: Option<Arc<Context>>,
 }
 
 /// One stage.
@@ -58,6 +79,8 @@ pub(crate) struct StagePlan {
     pub(crate) steps: Vec<PlannedStep>,
     /// What `FROM` is shown with, if the stage has a base image of its own.
     pub(crate) from: Option<StepLabel>,
+    /// The source that `--build-context` gave in place of the base image.
+    pub(crate) context: Option<Arc<NamedBase>>,
     /// The image it makes.
     pub(crate) image: StageImage,
     /// No cache is read for it.
@@ -73,8 +96,8 @@ pub(crate) enum StageBase {
     Stage(StageIndex),
     /// An image.
     Image(Arc<BaseImage>),
-    /// A directory given by `--build-context`, which is only read from.
-    Directory(std::path::PathBuf),
+    /// A directory given by `--build-context`.
+    Directory(Arc<Context>),
     /// An image that cannot be had, which 20.10 notices where it is needed: what the log calls it, and why.
     Missing(String, Failure),
     /// Never looked up, since nothing needs it.

@@ -5,7 +5,7 @@ use rbuild_parser::mount::MountType;
 use super::solver::{Snapshot, Solver};
 use super::steps::sources;
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{CopyOp, CopySource, MountFrom, Op, PlannedStep, RunOp, StageBase, StageIndex};
+use crate::plan::buildkit::{CopyOp, CopySource, MountFrom, Op, PlannedStep, RunOp, StageIndex};
 use crate::snapshot::View;
 use crate::solve::copy::{self, CopySourceTree};
 use crate::stop::Stop;
@@ -73,17 +73,24 @@ impl Solver<'_> {
             key = key.field("mount", mount.kind.as_str()).field("target", &mount.target).field("source", &mount.source);
             key = match mount.from {
                 MountFrom::Empty => key,
-                MountFrom::Stage(stage) => {
+                MountFrom::Stage(stage) if self.context_of(mount.from).is_none() => {
                     let from = result_of(stage)?;
                     match mount.kind {
                         MountType::Bind => key.key("from", &from.key),
                         _ => key,
                     }
                 }
-                MountFrom::Context => {
-                    self.load_context()?;
-                    let source = CopySourceTree::Context(self.context);
-                    key.field("content", copy::buildkit::selection_hash(&source, &mount.source, None, &[])?)
+                from => {
+                    if from == MountFrom::Context {
+                        self.load_context()?;
+                    }
+                    let source = CopySourceTree::Context(self.context_of(from).unwrap_or(self.context));
+                    match mount.kind {
+                        MountType::Bind => {
+                            key.field("content", copy::buildkit::selection_hash(&source, &mount.source, None, &[])?)
+                        }
+                        _ => key,
+                    }
                 }
             };
         }
@@ -135,13 +142,16 @@ impl Solver<'_> {
         Ok(key.finish())
     }
 
-    /// Whether the files of a stage are those that a step changes. BuildKit takes the two for one and looks for what is
-    /// copied when it copies, not before.
+    /// Whether the files of a stage are those that a step changes, or there are none at all. BuildKit then has no input to
+    /// look at, and looks for what is copied when it copies, not before.
     fn is_own(&self, stage: StageIndex, snapshot: &Snapshot, result_of: ResultOf<'_>) -> Result<bool, Stop> {
-        if matches!(self.plan.stages[stage.0].base, StageBase::Directory(_)) {
+        if self.context_of(MountFrom::Stage(stage)).is_some() {
             return Ok(false);
         }
         let result = result_of(stage)?;
+        if result.layers.is_empty() && result.base.is_none() {
+            return Ok(true);
+        }
         // 20.10 does not look up what an image is that only COPY names, and takes it for another.
         let shown = |snapshot: &Snapshot| snapshot.base.as_ref().map(|image| image.shown.clone());
         Ok(result.key == snapshot.key && shown(&result) == shown(snapshot))
@@ -157,8 +167,8 @@ impl Solver<'_> {
         parents: Option<&str>,
         exclude: &[String],
     ) -> Result<String, Stop> {
-        if let StageBase::Directory(path) = &self.plan.stages[stage.0].base {
-            let source = CopySourceTree::directory(self.session, path)?;
+        if let Some(directory) = self.context_of(MountFrom::Stage(stage)) {
+            let source = CopySourceTree::Context(directory);
             return copy::buildkit::selection_hash(&source, pattern, parents, exclude);
         }
         let snapshot = result_of(stage)?;

@@ -3,21 +3,46 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rbuild_image::reference::{DockerVersion, Reference};
 use rbuild_logfmt::event::{Fact, Failure, StepId, StepKind};
 
-use super::fail_step;
+use super::{fail_step, transferred};
 use crate::base::BaseImage;
-use crate::plan::buildkit::{StageBase, WantedImage};
+use crate::context::{NamedContext, NamedSource, Transfer};
+use crate::plan::buildkit::{NamedBase, StageBase, WantedImage};
 use crate::session::Session;
 use crate::stop::Stop;
 
-/// The sources that `--build-context` names.
-pub(super) fn named_contexts(session: &Session<'_>) -> Result<HashMap<String, StageBase>, Stop> {
-    let mut contexts = HashMap::new();
+/// The image that is none.
+const EMPTY_IMAGE: &str = "scratch";
+
+/// The sources that `--build-context` names, by normal names. Of two of one name the last counts.
+pub(super) fn named_contexts(session: &Session<'_>) -> Result<HashMap<String, Arc<NamedBase>>, Stop> {
+    let mut named = HashMap::new();
     for (name, value) in &session.options().build_contexts {
-        contexts.insert(name.clone(), session.named_context(name, value)?);
+        let context = NamedContext::new(name, value).map_err(|error| session.context_failed(&error))?;
+        named.insert(context.name.clone(), context);
     }
-    Ok(contexts)
+    named.into_iter().map(|(name, context)| Ok((name, Arc::new(session.named_base(context)?)))).collect()
+}
+
+/// How the look-up of an image, or of what stands for one, is shown.
+fn lookup_kind(want: &WantedImage) -> StepKind {
+    let Some(named) = &want.context else {
+        return StepKind::LoadMetadata { reference: want.reference.to_string() };
+    };
+    let context = named.context.name.clone();
+    let reference = match &named.context.source {
+        NamedSource::Directory(_) => return StepKind::LoadContextIgnore { context },
+        NamedSource::Image(reference) => reference.clone(),
+        NamedSource::OciLayout { digest: Some(digest), .. } => {
+            let name = Reference::parse_normalized(&context, DockerVersion::V28);
+            format!("{}@{digest}", name.map_or_else(|_| context.clone(), |name| name.to_string()))
+        }
+        NamedSource::OciLayout { path, .. } | NamedSource::DockerArchive(path) => path.to_string_lossy().into_owned(),
+        NamedSource::Target(text) | NamedSource::Remote(text) => text.clone(),
+    };
+    StepKind::LoadContextMetadata { context, reference }
 }
 
 /// Asks for several images at once.
@@ -26,15 +51,26 @@ pub(super) fn load_metadata(
     wanted: &[WantedImage],
     known: &mut HashMap<String, StageBase>,
 ) -> Result<Vec<StageBase>, Stop> {
-    let name = |want: &WantedImage| format!("{} {}", want.reference, want.platform);
+    let name_of = |want: &WantedImage| match &want.context {
+        Some(named) if !matches!(named.context.source, NamedSource::Image(_)) => {
+            format!("context {} {}", named.context.name, want.platform)
+        }
+        _ => format!("{} {}", want.reference, want.platform),
+    };
     let mut asked: Vec<(String, &WantedImage, Option<StepId>)> = Vec::new();
     for want in wanted {
-        let name = name(want);
+        let name = name_of(want);
+        if want.written == EMPTY_IMAGE && want.context.is_some() {
+            known.insert(name, StageBase::Scratch);
+            continue;
+        }
         if known.contains_key(&name) || asked.iter().any(|(other, _, _)| *other == name) {
             continue;
         }
-        let is_shown = wanted.iter().any(|other| other.shows_metadata && other.reference == want.reference);
-        let kind = StepKind::LoadMetadata { reference: want.reference.to_string() };
+        let is_same = |other: &&WantedImage| name_of(other) == name;
+        let is_shown = want.context.is_some() || wanted.iter().filter(is_same).any(|other| other.shows_metadata);
+        // Of those that ask for one image the one that began last is likely to be first, and to give its name.
+        let kind = lookup_kind(wanted.iter().rfind(is_same).unwrap_or(want));
         asked.push((name, want, is_shown.then(|| session.emitter().begin(kind, &[]))));
     }
     let results: Vec<Result<StageBase, Stop>> = std::thread::scope(|scope| {
@@ -54,16 +90,16 @@ pub(super) fn load_metadata(
     if let Some(stop) = failed {
         return Err(stop);
     }
-    Ok(wanted.iter().filter_map(|want| Some(shown_as(known.get(&name(want))?, want))).collect())
+    Ok(wanted.iter().filter_map(|want| Some(shown_as(known.get(&name_of(want))?, want))).collect())
 }
 
 /// Shows images that were about to be asked for when the Dockerfile turned out to be wrong.
 pub(super) fn cancel_metadata(session: &Session<'_>, wanted: &[WantedImage]) {
-    let mut references: Vec<String> =
-        wanted.iter().filter(|want| want.shows_metadata).map(|want| want.reference.to_string()).collect();
-    references.dedup();
-    for reference in references {
-        let step = session.emitter().begin(StepKind::LoadMetadata { reference }, &[]);
+    let mut kinds: Vec<StepKind> =
+        wanted.iter().filter(|want| want.shows_metadata || want.context.is_some()).map(lookup_kind).collect();
+    kinds.dedup();
+    for kind in kinds {
+        let step = session.emitter().begin(kind, &[]);
         session.emitter().emit(Fact::StepFailed { step, failure: None });
     }
 }
@@ -72,7 +108,12 @@ pub(super) fn cancel_metadata(session: &Session<'_>, wanted: &[WantedImage]) {
 fn shown_as(base: &StageBase, want: &WantedImage) -> StageBase {
     let StageBase::Image(image) = base else { return base.clone() };
     let digest = image.top_digest().filter(|_| want.shows_metadata && want.shown.digest().is_none());
-    let shown = digest.map_or_else(|| want.shown.clone(), |digest| want.shown.with_digest(digest.clone())).to_string();
+    let shown = match &want.context {
+        // Found as it is named: the digest that it has now is not looked for.
+        Some(named) if matches!(named.context.source, NamedSource::Image(_)) => want.reference.to_string(),
+        Some(_) => image.shown.clone(),
+        None => digest.map_or_else(|| want.shown.clone(), |digest| want.shown.with_digest(digest.clone())).to_string(),
+    };
     StageBase::Image(match image.shown == shown {
         true => Arc::clone(image),
         false => Arc::new(BaseImage { shown, ..BaseImage::clone(image) }),
@@ -80,10 +121,24 @@ fn shown_as(base: &StageBase, want: &WantedImage) -> StageBase {
 }
 
 fn load_one(session: &Session<'_>, want: &WantedImage, step: Option<StepId>) -> Result<StageBase, Stop> {
-    let mut found = match session.built_here(&want.reference, &want.platform) {
-        Ok(Some(image)) if !session.options().pull => Ok(image),
-        Ok(_) => session.remote_image(&want.reference, &want.platform),
-        Err(stop) => Err(stop),
+    if let (Some(directory), Some(step)) = (want.context.as_ref().and_then(|named| named.directory.as_ref()), step) {
+        let sent = transferred(session, directory, Transfer::Ignore, step, |held| directory.ignore_sync_size(held));
+        return match sent {
+            Ok(()) => {
+                session.emitter().done(step);
+                Ok(StageBase::Directory(Arc::clone(directory)))
+            }
+            Err(stop) => Err(fail_step(session, step, stop).at(step, want.lines)),
+        };
+    }
+    let file = want.context.as_ref().filter(|named| !matches!(named.context.source, NamedSource::Image(_)));
+    let mut found = match file {
+        Some(named) => session.named_image(&named.context, &want.platform),
+        None => match session.built_here(&want.reference, &want.platform) {
+            Ok(Some(image)) if !session.options().pull => Ok(image),
+            Ok(_) => session.remote_image(&want.reference, &want.platform),
+            Err(stop) => Err(stop),
+        },
     };
     if let Err(Stop::Failed(failed)) = &mut found
         && let Failure::Pull { reference, .. } = &mut failed.failure

@@ -9,8 +9,9 @@ mod solver;
 mod steps;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use rbuild_image::config::{ImageConfig, KeyOrder};
+use rbuild_image::config::{History, ImageConfig, KeyOrder};
 use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{Fact, Failure, Item, StepId, StepKind, Version};
 
@@ -18,7 +19,7 @@ use crate::context::{Context, ContextError, Sync, SyncSnapshot, Transfer};
 use crate::export::Exports;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::options::{BuildOptions, ContextSource, DockerfileSource};
-use crate::plan::buildkit::{Draft, Linter, Plan};
+use crate::plan::buildkit::{Draft, Linter, NamedBase, Plan, PlannedStep, StageBase};
 use crate::plan::{PlanError, go};
 use crate::session::{Session, Unwatched};
 use crate::solve::{Built, Checked, created, write_config};
@@ -39,10 +40,11 @@ pub(crate) fn parser_version(session: &Session<'_>) -> rbuild_parser::Version {
 
 /// Builds with BuildKit's rules.
 pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports) -> Result<Built, Stop> {
+    let contexts = named_contexts(session)?;
     let frontend = read_dockerfile(session, context)?;
     let raise = |fact| session.emitter().emit(fact);
     let linter = linter(session, context, &raise)?;
-    let plan = plan(session, context, frontend, &linter, false)?;
+    let plan = plan(session, context, &contexts, frontend, &linter, false)?;
     let solver = Solver::new(session, context, &plan);
     let snapshot = solver.solve()?;
     export(session, &plan, &snapshot, solver.last_step(), exports)
@@ -52,10 +54,11 @@ pub(crate) fn build(session: &Session<'_>, context: &Context, exports: &Exports)
 pub(crate) fn check(session: &Session<'_>, context: &Context) -> Result<Checked, Stop> {
     let raise = |fact| session.emitter().emit(fact);
     let mut warnings = 0;
+    let contexts = named_contexts(session)?;
     let planned = read_dockerfile(session, context).and_then(|frontend| {
         let linter = linter(session, context, &raise)?;
         // Without a target all stages are looked at, needed or not.
-        let planned = plan(session, context, frontend, &linter, session.options().target.is_none());
+        let planned = plan(session, context, &contexts, frontend, &linter, session.options().target.is_none());
         warnings = linter.count();
         planned.map(drop)
     });
@@ -132,6 +135,7 @@ fn client_path(options: &BuildOptions, is_archive: bool) -> Option<String> {
 fn plan(
     session: &Session<'_>,
     context: &Context,
+    contexts: &HashMap<String, Arc<NamedBase>>,
     frontend: Frontend,
     linter: &Linter<'_>,
     all_stages: bool,
@@ -141,9 +145,7 @@ fn plan(
     let is_old = session.options().dialect.version == Version::V20;
     let refused = |error: &rbuild_parser::ParseError| Stop::from(crate::plan::buildkit::parse_failure(error));
     let dockerfile = rbuild_parser::parse_with(text, frontend.options).map_err(|error| refused(&error))?;
-    let contexts = named_contexts(session)?;
-    let lookup = |name: &str| contexts.get(name).cloned();
-    let mut draft = Draft::new(&dockerfile, session.options(), &lookup, linter)?;
+    let mut draft = Draft::new(&dockerfile, session.options(), contexts, linter)?;
     if all_stages {
         draft = draft.with_all_stages();
     }
@@ -157,7 +159,7 @@ fn plan(
         }
         let images = load_metadata(session, &wanted, &mut known)?;
         for (want, image) in wanted.iter().zip(images) {
-            draft.set_base(want.stage, image);
+            draft.set_base(want, image);
         }
         if !draft.add_triggers()? {
             break;
@@ -195,13 +197,15 @@ fn load_definition(session: &Session<'_>, context: &Context, name: &str) -> Resu
 }
 
 /// What the other end has of a local source is kept under this.
-fn sync_key(context: &Context, transfer: Transfer) -> CacheKey {
-    KeyBuilder::new("sync").field("source", context.sync_key(transfer)).finish()
+fn sync_key(context: &Context, transfer: Transfer, copy: usize) -> CacheKey {
+    let key = KeyBuilder::new("sync").field("source", context.sync_key(transfer));
+    // Transfers of one source at one time do not share what is there.
+    if copy == 0 { key.finish() } else { key.field("copy", copy.to_string()).finish() }
 }
 
 /// Nothing of the context is left at the other end: a command could write to it.
 fn forget_transfer(session: &Session<'_>, context: &Context) -> Result<(), Stop> {
-    session.remember_value(&sync_key(context, Transfer::Context), &())
+    session.remember_value(&sync_key(context, Transfer::Context, 0), &())
 }
 
 /// Shows how much of a local source was sent, given what the other end has already.
@@ -212,14 +216,31 @@ fn transferred(
     step: StepId,
     measure: impl FnOnce(Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError>,
 ) -> Result<(), Stop> {
-    let key = sync_key(context, transfer);
+    transferred_to(session, context, transfer, step, 0, measure)
+}
+
+/// The same for one of several copies of the source at the other end.
+fn transferred_to(
+    session: &Session<'_>,
+    context: &Context,
+    transfer: Transfer,
+    step: StepId,
+    copy: usize,
+    measure: impl FnOnce(Option<&SyncSnapshot>) -> Result<Option<Sync>, ContextError>,
+) -> Result<(), Stop> {
+    let key = sync_key(context, transfer, copy);
     let held: Option<SyncSnapshot> = session.cached_value(&key)?;
-    let measured = measure(held.as_ref()).map_err(|error| session.context_failed(&error))?;
+    let item = match transfer {
+        Transfer::Dockerfile => Item::TransferDockerfile,
+        Transfer::Ignore | Transfer::Context => Item::TransferContext,
+    };
+    let measured = measure(held.as_ref()).map_err(|error| {
+        if error.is_told_late() {
+            session.emitter().progress(step, item.clone(), 0, None, true);
+        }
+        session.context_failed(&error)
+    })?;
     if let Some(sync) = measured {
-        let item = match transfer {
-            Transfer::Dockerfile => Item::TransferDockerfile,
-            Transfer::Ignore | Transfer::Context => Item::TransferContext,
-        };
         session.emitter().progress(step, item, sync.bytes, None, true);
         session.remember_value(&key, &sync.snapshot)?;
     }
@@ -258,7 +279,8 @@ fn export(
             emitter.progress(step, Item::ExportLayers, 0, None, false);
             emitter.progress(step, Item::ExportLayers, 0, None, true);
         }
-        let config = target.image.config.clone();
+        let mut config = target.image.config.clone();
+        complete_history(plan, &mut config);
         let created = created_before(session, &config, &snapshot.layers)?;
         let built = write_config(session, config, &snapshot.layers, &created)?;
         exports.write(session, &built, Some(step))?;
@@ -272,6 +294,38 @@ fn export(
         Err(stop) => Err(fail_step(session, step, stop).at(step, None)),
     }
 }
+
+/// A directory that an image begins with is a layer of which no instruction tells. BuildKit takes the layers that come
+/// after so many instructions for those (`exporter/containerimage/writer.go`, `normalizeLayersAndHistory`).
+fn complete_history(plan: &Plan, config: &mut ImageConfig) {
+    let mut titles = Vec::new();
+    let mut at = plan.target;
+    loop {
+        let stage = &plan.stages[at.0];
+        let title = |step: &PlannedStep| steps::shown(&step.label, stage.shown.as_ref()).title(Version::V28);
+        titles.extend(stage.steps.iter().rev().map(title));
+        match &stage.base {
+            StageBase::Stage(base) => at = *base,
+            StageBase::Directory(directory) => {
+                titles.push(format!("local source for {}", directory.name()));
+                break;
+            }
+            _ => return,
+        }
+    }
+    titles.reverse();
+    let history = config.history.get_or_default();
+    let told = history.iter().filter(|entry| entry.empty_layer.get() != Some(&true)).count();
+    for title in titles.into_iter().skip(told) {
+        let mut entry = History::default();
+        entry.created_by.set(title);
+        entry.comment.set(EXPORTER_COMMENT.to_owned());
+        history.push(entry);
+    }
+}
+
+/// What BuildKit says of layers that no instruction tells of.
+const EXPORTER_COMMENT: &str = "buildkit.exporter.image.v0";
 
 /// The time of an image: that of the first build that gave it, so that a build of which all is cached gives the very
 /// image again, as BuildKit does with the times of its cached layers.

@@ -1,6 +1,7 @@
 //! Steps from the cache or run, each stage in a thread of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_image::digest::DiffId;
@@ -11,13 +12,17 @@ use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
 use super::keys::{asks_the_network, is_always_cached, stages_read};
 use super::pulled::Pulled;
 use super::steps::{Download, StageSteps, Steps, sources};
-use super::{fail_step, forget_transfer, transferred};
+use super::{fail_step, forget_transfer, sync_key, transferred, transferred_to};
 use crate::base::BaseImage;
-use crate::context::{Context, Transfer};
+use crate::context::{Context, ContextError, Transfer};
+use crate::emit::Emitter;
 use crate::exec::{self, Command};
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{CopyOp, CopySource, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex};
+use crate::plan::buildkit::{
+    CopyOp, CopySource, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex, StagePlan,
+};
 use crate::plan::users;
+use crate::rootfs::{self, CopyOptions};
 use crate::session::{PullProgress, Session, Unwatched};
 use crate::snapshot::{Change, View};
 use crate::solve::copy::{self, CopySourceTree};
@@ -82,6 +87,10 @@ pub(super) struct Solver<'s> {
     failed: Mutex<Option<Stop>>,
     /// Images being fetched: each by one thread, for all stages that begin with it.
     fetching: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// Images that are shown coming: one may have steps under several names.
+    pulling: Mutex<HashSet<String>>,
+    /// By name, whether an image was here when this build began.
+    here: Mutex<HashMap<String, bool>>,
     /// Steps of base images, and whether they are done.
     bases: Mutex<HashMap<StepId, Arc<Mutex<bool>>>>,
     /// Results of steps, which stages may share; `None` in place of one that failed.
@@ -102,6 +111,8 @@ impl<'s> Solver<'s> {
             declared: steps.stages,
             failed: Mutex::new(None),
             fetching: Mutex::default(),
+            pulling: Mutex::default(),
+            here: Mutex::default(),
             bases: Mutex::default(),
             results: Mutex::default(),
         }
@@ -261,6 +272,47 @@ impl<'s> Solver<'s> {
         Ok(())
     }
 
+    /// Shows the directories coming in that stages begin with, each selection of files once.
+    fn load_directories(&self) -> Result<(), Stop> {
+        let mut loaded: Vec<(StepId, &str)> = Vec::new();
+        for (index, (stage, declared)) in self.plan.stages.iter().zip(&self.declared).enumerate() {
+            let (StageBase::Directory(directory), Some(step)) = (&stage.base, declared.load) else { continue };
+            if loaded.iter().any(|(known, _)| *known == step) {
+                continue;
+            }
+            let copy = loaded.iter().filter(|(_, name)| *name == directory.name()).count();
+            loaded.push((step, directory.name()));
+            self.session.emitter().emit(Fact::StepStarted { step });
+            let wanted = self.plan.wanted_paths(StageIndex(index));
+            let sent = transferred_to(self.session, directory, Transfer::Context, step, copy, |held| {
+                directory.check_ignore().map_err(ContextError::of_named)?;
+                directory.sync_size(&wanted, held)
+            });
+            sent.map_err(|stop| fail_step(self.session, step, stop).at(step, None))?;
+            self.session.emitter().done(step);
+            if self.needs_layer(index) {
+                // What is built on is taken away from there.
+                self.session.remember_value(&sync_key(directory, Transfer::Context, copy), &())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory that files are read from, if it is one: they are read where they are.
+    pub(super) fn context_of(&self, from: MountFrom) -> Option<&'s Context> {
+        match from {
+            MountFrom::Empty => None,
+            MountFrom::Context => Some(self.context),
+            MountFrom::Stage(stage) => {
+                let stage = &self.plan.stages[stage.0];
+                match &stage.base {
+                    StageBase::Directory(directory) if stage.steps.is_empty() => Some(directory),
+                    _ => None,
+                }
+            }
+        }
+    }
+
     /// Fetches what ADD takes from the web: BuildKit needs it for the cache keys.
     fn download(&self) -> Result<(), Stop> {
         for (step, file) in &self.downloads {
@@ -298,20 +350,25 @@ impl<'s> Solver<'s> {
     }
 
     /// Finds sources that the context lacks before anything runs: BuildKit computes cache keys first, and the one of
-    /// such a step fails. Steps of its stage before it are then shown as cached.
+    /// such a step fails. All that it is made from is then shown as cached.
     fn check_sources(&self) -> Result<(), Stop> {
         self.load_context()?;
-        let tree = CopySourceTree::Context(self.context);
-        for (stage, declared) in self.plan.stages.iter().zip(&self.declared) {
+        self.load_directories()?;
+        for (index, (stage, declared)) in self.plan.stages.iter().zip(&self.declared).enumerate() {
             for (at, (step, id)) in stage.steps.iter().zip(&declared.steps).enumerate() {
-                let Op::Copy(op) = &step.op else { continue };
-                let Err(stop) = copy::buildkit::check_sources(&tree, op) else { continue };
+                let context = |from| self.context_of(from);
+                let checked = match &step.op {
+                    Op::Copy(op) => copy::buildkit::check_sources(op, &context),
+                    Op::Run(op) => Prepared::new(self.session).check_sources(op, &context),
+                    Op::Mkdir { .. } => Ok(()),
+                };
+                let Err(stop) = checked else { continue };
                 let emitter = self.session.emitter();
-                for (before, id) in stage.steps.iter().zip(&declared.steps).take(at) {
-                    if matches!(before.op, Op::Copy(_)) {
-                        emitter.emit(Fact::StepStarted { step: *id });
-                        emitter.emit(Fact::StepDone { step: *id, cached: true, image: None });
-                    }
+                let mut inputs = BTreeSet::new();
+                self.add_steps(StageIndex(index), at + 1, &mut inputs);
+                for input in inputs.into_iter().filter(|input| input != id) {
+                    emitter.emit(Fact::StepStarted { step: input });
+                    emitter.emit(Fact::StepDone { step: input, cached: true, image: None });
                 }
                 emitter.emit(Fact::StepStarted { step: *id });
                 let stop = fail_step(self.session, *id, stop).at(*id, step.label.lines);
@@ -322,6 +379,27 @@ impl<'s> Solver<'s> {
             }
         }
         Ok(())
+    }
+
+    /// Adds the first steps of a stage, and all that they are made from.
+    fn add_steps(&self, stage: StageIndex, count: usize, found: &mut BTreeSet<StepId>) {
+        let (plan, declared) = (&self.plan.stages[stage.0], &self.declared[stage.0]);
+        let whole = |stage: StageIndex, found: &mut BTreeSet<StepId>| {
+            self.add_steps(stage, self.plan.stages[stage.0].steps.len(), found);
+        };
+        if let StageBase::Stage(base) = plan.base {
+            whole(base, found);
+        }
+        for (step, id) in plan.steps.iter().zip(&declared.steps).take(count) {
+            if !found.insert(*id) {
+                continue;
+            }
+            for source in sources(&step.op) {
+                if let MountFrom::Stage(stage) = source {
+                    whole(stage, found);
+                }
+            }
+        }
     }
 
     /// The pull of a base image had begun when another step failed.
@@ -353,9 +431,20 @@ impl<'s> Solver<'s> {
         true
     }
 
-    /// Whether an image need not be pulled, and counts as cached.
+    /// Whether an image needed not be pulled when this build began, and counts as cached.
     fn is_here(&self, image: &BaseImage) -> Result<bool, Stop> {
-        Ok(self.session.is_named(image)? && self.session.is_unpacked(image)?)
+        let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = here.get(&image.shown) {
+            return Ok(*known);
+        }
+        let is_here = self.session.is_named(image)? && self.session.is_unpacked(image)?;
+        here.insert(image.shown.clone(), is_here);
+        Ok(is_here)
+    }
+
+    /// Whether this is the first to ask for an image, which shows it coming.
+    fn is_first_pull(&self, image: &BaseImage) -> bool {
+        self.pulling.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id.to_string())
     }
 
     fn stage(&self, index: usize) -> Result<Snapshot, Stop> {
@@ -363,6 +452,7 @@ impl<'s> Solver<'s> {
         let declared = &self.declared[index];
         let mut snapshot = match &stage.base {
             StageBase::Stage(base) => self.wait_for(*base)?,
+            StageBase::Directory(directory) if self.needs_layer(index) => self.directory_snapshot(directory)?,
             base => own_snapshot(base),
         };
         if let Some(step) = declared.from {
@@ -373,6 +463,28 @@ impl<'s> Solver<'s> {
             snapshot = self.shared_step(snapshot, step, *id, stage.no_cache)?;
         }
         Ok(snapshot)
+    }
+
+    /// Whether the directory that a stage begins with is not only read.
+    fn needs_layer(&self, index: usize) -> bool {
+        let on_top =
+            |stage: &StagePlan| stage.reachable && matches!(stage.base, StageBase::Stage(base) if base.0 == index);
+        let plan = self.plan;
+        !plan.stages[index].steps.is_empty() || plan.target.0 == index || plan.stages.iter().any(on_top)
+    }
+
+    /// A directory as a layer. BuildKit knows it by the build, not by its content, so that nothing that is done on it
+    /// comes from the cache.
+    fn directory_snapshot(&self, directory: &Context) -> Result<Snapshot, Stop> {
+        let layer = self.make(Change::begin(self.session, &[], &[])?, |change| {
+            let mount = change.mount()?;
+            let root = Root::open(mount.target(), self.session.ownership())?;
+            let options = CopyOptions { contents: true, ..CopyOptions::default() };
+            Ok(rootfs::copy(&directory.source(), Path::new("/"), &root, Path::new("/"), options)?)
+        })?;
+        let build = format!("{} {}", std::process::id(), Emitter::unix_ns());
+        let key = KeyBuilder::new("directory").field("name", directory.name()).field("build", build).finish();
+        Ok(Snapshot { key, layers: vec![layer], base: None, fresh: true })
     }
 
     /// Shows the step of a base image, which is fetched only if something is going to be done on it.
@@ -395,7 +507,7 @@ impl<'s> Solver<'s> {
         }
         let cached = self.is_here(image)?;
         self.session.emitter().emit(Fact::StepStarted { step });
-        let fetched = match cached {
+        let fetched = match cached || !self.is_first_pull(image) {
             true => self.fetch(image, &Unwatched),
             false => self.fetch(image, &Pulled { session: self.session, step, image }),
         };
@@ -492,8 +604,14 @@ impl<'s> Solver<'s> {
             begin();
             let layer = match &step.op {
                 Op::Run(run) => self.run(&snapshot, run, id)?,
-                Op::Copy(copy) => self.copy(&snapshot, copy)?,
-                Op::Mkdir { path, user } => self.mkdir(&snapshot, path, user)?,
+                Op::Copy(copy) => {
+                    owner_can_be_found(copy.chown.as_deref(), snapshot.layers.is_empty())?;
+                    self.copy(&snapshot, copy)?
+                }
+                Op::Mkdir { path, user } => {
+                    owner_can_be_found(Some(user), snapshot.layers.is_empty())?;
+                    self.mkdir(&snapshot, path, user)?
+                }
             };
             for key in &keys {
                 self.session.remember_layer(key, &layer)?;
@@ -540,8 +658,8 @@ impl<'s> Solver<'s> {
     fn copy(&self, snapshot: &Snapshot, op: &CopyOp) -> Result<DiffId, Stop> {
         let mut views: HashMap<StageIndex, View> = HashMap::new();
         for source in &op.sources {
-            let CopySource::Files { from: MountFrom::Stage(stage), .. } = source else { continue };
-            if matches!(self.plan.stages[stage.0].base, StageBase::Directory(_)) || views.contains_key(stage) {
+            let CopySource::Files { from: from @ MountFrom::Stage(stage), .. } = source else { continue };
+            if self.context_of(*from).is_some() || views.contains_key(stage) {
                 continue;
             }
             let from = self.wait_for(*stage)?;
@@ -549,13 +667,12 @@ impl<'s> Solver<'s> {
             views.insert(*stage, View::open(self.session, &from.layers)?);
         }
         let tree = |from: &MountFrom| -> Result<CopySourceTree<'_>, Stop> {
-            match from {
-                MountFrom::Stage(stage) => match (&self.plan.stages[stage.0].base, views.get(stage)) {
-                    (StageBase::Directory(path), _) => CopySourceTree::directory(self.session, path),
-                    (_, Some(view)) => CopySourceTree::view(self.session, view),
-                    (_, None) => Err(Stop::Cancelled),
-                },
-                _ => Ok(CopySourceTree::Context(self.context)),
+            match (from, self.context_of(*from)) {
+                (_, Some(context)) => Ok(CopySourceTree::Context(context)),
+                (MountFrom::Stage(stage), None) => {
+                    CopySourceTree::view(self.session, views.get(stage).ok_or(Stop::Cancelled)?)
+                }
+                _ => Err(Stop::Cancelled),
             }
         };
         let copied = self.change(snapshot, |change| copy::buildkit::perform(self.session, change, op, &tree));
@@ -566,18 +683,13 @@ impl<'s> Solver<'s> {
         let mut prepared = Prepared::new(self.session);
         prepared.lock_caches(&run.mounts)?;
         for mount in &run.mounts {
-            let stage = match mount.from {
-                MountFrom::Stage(stage) if mount.kind == MountType::Bind || mount.kind == MountType::Cache => {
-                    match &self.plan.stages[stage.0].base {
-                        StageBase::Directory(path) => Some(mounts::From::Directory(path.clone())),
-                        _ => {
-                            let from = self.wait_for(stage)?;
-                            self.materialise(&from)?;
-                            Some(mounts::From::Layers(from.layers))
-                        }
-                    }
+            let stage = match (mount.from, self.context_of(mount.from)) {
+                (_, Some(context)) => Some(mounts::From::Context(context)),
+                (MountFrom::Stage(stage), None) if matches!(mount.kind, MountType::Bind | MountType::Cache) => {
+                    let from = self.wait_for(stage)?;
+                    self.materialise(&from)?;
+                    Some(mounts::From::Layers(from.layers))
                 }
-                MountFrom::Context => Some(mounts::From::Context(self.context)),
                 _ => None,
             };
             prepared.add(mount, stage)?;
@@ -603,7 +715,10 @@ impl<'s> Solver<'s> {
     }
 
     fn change(&self, snapshot: &Snapshot, make: impl FnOnce(&Change) -> Result<(), Stop>) -> Result<DiffId, Stop> {
-        let change = Change::begin(self.session, &snapshot.layers, &[])?;
+        self.make(Change::begin(self.session, &snapshot.layers, &[])?, make)
+    }
+
+    fn make(&self, change: Change, make: impl FnOnce(&Change) -> Result<(), Stop>) -> Result<DiffId, Stop> {
         match make(&change) {
             Ok(()) => Ok(change.commit(self.session)?.diff_id),
             Err(stop) => {
@@ -647,6 +762,14 @@ fn attempt_key(snapshot: &Snapshot, step: &PlannedStep) -> CacheKey {
 /// The value under a key, made if it is new; the map is held only for that.
 fn shared<K: Eq + std::hash::Hash, V: Default>(map: &Mutex<HashMap<K, Arc<V>>>, key: K) -> Arc<V> {
     Arc::clone(map.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
+}
+
+/// Names of users and groups are looked up in the files that an operation changes; `nothing` if there are none.
+fn owner_can_be_found(spec: Option<&str>, nothing: bool) -> Result<(), Stop> {
+    match spec.filter(|spec| nothing && users::has_names(spec)) {
+        Some(_) => Err(crate::solve::instruction_failed("invalid user index: -1")),
+        None => Ok(()),
+    }
 }
 
 /// Owner by the files of an image.

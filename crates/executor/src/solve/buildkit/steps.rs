@@ -4,14 +4,17 @@ use std::collections::HashMap;
 
 use rbuild_logfmt::event::{InstructionStep, StepId, StepKind, Version};
 
+use crate::context::NamedSource;
 use crate::emit::Emitter;
-use crate::plan::buildkit::{CopySource, MountFrom, Op, Plan, StageBase, StageIndex, StagePlan, StepLabel};
+use crate::plan::buildkit::{CopySource, MountFrom, NamedBase, Op, Plan, StageBase, StageIndex, StagePlan, StepLabel};
 
 /// The steps of one stage.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StageSteps {
     /// That of its base image; stages that begin with one image share it.
     pub(super) from: Option<StepId>,
+    /// That of the directory that it begins with; stages that need the same of it share it.
+    pub(super) load: Option<StepId>,
     /// Those of its instructions, in order.
     pub(super) steps: Vec<StepId>,
     /// The one whose result is the stage's.
@@ -61,6 +64,7 @@ impl Steps {
         let id = |index: usize| ids.get(index).copied();
         let stages = graph.stages.into_iter().map(Option::unwrap_or_default).map(|stage| StageSteps {
             from: stage.from.and_then(id),
+            load: stage.load.and_then(id),
             steps: stage.steps.into_iter().filter_map(id).collect(),
             last: stage.last.and_then(id),
         });
@@ -84,6 +88,7 @@ struct Vertex {
 #[derive(Clone, Default)]
 struct StageVertices {
     from: Option<usize>,
+    load: Option<usize>,
     steps: Vec<usize>,
     last: Option<usize>,
 }
@@ -112,9 +117,15 @@ impl Graph<'_> {
             StageBase::Stage(base) => found.last = self.stage(*base),
             StageBase::Image(image) => found.from = self.base(&image.shown, stage),
             StageBase::Missing(image, _) => found.from = self.base(image, stage),
-            _ => {}
+            StageBase::Directory(directory) => {
+                let name = directory.name();
+                let kind = StepKind::LoadContext { name: Some(name.to_owned()) };
+                let what = format!("{CONTEXT} {name} {:?}", plan.wanted_paths(index));
+                found.load = Some(self.vertex(what, kind, Vec::new()));
+            }
+            StageBase::Scratch | StageBase::Unresolved => {}
         }
-        found.last = found.last.or(found.from);
+        found.last = found.last.or(found.from).or(found.load);
         for step in &stage.steps {
             let mut inputs: Vec<usize> = found.last.into_iter().collect();
             for input in graph_inputs(&step.op) {
@@ -150,6 +161,7 @@ impl Graph<'_> {
     fn base(&mut self, image: &str, stage: &StagePlan) -> Option<usize> {
         let label = stage.from.as_ref()?;
         let kind = match label.position {
+            _ if stage.context.is_some() => context_image(stage.context.as_ref()?),
             0 => StepKind::Image { reference: image.to_owned() },
             _ => shown(label, stage.shown.as_ref()),
         };
@@ -231,7 +243,17 @@ pub(super) fn sources(op: &Op) -> Vec<MountFrom> {
     }
 }
 
-fn shown(label: &StepLabel, stage: Option<&String>) -> StepKind {
+/// The image of a named context.
+fn context_image(named: &NamedBase) -> StepKind {
+    let context = named.context.name.clone();
+    match &named.context.source {
+        NamedSource::Image(reference) => StepKind::ContextImage { context, reference: reference.clone() },
+        _ => StepKind::ContextLayout { context },
+    }
+}
+
+/// How the instruction of a step is shown.
+pub(super) fn shown(label: &StepLabel, stage: Option<&String>) -> StepKind {
     StepKind::Instruction(InstructionStep {
         instruction: label.instruction.clone(),
         number: 0,
@@ -262,7 +284,8 @@ mod tests {
         let dockerfile = rbuild_parser::parse(text.as_bytes()).unwrap();
         let options = BuildOptions::new("/nowhere", ContextSource::Dir("/nowhere".into()));
         let linter = Linter::new(&options, text.as_bytes(), &|_| ()).unwrap();
-        let plan = Draft::new(&dockerfile, &options, &|_| None, &linter).unwrap().finish(&|_| false).unwrap();
+        let contexts = HashMap::new();
+        let plan = Draft::new(&dockerfile, &options, &contexts, &linter).unwrap().finish(&|_| false).unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
         let events = Arc::clone(&told);
         let emitter = Emitter::new(Box::new(move |told| {

@@ -7,8 +7,8 @@ use rbuild_logfmt::event::{Failure, Version};
 use rbuild_parser::ignore::PatternMatcher;
 use rbuild_sandbox::root::{Root, Timestamp};
 
-use super::{CopySourceTree, docker_text, try_unpack};
-use crate::context::DAEMON_MOUNT;
+use super::{CopySourceTree, docker_text, in_the_way, try_unpack};
+use crate::context::{Context, DAEMON_MOUNT};
 use crate::key::KeyBuilder;
 use crate::mode::ModeChange;
 use crate::plan::buildkit::{CopyOp, CopySource, MountFrom};
@@ -54,12 +54,20 @@ impl Selection {
 
 fn missing(path: &str) -> Stop {
     let quoted = crate::plan::go::quote(path);
+    unreadable(path, format!("{quoted}: not found"))
+}
+
+/// A source that the search for the cache key cannot read.
+fn unreadable(path: &str, message: impl Into<String>) -> Stop {
     Stop::failed(Failure::Copy {
         instruction: "COPY".to_owned(),
-        message: format!("{quoted}: not found"),
+        message: message.into(),
         missing: Some(path.to_owned()),
     })
 }
+
+/// The kernel's number of links that lead to each other.
+const TOO_MANY_LINKS: i32 = rustix::io::Errno::LOOP.raw_os_error();
 
 /// A missing source as the copying itself tells of it, and not the search for the cache key.
 pub(in crate::solve) fn found_missing_late(stop: Stop, version: Version) -> Stop {
@@ -89,6 +97,9 @@ fn find(source: &Source<'_>, pattern: &str) -> Result<Vec<PathBuf>, Stop> {
             match there {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(missing(pattern)),
+                Err(RootfsError::Root(error)) if error.errno() == Some(TOO_MANY_LINKS) => {
+                    return Err(unreadable(pattern, "too many links"));
+                }
                 Err(error) if error.is_not_found() => return Err(missing(pattern)),
                 Err(error) => return Err(error.into()),
             }
@@ -97,11 +108,16 @@ fn find(source: &Source<'_>, pattern: &str) -> Result<Vec<PathBuf>, Stop> {
     Ok(found)
 }
 
-/// Whether all that is to be copied from the context is there.
-pub(in crate::solve) fn check_sources(tree: &CopySourceTree<'_>, op: &CopyOp) -> Result<(), Stop> {
+/// Whether all that is to be copied from contexts is there.
+pub(in crate::solve) fn check_sources<'c>(
+    op: &CopyOp,
+    context: &dyn Fn(MountFrom) -> Option<&'c Context>,
+) -> Result<(), Stop> {
     for source in &op.sources {
-        if let CopySource::Files { from: MountFrom::Context, pattern, .. } = source {
-            find(&tree.source(), pattern)?;
+        if let CopySource::Files { from, pattern, .. } = source
+            && let Some(context) = context(*from)
+        {
+            find(&context.source(), pattern)?;
         }
     }
     Ok(())
@@ -192,11 +208,14 @@ pub(in crate::solve) fn perform<'t>(
                 let filter = |path: &Path| selection.shown(path);
                 let filter: Option<&rootfs::Filter<'_>> = if selection.is_all() { None } else { Some(&filter) };
                 for path in find(&source, pattern)? {
-                    if *unpack && try_unpack(session, &source, &path, &dest, to, chown).map_err(failed)? {
+                    if *unpack
+                        && try_unpack(session, &source, &path, &dest, to, chown)
+                            .map_err(|error| failed(&error, &dest, to))?
+                    {
                         continue;
                     }
                     let options = CopyOptions { filter, ..options };
-                    rootfs::copy(&source, &path, &dest, to, options).map_err(failed)?;
+                    rootfs::copy(&source, &path, &dest, to, options).map_err(|error| failed(&error, &dest, to))?;
                 }
             }
             CopySource::Inline { name, data } => {
@@ -209,17 +228,21 @@ pub(in crate::solve) fn perform<'t>(
                     file.write_all(data)?;
                 }
                 node.chmod(0o644)?;
-                rootfs::copy(&Source::new(&root), &file_name, &dest, to, options).map_err(failed)?;
+                rootfs::copy(&Source::new(&root), &file_name, &dest, to, options)
+                    .map_err(|error| failed(&error, &dest, to))?;
             }
             CopySource::Http { url, checksum, file_name, unpack } => {
                 let file = session.download(url, checksum.as_deref())?.named(session, file_name)?;
                 let root = Root::open(file.directory(), session.ownership())?;
                 let source = Source::new(&root);
                 let path = Path::new(file.name());
-                if *unpack && try_unpack(session, &source, path, &dest, to, chown).map_err(failed)? {
+                if *unpack
+                    && try_unpack(session, &source, path, &dest, to, chown)
+                        .map_err(|error| failed(&error, &dest, to))?
+                {
                     continue;
                 }
-                rootfs::copy(&source, path, &dest, to, options).map_err(failed)?;
+                rootfs::copy(&source, path, &dest, to, options).map_err(|error| failed(&error, &dest, to))?;
             }
             CopySource::Git { url, .. } => {
                 return Err(Stop::failed(Failure::Own {
@@ -232,9 +255,18 @@ pub(in crate::solve) fn perform<'t>(
     Ok(())
 }
 
-fn failed(error: RootfsError) -> Stop {
-    match docker_text(&error) {
+fn failed(error: &RootfsError, dest: &Root, to: &Path) -> Stop {
+    if let RootfsError::Root(root) = error
+        && root.kind() == std::io::ErrorKind::NotADirectory
+        && let Some((file, below)) = in_the_way(dest, to)
+    {
+        return instruction_failed(match below {
+            Some(below) => format!("lstat {}: not a directory", below.display()),
+            None => format!("mkdir {}: not a directory", file.display()),
+        });
+    }
+    match docker_text(error) {
         Some(text) => instruction_failed(text),
-        None => Stop::own(&error),
+        None => Stop::own(error),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rbuild_logfmt::event::{Failure, Item as Progress, StepId};
 use rbuild_sandbox::root::Root;
 
-use super::{CopySourceTree, docker_text, try_unpack};
+use super::{CopySourceTree, docker_text, in_the_way, try_unpack};
 use crate::download::{self, NamedDownload};
 use crate::plan::buildkit::is_http;
 use crate::plan::go;
@@ -130,6 +130,10 @@ fn hash_of(
     let found = match rootfs::legacy_hash(source, sums, path) {
         // The source itself; a file in it that is gone since it was listed is another matter.
         Err(error) if error.is_not_found() && !matches!(source.lstat(path), Ok(Some(_))) => None,
+        // Links that lead nowhere but to each other.
+        Err(RootfsError::Root(error)) if error.errno() == Some(TOO_MANY_LINKS) => {
+            return Err(failed(copy, format!("forbidden path outside the build context: {} ()", path.display()), None));
+        }
         other => other?,
     };
     found.ok_or_else(|| {
@@ -171,7 +175,7 @@ pub(in crate::solve) fn perform(
             }
         };
         let copied = copy_one(session, &source, path, unpacks, &dest, &to, owner);
-        copied.map_err(|error| copy_failed(&error, &to))?;
+        copied.map_err(|error| copy_failed(&error, &to, &dest, owner.is_some()))?;
     }
     Ok(())
 }
@@ -217,22 +221,48 @@ fn owner(dest: &Root, spec: &str) -> Result<(u32, u32), Stop> {
         let bytes = dest.read(path, 4 << 20).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     };
+    let missing = |path: &str| {
+        let gone = dest.stat(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        gone.then(|| format!("open {DAEMON_LAYER}/{path}: no such file or directory"))
+    };
     users::chown(spec, &file("etc/passwd"), &file("etc/group")).map_err(|error| {
         let cause = match error {
             ChownError::Format(text) => format!("invalid chown string format: {text}"),
-            ChownError::User(name) => format!("can't find uid for user {name}: no such user: {name}"),
-            ChownError::Group(name) => format!("can't find gid for group {name}: no such group: {name}"),
+            ChownError::User(name) => {
+                let reason = missing("etc/passwd").unwrap_or_else(|| format!("no such user: {name}"));
+                format!("can't find uid for user {name}: {reason}")
+            }
+            ChownError::Group(name) => {
+                let reason = missing("etc/group").unwrap_or_else(|| format!("no such group: {name}"));
+                format!("can't find gid for group {name}: {reason}")
+            }
         };
         instruction_failed(format!("unable to convert uid/gid chown string to host mapping: {cause}"))
     })
 }
 
-fn copy_failed(error: &RootfsError, to: &Path) -> Stop {
+/// The kernel's number of it.
+const TOO_MANY_LINKS: i32 = rustix::io::Errno::LOOP.raw_os_error();
+
+/// `owned`: what is copied gets an owner, so that directories are made in another way.
+fn copy_failed(error: &RootfsError, to: &Path, dest: &Root, owned: bool) -> Stop {
     if let RootfsError::DirectoryOverFile { path } = error
         && Path::new("/").join(path) == cleaned(to)
     {
         let text = format!("mkdir {DAEMON_LAYER}/{}: not a directory", path.display());
         return instruction_failed(format!("failed to copy files: failed to copy directory: {text}"));
+    }
+    if let RootfsError::Root(root) = error
+        && root.kind() == std::io::ErrorKind::NotADirectory
+    {
+        let text = match in_the_way(dest, &cleaned(to)) {
+            // Docker follows links before it makes anything.
+            Some((_, Some(below))) => format!("lstat {DAEMON_LAYER}{}: not a directory", below.display()),
+            Some((file, None)) => format!("mkdir {DAEMON_LAYER}{}: not a directory", file.display()),
+            None => format!("mkdir {DAEMON_LAYER}/{}: not a directory", root.path().display()),
+        };
+        let making = if owned && text.starts_with("mkdir") { "failed to create new directory: " } else { "" };
+        return instruction_failed(format!("failed to copy files: {making}{text}"));
     }
     match docker_text(error) {
         Some(text) => instruction_failed(format!("failed to copy files: {text}")),

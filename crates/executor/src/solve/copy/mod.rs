@@ -3,7 +3,7 @@
 pub(super) mod buildkit;
 pub(super) mod legacy;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbuild_image::compression::{self, Compression};
 use rbuild_image::layer::LayerReader;
@@ -76,6 +76,17 @@ fn try_unpack(
     let decoder = compression::decoder(source.root.open_file(path)?).map_err(failed)?;
     rootfs::unpack_archive(&mut LayerReader::new(decoder), dest, to, UnpackOptions { chown })?;
     Ok(true)
+}
+
+/// The first thing on the way to a path that is there and no directory, and, if that is not the path itself, what it
+/// should have in it.
+fn in_the_way(dest: &Root, to: &Path) -> Option<(PathBuf, Option<PathBuf>)> {
+    let mut way: Vec<PathBuf> = to.ancestors().map(Path::to_path_buf).collect();
+    way.reverse();
+    let at = way.iter().position(|path| dest.stat(path).is_ok_and(|status| !status.is_dir()))?;
+    let file = Path::new("/").join(dest.resolve(&way[at]).ok()?);
+    let below = way.get(at + 1).and_then(|path| path.file_name()).map(|name| file.join(name));
+    Some((file, below))
 }
 
 /// Docker's text of a copy that cannot be done, where it has one.
