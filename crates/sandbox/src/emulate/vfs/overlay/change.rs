@@ -2,7 +2,7 @@
 
 use super::{
     At, Child, Directory, Inode, Node, OverlayFs, Parent, State, UPPER, What,
-    copy_up::{make_special, move_owner},
+    copy_up::{make_special, make_whiteout, move_owner},
     join, locked,
 };
 use crate::{
@@ -49,7 +49,7 @@ impl New<'_> {
 
 impl OverlayFs {
     pub(super) fn whiteout(&self, path: &OsString) -> Result<()> {
-        rustix::fs::mknodat(self.upper()?, path, FileType::CharacterDevice, Mode::empty(), 0)
+        make_whiteout(self.upper()?, path)
     }
 
     /// Whether a lower layer has this name. The directory's children are known.

@@ -9,7 +9,7 @@ use crate::{
     root::{
         FileKind, is_reserved,
         record::{self, Place as RecordPlace},
-        xattr,
+        xattr::{self, Target},
     },
 };
 use rustix::{
@@ -20,6 +20,7 @@ use rustix::{
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
+    path::Path,
     sync::Arc,
 };
 
@@ -124,14 +125,48 @@ pub(crate) fn make_special(
     mode: Mode,
     rdev: u64,
 ) -> Result<()> {
+    if kind == FileKind::CharDevice && rdev == 0 {
+        return make_whiteout(upper, path);
+    }
     match rustix::fs::mknodat(upper, path, kind.raw(), mode, rdev) {
-        Err(Errno::PERM) if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) && rdev != 0 => {
+        Err(Errno::PERM) if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) => {
             rustix::fs::mknodat(upper, path, FileType::RegularFile, mode, 0)?;
             let device = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
             record::write_device(Real::At(upper, path).target(), kind, device, true)
         }
         result => result,
     }
+}
+
+/// On a directory: some of its whiteouts are stand-ins.
+const STAND_INS: &str = "user.rbuild.whiteouts";
+
+/// Makes a whiteout. An overlay of the kernel, as the root of a container is, takes none: there it is a regular file
+/// that is recorded as the device, and the directory says that there are such.
+pub(crate) fn make_whiteout(upper: BorrowedFd<'_>, path: &OsString) -> Result<()> {
+    match rustix::fs::mknodat(upper, path, FileType::CharacterDevice, Mode::empty(), 0) {
+        Err(Errno::PERM) => {}
+        other => return other,
+    }
+    let parent = match Path::new(path).parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.as_os_str(),
+        _ => OsStr::new("."),
+    };
+    xattr::set(Real::At(upper, parent).target(), OsStr::new(STAND_INS), b"y", true)?;
+    rustix::fs::mknodat(upper, path, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0)?;
+    record::write_device(Real::At(upper, path).target(), FileKind::CharDevice, (0, 0), true)
+}
+
+/// Whether some whiteouts of a directory are stand-ins.
+pub(super) fn has_stand_ins(dir: BorrowedFd<'_>) -> bool {
+    matches!(xattr::get(Target::Open(dir), OsStr::new(STAND_INS), true), Ok(Some(_)))
+}
+
+/// Whether a regular file in such a directory is one.
+pub(super) fn is_stand_in(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+    let name = OsStr::from_bytes(name);
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(stat.st_size == 0 && record::read_device(Real::At(dir, name).target())? == Some((FileKind::CharDevice, (0, 0))))
 }
 
 /// Copies extended attributes, but for those of overlays and owners.

@@ -11,6 +11,7 @@ mod copy_up;
 mod rename;
 
 pub(crate) use change::New;
+use copy_up::{has_stand_ins, is_stand_in};
 pub(super) use copy_up::{make_special, move_owner};
 
 use super::{
@@ -356,6 +357,7 @@ impl OverlayFs {
             let layer = self.layer(id)?;
             let real = Real::At(layer.fd.as_fd(), &path);
             let fd = real.open_own(OFlags::RDONLY | OFlags::DIRECTORY, self.policy)?;
+            let stand_ins = has_stand_ins(fd.as_fd());
             each_entry(&fd, |name, ino, kind| {
                 let kind = match kind {
                     FileType::Unknown => {
@@ -363,7 +365,11 @@ impl OverlayFs {
                     }
                     kind => kind,
                 };
-                let whiteout = kind == FileType::CharacterDevice && is_whiteout(fd.as_fd(), name)?;
+                let whiteout = match kind {
+                    FileType::CharacterDevice => is_whiteout(fd.as_fd(), name)?,
+                    FileType::RegularFile => stand_ins && is_stand_in(fd.as_fd(), name)?,
+                    _ => false,
+                };
                 let directory = kind == FileType::Directory;
                 if let Some(seen) = merged.get_mut(name) {
                     if id != UPPER && seen.lower.is_none() {
