@@ -615,7 +615,8 @@ impl<'a> Draft<'a> {
                 State::new(start)
             }
             StageBase::Scratch | StageBase::Directory(_) | StageBase::Missing(..) | StageBase::Unresolved => {
-                let mut start = StageImage::scratch(&stage.platform);
+                // Whatever FROM says, what begins empty is for the platform of the build.
+                let mut start = StageImage::scratch(&self.target_platform);
                 start.run_mut().working_dir.set("/".to_owned());
                 State::new(start)
             }
