@@ -576,12 +576,15 @@ impl<'a> Tracer<'a> {
             .filter(|(_, other)| other.task.as_ref().is_some_and(|other| other.process.pid == tid))
             .map(|(tid, _)| *tid)
             .collect();
+        // At every moment there is such a task: whoever waited for the exec may ask for it now.
+        self.shared.kernel.add(&task);
         for other in others.into_iter().chain([former]) {
             self.tracees.remove(&other);
-            self.shared.kernel.remove(other);
             self.shared.forget(other);
+            if other != tid {
+                self.shared.kernel.remove(other);
+            }
         }
-        self.shared.kernel.add(&task);
         tracee.task = Some(Arc::clone(&task));
         let state = std::mem::replace(&mut tracee.state, State::Plain);
         self.tracees.insert(tid, tracee);

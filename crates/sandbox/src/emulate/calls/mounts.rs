@@ -160,6 +160,9 @@ fn size(setting: &Setting) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|size| *size > 0)
 }
 
+/// `linux/magic.h`.
+const SYSFS_MAGIC: u64 = 0x6265_6572;
+
 /// Makes a file system of a kind and its options; an error says why.
 pub(super) fn create(caller: &Caller<'_>, kind: &[u8], settings: &[Setting]) -> Result<Created, (Errno, &'static str)> {
     let read_only = settings.iter().any(|setting| setting.name == b"ro");
@@ -188,7 +191,11 @@ pub(super) fn create(caller: &Caller<'_>, kind: &[u8], settings: &[Setting]) -> 
         b"proc" => host("/proc", true, None),
         b"sysfs" => {
             let lonely = *lock(&caller.task.network_none);
-            host("/sys", false, lonely.then_some(Within::Loopback))
+            if rustix::fs::statfs("/sys").is_ok_and(|found| found.f_type as u64 == SYSFS_MAGIC) {
+                return host("/sys", false, lonely.then_some(Within::Loopback));
+            }
+            let within = Some(Within::Interfaces { lonely });
+            Ok(Created { file_system: temporary(0o755, None), read_only, owner: None, within })
         }
         b"devpts" => host("/dev/pts", false, Some(Within::Terminals)),
         // The queues themselves are reached by calls of their own.

@@ -44,6 +44,24 @@ pub(super) enum Within {
     Terminals,
     /// No network interface but that of the loopback.
     Loopback,
+    /// Of `/sys`, where this machine shows none, the network interfaces alone; only that of the loopback if so.
+    Interfaces { lonely: bool },
+}
+
+const LOOPBACK: &str = "lo";
+
+/// The network interfaces: two lines of heads, then one for each.
+fn interfaces() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    text.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+/// Makes the links to interfaces that `/sys/class/net` has.
+fn link_interfaces(net: &Place, names: &[String], who: &Identity) -> Result<(), Errno> {
+    for name in names {
+        net.symlink(name.as_bytes(), format!("../../devices/virtual/net/{name}").as_bytes(), who)?;
+    }
+    Ok(())
 }
 
 impl Created {
@@ -73,6 +91,14 @@ impl Within {
         let path: &[u8] = match self {
             Self::Terminals => b"ptmx",
             Self::Loopback => b"class/net",
+            Self::Interfaces { lonely } => {
+                let names = if lonely { vec![LOOPBACK.to_owned()] } else { interfaces() };
+                root.mkdir(b"class", 0o755, &anybody)?;
+                let Found::File(class) = caller.namespace.resolve(&start, b"class", false)? else { return Ok(()) };
+                class.mkdir(b"net", 0o755, &anybody)?;
+                let Found::File(net) = caller.namespace.resolve(&start, b"class/net", false)? else { return Ok(()) };
+                return link_interfaces(&net, &names, &anybody);
+            }
         };
         let Ok(Found::File(point)) = caller.namespace.resolve(&start, path, true) else { return Ok(()) };
         let cover = match self {
@@ -82,11 +108,11 @@ impl Within {
                 let root = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
                 caller.namespace.mount(FileSystem::Host { root, path, is_proc: false }, MountFlags::default())?
             }
-            Self::Loopback => {
+            Self::Loopback | Self::Interfaces { .. } => {
                 let backing = caller.kernel.scratch.clone();
                 let cover = FileSystem::Temporary { backing, mode: 0o755, size: None };
                 let cover = caller.namespace.mount(cover, MountFlags::default())?;
-                cover.root().symlink(b"lo", b"../../devices/virtual/net/lo", &anybody)?;
+                link_interfaces(&cover.root(), &[LOOPBACK.to_owned()], &anybody)?;
                 let read_only = MountFlags { read_only: true, ..MountFlags::default() };
                 cover.set_flags(read_only, MountFlags::default(), false)?;
                 cover
