@@ -9,11 +9,11 @@ pub(crate) mod capabilities;
 mod dirs;
 mod files;
 mod ids;
-pub(crate) mod misc;
 mod mount_api;
 mod mounts;
 mod objects;
 pub(crate) mod proc;
+pub(crate) mod process;
 mod reach;
 mod semantics;
 mod sockets;
@@ -114,20 +114,20 @@ fn dispatch(calls: &Calls, kernel: &Kernel, call: &Call) -> Outcome {
         libc::SYS_capget => return ids::capget(kernel, task, a, b),
         libc::SYS_capset => return ids::capset(task, a, b),
         libc::SYS_prctl => return ids::prctl(task, call.args),
-        libc::SYS_umask => return misc::umask(task, uint(a)),
-        libc::SYS_uname => return misc::uname(task, a),
-        libc::SYS_sethostname => return misc::set_host_name(task, a, int(b)),
-        libc::SYS_setdomainname => return misc::set_domain_name(task, a, int(b)),
-        libc::SYS_kill => return misc::kill(kernel, task, int(a), int(b)),
+        libc::SYS_umask => return process::umask(task, uint(a)),
+        libc::SYS_uname => return process::uname(task, a),
+        libc::SYS_sethostname => return process::set_host_name(task, a, int(b)),
+        libc::SYS_setdomainname => return process::set_domain_name(task, a, int(b)),
+        libc::SYS_kill => return process::kill(kernel, task, int(a), int(b)),
         libc::SYS_tkill
         | libc::SYS_tgkill
         | libc::SYS_rt_sigqueueinfo
         | libc::SYS_rt_tgsigqueueinfo
         | libc::SYS_pidfd_open => return reach::only_own(kernel, task, int(a)),
-        libc::SYS_ioctl => return misc::ioctl(task, uint(b)),
+        libc::SYS_ioctl => return process::ioctl(task, uint(b)),
         libc::SYS_getsockopt => return sockets::getsockopt(kernel, task, call.args),
         libc::SYS_socket => return sockets::socket(task, int(a), int(b), int(c)),
-        libc::SYS_unshare => return misc::unshare(task, a),
+        libc::SYS_unshare => return process::unshare(task, a),
         libc::SYS_setns => return Err(Errno::PERM),
         _ => {}
     }

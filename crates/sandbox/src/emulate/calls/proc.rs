@@ -89,7 +89,7 @@ impl ProcLinks for Links<'_> {
     }
 
     fn visible(&self, id: u32) -> bool {
-        self.task(id).is_some() || super::misc::has_ended(id)
+        self.task(id).is_some() || super::process::has_ended(id)
     }
 
     fn link(&self, path: &[u8]) -> Option<ProcLink> {

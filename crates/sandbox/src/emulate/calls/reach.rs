@@ -1,6 +1,6 @@
 //! Calls that name another process: those that are not the build's do not exist.
 
-use super::{Answer, Outcome, misc::has_ended};
+use super::{Answer, Outcome, process::has_ended};
 use crate::emulate::{Kernel, task::Task};
 use rustix::io::Errno;
 
