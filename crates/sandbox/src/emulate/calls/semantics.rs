@@ -55,31 +55,7 @@ fn unnamed_program(path: &Path) -> Result<Program, Errno> {
 
 impl Semantics for Calls {
     fn answer(&self, kernel: &Kernel, call: &Call) -> Answer {
-        let answer = dispatch(self, kernel, call).unwrap_or_else(Answer::Error);
-        if std::path::Path::new("/tmp/calls-iso/trace").exists() {
-            use std::io::Write;
-            let [a, b, c, d, ..] = call.args;
-            let text = |address: u64| {
-                call.task
-                    .memory()
-                    .read_string(address, 4096)
-                    .map(|t| String::from_utf8_lossy(&t).into_owned())
-                    .unwrap_or_default()
-            };
-            let path = match call.number {
-                257 | 262 | 332 | 263 | 258 | 260 | 267 | 269 | 439 | 437 | 268 | 280 => text(b),
-                2 | 4 | 6 | 21 | 59 | 80 | 83 | 82 | 84 | 87 | 89 | 90 | 92 | 94 | 165 | 166 | 161 | 188..=199 => {
-                    text(a)
-                }
-                _ => String::new(),
-            };
-            let _ = std::fs::OpenOptions::new().append(true).create(true).open("/tmp/calls-iso/d/trace.log").and_then(
-                |mut f| {
-                    writeln!(f, "{} #{} {a:x} {b:x} {c:x} {d:x} {path:?} -> {answer:?}", call.task.tid, call.number)
-                },
-            );
-        }
-        answer
+        dispatch(self, kernel, call).unwrap_or_else(Answer::Error)
     }
 
     fn program(&self, kernel: &Kernel, task: &Arc<Task>, dir: i32, path: &[u8], flags: i32) -> Result<Program, Errno> {
