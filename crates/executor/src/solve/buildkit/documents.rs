@@ -1,14 +1,15 @@
 //! The steps that make files of here-documents, and directories for caches.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rbuild_logfmt::event::{Fact, StepKind};
 use rbuild_parser::mount::MountType;
+use serde::{Deserialize, Serialize};
 
 use super::keys::{asks_the_network, is_always_cached, stages_read};
 use super::solver::{Snapshot, Solver, own_snapshot};
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{CopySource, Op, PlannedStep, StageBase, StageIndex};
+use crate::plan::buildkit::{CopySource, Op, PlannedStep, StageBase, StageIndex, StagePlan};
 use crate::stop::Stop;
 
 /// The here-documents of a step: what each is known by.
@@ -47,32 +48,65 @@ impl Solver<'_> {
     }
 
     /// BuildKit makes a file of each here-document first, once for all that are the same. In its log one is done when its
-    /// cache key is known, and cached if a step wants it which the cache does not have, and an earlier build made it.
+    /// cache key is known, and cached if its content is asked for and an earlier build made it.
     pub(super) fn show_inline_documents(&self) -> Result<(), Stop> {
         let mut walk = CacheWalk { solver: self, stages: HashMap::new() };
-        let mut wanted: Vec<(CacheKey, bool)> = Vec::new();
-        for (index, stage) in self.plan.stages.iter().enumerate().filter(|(_, stage)| stage.reachable) {
+        let mut documents: Vec<(CacheKey, Use, bool)> = Vec::new();
+        let mut compared = HashSet::new();
+        let reachable = || self.plan.stages.iter().enumerate().filter(|(_, stage)| stage.reachable);
+        for (index, _) in reachable() {
+            compared.extend(walk.compares_content(StageIndex(index))?.map(|stage| stage.0));
+        }
+        for (index, stage) in reachable() {
+            let is_pulled = !walk.base_is_here(stage)?;
             for (at, step) in stage.steps.iter().enumerate() {
                 for key in inline_documents(&step.op) {
-                    let is_wanted = matches!(walk.stage(StageIndex(index))?, Cached::Until(missing) if missing <= at);
-                    match wanted.iter_mut().find(|(known, _)| *known == key) {
-                        Some((_, known)) => *known |= is_wanted,
-                        None => wanted.push((key, is_wanted)),
+                    let wanted = match walk.stage(StageIndex(index))? {
+                        Cached::Until(missing) if missing <= at => Use::ByStep,
+                        _ if at == 0 && compared.contains(&index) => Use::ByContent,
+                        _ => Use::None,
+                    };
+                    match documents.iter_mut().find(|(known, ..)| *known == key) {
+                        Some((_, known, _)) => *known = wanted.max(*known),
+                        None => documents.push((key, wanted, is_pulled)),
                     }
                 }
             }
         }
         let emitter = self.session.emitter();
-        for (key, is_wanted) in wanted {
-            let cached = is_wanted && self.session.cached_value::<bool>(&key)?.is_some();
+        for (key, wanted, is_pulled) in documents {
+            let made = self.session.cached_value::<DocumentMade>(&key)?;
+            let cached = match wanted {
+                Use::None => false,
+                Use::ByContent => made.as_ref().is_some_and(|made| !made.base_pulled),
+                Use::ByStep => made.is_some(),
+            };
             let step = emitter.begin(StepKind::InlineDocument, &[]);
             emitter.emit(Fact::StepDone { step, cached, image: None });
-            if is_wanted {
-                self.session.remember_value(&key, &true)?;
+            if made.is_none() && wanted == Use::ByStep {
+                self.session.remember_value(&key, &DocumentMade { base_pulled: is_pulled })?;
             }
         }
         Ok(())
     }
+}
+
+/// What asks for the content of a here-document.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    None,
+    /// The solver, see [`CacheWalk::compares_content`].
+    ByContent,
+    /// A step that the cache does not have.
+    ByStep,
+}
+
+/// What the cache says of a here-document of an earlier build.
+#[derive(Serialize, Deserialize)]
+struct DocumentMade {
+    /// The image below it was pulled by that build: BuildKit then knows the step by other keys and does not compare its
+    /// content (28.5.2).
+    base_pulled: bool,
 }
 
 /// How much of a stage the cache has.
@@ -146,6 +180,46 @@ impl CacheWalk<'_> {
         snapshot.layers.push(layer);
         snapshot.key = key;
         Ok(Cached::Whole(snapshot))
+    }
+
+    /// A stage of which the solver compares the content of the first step's file, though the step is in the cache by its
+    /// definition; `index` is the stage whose steps ask for that.
+    ///
+    /// A step that is not in the cache asks the step that it changes for all its keys. One whose only input besides an
+    /// image is a file goes on to that file's content (28.5.2: seen with one here-document as the first step of a chain).
+    fn compares_content(&mut self, index: StageIndex) -> Result<Option<StageIndex>, Stop> {
+        let plan = self.solver.plan;
+        let stage = &plan.stages[index.0];
+        let (before, missing) = match self.stage(index)? {
+            Cached::Until(missing) if missing < stage.steps.len() => stage.steps.split_at(missing),
+            _ => return Ok(None),
+        };
+        if matches!(missing[0].op, Op::Copy(_)) || stages_read(&missing[0].op).next().is_some() {
+            return Ok(None);
+        }
+        let mut before = before.iter().map(|step| (index, step)).collect::<Vec<_>>();
+        let mut base = &stage.base;
+        while let StageBase::Stage(next) = base {
+            if !matches!(self.stage(*next)?, Cached::Whole(_)) {
+                return Ok(None);
+            }
+            before.extend(plan.stages[next.0].steps.iter().map(|step| (*next, step)));
+            base = &plan.stages[next.0].base;
+        }
+        Ok(match before[..] {
+            [(stage, PlannedStep { op: Op::Copy(op), .. })] => {
+                matches!(op.sources[..], [CopySource::Inline { .. }]).then_some(stage)
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether the image that a chain of stages begins with need not be pulled.
+    fn base_is_here(&self, stage: &StagePlan) -> Result<bool, Stop> {
+        match stage.base {
+            StageBase::Stage(base) => self.base_is_here(&self.solver.plan.stages[base.0]),
+            ref base => self.is_here(&own_snapshot(base)),
+        }
     }
 
     fn is_here(&self, snapshot: &Snapshot) -> Result<bool, Stop> {

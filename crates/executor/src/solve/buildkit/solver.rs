@@ -131,8 +131,10 @@ impl<'s> Solver<'s> {
             self.interrupt_pulls(&stop)?;
             return Err(stop);
         }
-        self.check_sources()?;
+        self.load_context()?;
+        self.load_directories()?;
         self.show_inline_documents()?;
+        self.check_sources()?;
         self.show_cache_permissions();
         std::thread::scope(|scope| {
             for (index, stage) in self.plan.stages.iter().enumerate() {
@@ -352,8 +354,6 @@ impl<'s> Solver<'s> {
     /// Finds sources that the context lacks before anything runs: BuildKit computes cache keys first, and the one of
     /// such a step fails. All that it is made from is then shown as cached.
     fn check_sources(&self) -> Result<(), Stop> {
-        self.load_context()?;
-        self.load_directories()?;
         for (index, (stage, declared)) in self.plan.stages.iter().zip(&self.declared).enumerate() {
             for (at, (step, id)) in stage.steps.iter().zip(&declared.steps).enumerate() {
                 let context = |from| self.context_of(from);
