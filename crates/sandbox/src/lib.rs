@@ -12,7 +12,6 @@
 mod bytes;
 pub mod channel;
 mod chroot;
-#[allow(dead_code)]
 #[cfg(target_arch = "x86_64")]
 mod emulate;
 mod guardian;

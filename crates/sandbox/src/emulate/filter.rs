@@ -155,7 +155,7 @@ fn verdict(number: i64) -> Verdict {
         return *verdict;
     }
     Verdict::Always(match TABLE.iter().find(|(known, _)| *known == number) {
-        None | Some((_, Disposition::Allow)) => Action::Allow,
+        None => Action::Allow,
         Some((_, Disposition::Notify)) => Action::Notify,
         Some((_, Disposition::Trace)) => Action::Trace,
         Some((_, Disposition::Errno(errno))) => Action::Errno(*errno),

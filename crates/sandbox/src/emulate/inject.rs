@@ -49,8 +49,6 @@ pub(crate) struct Script {
     needed: Vec<usize>,
     /// What is zeroed at last: ends of segments.
     zeros: Vec<(u64, u64)>,
-    /// Whether the first call is answered with the program's descriptor.
-    pub(crate) opens: bool,
     /// Where the thread is seen while it makes a call.
     pub(crate) instruction: u64,
 }
@@ -327,16 +325,7 @@ pub(crate) fn begin(tid: u32, plan: &Plan) -> Result<Script, Errno> {
     arch::skip(&mut start, 0);
     arch::go_to(&mut running, code, list - 4096);
     ptrace::set_registers(tid, &running)?;
-    Ok(Script {
-        start,
-        code,
-        covered,
-        list,
-        needed: calls.needed,
-        zeros,
-        opens: mapped.is_some(),
-        instruction: code + AFTER_CALL,
-    })
+    Ok(Script { start, code, covered, list, needed: calls.needed, zeros, instruction: code + AFTER_CALL })
 }
 
 /// Where arguments and variables lie.

@@ -52,42 +52,6 @@ impl Target {
     }
 }
 
-/// The directory and name that a path ends with; the name need not exist.
-pub(super) struct Last {
-    pub(super) parent: Place,
-    pub(super) name: Vec<u8>,
-    pub(super) trailing_slash: bool,
-}
-
-/// How a path ends.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum End<'a> {
-    /// `/` alone.
-    Root,
-    Dot,
-    DotDot,
-    Name {
-        parent: &'a [u8],
-        name: &'a [u8],
-        trailing_slash: bool,
-    },
-}
-
-/// Parts the last component from a path that is not empty.
-pub(super) fn end_of(path: &[u8]) -> End<'_> {
-    let trimmed = path.len() - path.iter().rev().take_while(|byte| **byte == b'/').count();
-    let trailing_slash = trimmed < path.len();
-    let path = path.get(..trimmed).unwrap_or_default();
-    let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    let (parent, name) = path.split_at(start);
-    match name {
-        b"" => End::Root,
-        b"." => End::Dot,
-        b".." => End::DotDot,
-        name => End::Name { parent, name, trailing_slash },
-    }
-}
-
 impl<'a> Caller<'a> {
     pub(super) fn new(calls: &'a Calls, kernel: &'a Kernel, task: &'a Arc<Task>) -> Self {
         let fs = lock(&lock(&task.fs)).clone();
@@ -140,21 +104,20 @@ impl<'a> Caller<'a> {
 
     /// The directory from which this path starts: an absolute one needs no valid descriptor.
     pub(super) fn base_of(&self, dir: i32, path: &[u8]) -> Result<Place, Errno> {
+        if path.is_empty() {
+            return Err(Errno::NOENT);
+        }
         if path.first() == Some(&b'/') { Ok(self.fs.root.clone()) } else { self.base(dir) }
     }
 
-    pub(super) fn resolve(&self, base: &Place, path: &[u8], follow: bool) -> Result<Found, Errno> {
-        let start = Start { root: &self.fs.root, base, who: &self.who, proc: &self.links };
-        self.namespace.resolve(&start, path, follow)
+    pub(super) fn start<'s>(&'s self, base: &'s Place) -> Start<'s> {
+        Start { root: &self.fs.root, base, who: &self.who, proc: &self.links }
     }
 
     /// What a path leads to, which may be nothing.
     pub(super) fn look_up(&self, dir: i32, path: &[u8], follow: bool) -> Result<Found, Errno> {
-        if path.is_empty() {
-            return Err(Errno::NOENT);
-        }
         let base = self.base_of(dir, path)?;
-        self.resolve(&base, path, follow)
+        self.namespace.resolve(&self.start(&base), path, follow)
     }
 
     /// What a path leads to.
@@ -186,56 +149,7 @@ impl<'a> Caller<'a> {
         self.find(dir, &path, follow)?.place(Errno::NOENT)
     }
 
-    /// The directory and name at the end of a path; `or` tells the error of one that ends in `/`, `.` or `..`.
-    pub(super) fn last(&self, dir: i32, path: &[u8], or: impl Fn(&End<'_>) -> Errno) -> Result<Last, Errno> {
-        if path.is_empty() {
-            return Err(Errno::NOENT);
-        }
-        let base = self.base_of(dir, path)?;
-        // The kernel follows what leads there before it looks at the end.
-        let (parent, name, trailing_slash, error) = match end_of(path) {
-            End::Name { parent, name, trailing_slash } => (parent, name, trailing_slash, None),
-            end => (path, &b""[..], false, Some(or(&end))),
-        };
-        // That way it must be a directory that may be searched.
-        let parent = match self.resolve(&base, &[parent, b"."].concat(), true)? {
-            Found::File(place) => place,
-            Found::Missing { .. } => return Err(Errno::NOENT),
-            Found::Descriptor(_) => return Err(Errno::NOTDIR),
-        };
-        match error {
-            Some(error) => Err(error),
-            None => Ok(Last { parent, name: name.to_vec(), trailing_slash }),
-        }
-    }
-
-    /// Whether there is a file of that name.
-    pub(super) fn exists(&self, last: &Last) -> bool {
-        matches!(self.resolve(&last.parent, &last.name, false), Ok(Found::File(_) | Found::Descriptor(_)))
-    }
-
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         self.memory.write(address, bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends() {
-        let name = |parent: &'static str, name: &'static str, trailing_slash| End::Name {
-            parent: parent.as_bytes(),
-            name: name.as_bytes(),
-            trailing_slash,
-        };
-        assert_eq!(end_of(b"a"), name("", "a", false));
-        assert_eq!(end_of(b"a//"), name("", "a", true));
-        assert_eq!(end_of(b"/a"), name("/", "a", false));
-        assert_eq!(end_of(b"x//y/z/"), name("x//y/", "z", true));
-        assert_eq!(end_of(b"//"), End::Root);
-        assert_eq!(end_of(b"a/."), End::Dot);
-        assert_eq!(end_of(b"../"), End::DotDot);
     }
 }

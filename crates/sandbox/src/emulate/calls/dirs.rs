@@ -2,7 +2,7 @@
 
 use super::{
     Answer, CWD, DONE, Outcome,
-    caller::{Caller, End, Last, Target, lock},
+    caller::{Caller, Target, lock},
     capabilities::SYS_CHROOT,
 };
 use crate::emulate::vfs::{Entry, Identity, Place};
@@ -15,29 +15,12 @@ use std::{
 
 const EXCHANGE: u32 = libc::RENAME_EXCHANGE;
 const NO_REPLACE: u32 = libc::RENAME_NOREPLACE;
-const WHITEOUT: u32 = libc::RENAME_WHITEOUT;
 const EXECUTE: u32 = libc::X_OK as u32;
-
-/// A new name: one that exists already is told before anything else is.
-fn new_name(caller: &Caller<'_>, dir: i32, path: &[u8], slash_allowed: bool) -> Result<Last, Errno> {
-    let last = caller.last(dir, path, |_: &End<'_>| Errno::EXIST)?;
-    if last.trailing_slash && !slash_allowed {
-        return Err(if caller.exists(&last) { Errno::EXIST } else { Errno::NOENT });
-    }
-    Ok(last)
-}
-
-/// The kernel finds that a name exists before it finds that the directory may not be written.
-fn exists_or(caller: &Caller<'_>, last: &Last, errno: Errno) -> Errno {
-    if matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS) && caller.exists(last) { Errno::EXIST } else { errno }
-}
 
 pub(super) fn mkdir(caller: &Caller<'_>, dir: i32, path: u64, mode: u32) -> Outcome {
     let path = caller.memory.read_path(path)?;
-    let last = new_name(caller, dir, &path, true)?;
     let mode = mode & 0o1777 & !caller.fs.umask;
-    let made = last.parent.mkdir(&last.name, mode, &caller.who);
-    made.map(|()| DONE).map_err(|errno| exists_or(caller, &last, errno))
+    caller.namespace.mkdir(&caller.start(&caller.base_of(dir, &path)?), &path, mode).map(|()| DONE)
 }
 
 pub(super) fn symlink(caller: &Caller<'_>, target: u64, dir: i32, path: u64) -> Outcome {
@@ -46,74 +29,42 @@ pub(super) fn symlink(caller: &Caller<'_>, target: u64, dir: i32, path: u64) -> 
     if target.is_empty() {
         return Err(Errno::NOENT);
     }
-    let last = new_name(caller, dir, &path, false)?;
-    let made = last.parent.symlink(&last.name, &target, &caller.who);
-    made.map(|()| DONE).map_err(|errno| exists_or(caller, &last, errno))
+    caller.namespace.symlink(&caller.start(&caller.base_of(dir, &path)?), &target, &path).map(|()| DONE)
+}
+
+pub(super) fn mknod(caller: &Caller<'_>, dir: i32, path: u64, mode: u32, device: u32) -> Outcome {
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => {}
+        libc::S_IFDIR => return Err(Errno::PERM),
+        _ => return Err(Errno::INVAL),
+    }
+    let path = caller.memory.read_path(path)?;
+    let kind = if mode & libc::S_IFMT == 0 { libc::S_IFREG } else { mode & libc::S_IFMT };
+    let mode = kind | (mode & 0o7777 & !caller.fs.umask);
+    let base = caller.base_of(dir, &path)?;
+    caller.namespace.mknod(&caller.start(&base), &path, mode, u64::from(device)).map(|()| DONE)
 }
 
 pub(super) fn rmdir(caller: &Caller<'_>, dir: i32, path: u64) -> Outcome {
     let path = caller.memory.read_path(path)?;
-    let last = caller.last(dir, &path, |end| match end {
-        End::DotDot => Errno::NOTEMPTY,
-        End::Dot => Errno::INVAL,
-        _ => Errno::BUSY,
-    })?;
-    last.parent.rmdir(&last.name, &caller.who).map(|()| DONE)
+    caller.namespace.rmdir(&caller.start(&caller.base_of(dir, &path)?), &path).map(|()| DONE)
 }
 
 pub(super) fn unlink(caller: &Caller<'_>, dir: i32, path: u64) -> Outcome {
     let path = caller.memory.read_path(path)?;
-    let last = caller.last(dir, &path, |_: &End<'_>| Errno::ISDIR)?;
-    if last.trailing_slash {
-        return Err(match caller.find(dir, &last_without_slash(&path), false)? {
-            Target::Place(place) if place.is_dir() => Errno::ISDIR,
-            _ => Errno::NOTDIR,
-        });
-    }
-    last.parent.unlink(&last.name, &caller.who).map(|()| DONE)
-}
-
-fn last_without_slash(path: &[u8]) -> Vec<u8> {
-    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
-    path.get(..end).unwrap_or_default().to_vec()
+    caller.namespace.unlink(&caller.start(&caller.base_of(dir, &path)?), &path).map(|()| DONE)
 }
 
 type At = (i32, u64);
 
 pub(super) fn rename(caller: &Caller<'_>, from: At, to: At, flags: u32) -> Outcome {
-    if flags & !(EXCHANGE | NO_REPLACE | WHITEOUT) != 0
-        || (flags & (NO_REPLACE | WHITEOUT) != 0 && flags & EXCHANGE != 0)
-        || flags & WHITEOUT != 0
-    {
+    if flags & !(EXCHANGE | NO_REPLACE) != 0 || flags & (EXCHANGE | NO_REPLACE) == EXCHANGE | NO_REPLACE {
         return Err(Errno::INVAL);
     }
     let (from_path, to_path) = (caller.memory.read_path(from.1)?, caller.memory.read_path(to.1)?);
-    let busy = |_: &End<'_>| Errno::BUSY;
-    // Of a name that is no name the kernel speaks only after both directories are found.
-    let (old, new) = (caller.last(from.0, &from_path, busy), caller.last(to.0, &to_path, busy));
-    let (old, new) = match (old, new) {
-        (Err(Errno::BUSY), Err(errno)) | (Err(errno), _) | (_, Err(errno)) => return Err(errno),
-        (Ok(old), Ok(new)) => (old, new),
-    };
-    if old.trailing_slash || new.trailing_slash {
-        let place = |at: i32, path: &[u8]| match caller.find(at, &last_without_slash(path), false) {
-            Ok(Target::Place(place)) => Ok(Some(place)),
-            Err(Errno::NOENT) => Ok(None),
-            Ok(Target::Descriptor(_)) => Err(Errno::NOTDIR),
-            Err(errno) => Err(errno),
-        };
-        let source = place(from.0, &from_path)?.ok_or(Errno::NOENT)?;
-        if flags & NO_REPLACE != 0 && caller.exists(&new) {
-            return Err(Errno::EXIST);
-        }
-        if !source.is_dir() && (old.trailing_slash || (new.trailing_slash && flags & EXCHANGE == 0)) {
-            return Err(Errno::NOTDIR);
-        }
-        if flags & EXCHANGE != 0 && new.trailing_slash && place(to.0, &to_path)?.is_some_and(|other| !other.is_dir()) {
-            return Err(Errno::NOTDIR);
-        }
-    }
-    old.parent.rename(&old.name, &new.parent, &new.name, flags, &caller.who).map(|()| DONE)
+    let (from_base, to_base) = (caller.base_of(from.0, &from_path)?, caller.base_of(to.0, &to_path)?);
+    let (from, to) = (caller.start(&from_base), caller.start(&to_base));
+    caller.namespace.rename((&from, &from_path), (&to, &to_path), flags).map(|()| DONE)
 }
 
 pub(super) fn link(caller: &Caller<'_>, from: At, to: At, flags: i32) -> Outcome {
@@ -122,17 +73,10 @@ pub(super) fn link(caller: &Caller<'_>, from: At, to: At, flags: i32) -> Outcome
     }
     let follow = if flags & libc::AT_SYMLINK_FOLLOW != 0 { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
     let source = caller.find_at(from.0, from.1, (flags & libc::AT_EMPTY_PATH) | follow)?;
+    let source = source.place(Errno::NOENT).ok();
     let path = caller.memory.read_path(to.1)?;
-    let last = new_name(caller, to.0, &path, false)?;
-    // A file that has lost its last name gets no other.
-    let source = source.place(Errno::NOENT)?;
-    if caller.exists(&last) {
-        return Err(Errno::EXIST);
-    }
-    if source.is_dir() {
-        return Err(Errno::PERM);
-    }
-    source.link(&last.parent, &last.name, &caller.who).map(|()| DONE)
+    let base = caller.base_of(to.0, &path)?;
+    caller.namespace.link(source.as_ref(), &caller.start(&base), &path).map(|()| DONE)
 }
 
 pub(super) fn chdir(caller: &Caller<'_>, path: u64) -> Outcome {

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, DONE, Outcome,
-    caller::{Caller, End, Target},
+    caller::{Caller, Target},
     objects::Kind,
     walk,
 };
@@ -59,7 +59,13 @@ pub(super) fn open(caller: &Caller<'_>, dir: i32, path: u64, flags: u32, mode: u
     let mode = if flags & (CREATE | TMPFILE) == 0 { 0 } else { mode & 0o7777 };
     let path = caller.memory.read_path(path)?;
     let (flags, mode) = check_flags(flags, mode)?;
-    let found = caller.look_up(dir, &path, follows(flags))?;
+    let found = match flags & CREATE {
+        0 => caller.look_up(dir, &path, follows(flags))?,
+        _ => {
+            let base = caller.base_of(dir, &path)?;
+            caller.namespace.resolve_to_create(&caller.start(&base), &path, follows(flags))?
+        }
+    };
     open_found(caller, found, &path, flags, mode)
 }
 
@@ -133,10 +139,12 @@ fn open_found(caller: &Caller<'_>, found: Found, path: &[u8], flags: u32, mode: 
             let created = parent.create(&name, flags | NO_TERMINAL, mode, &caller.who);
             match created {
                 // Somebody else was faster.
-                Err(Errno::EXIST) if flags & EXCLUSIVE == 0 => match caller.resolve(&parent, &name, follows(flags))? {
-                    Found::File(place) => open_place(caller, &place, path, flags, mode),
-                    _ => Err(Errno::NOENT),
-                },
+                Err(Errno::EXIST) if flags & EXCLUSIVE == 0 => {
+                    match caller.namespace.resolve(&caller.start(&parent), &name, follows(flags))? {
+                        Found::File(place) => open_place(caller, &place, path, flags, mode),
+                        _ => Err(Errno::NOENT),
+                    }
+                }
                 other => Ok(descriptor(other?, flags)),
             }
         }
@@ -232,23 +240,6 @@ pub(super) fn truncate(caller: &Caller<'_>, path: u64, length: i64) -> Outcome {
             rustix::fs::ftruncate(fd, length).map(|()| DONE)
         }
     }
-}
-
-pub(super) fn mknod(caller: &Caller<'_>, dir: i32, path: u64, mode: u32, device: u32) -> Outcome {
-    match mode & libc::S_IFMT {
-        0 | libc::S_IFREG | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => {}
-        libc::S_IFDIR => return Err(Errno::PERM),
-        _ => return Err(Errno::INVAL),
-    }
-    let path = caller.memory.read_path(path)?;
-    let last = caller.last(dir, &path, |_: &End<'_>| Errno::EXIST)?;
-    if last.trailing_slash {
-        return Err(if caller.exists(&last) { Errno::EXIST } else { Errno::NOENT });
-    }
-    let kind = if mode & libc::S_IFMT == 0 { libc::S_IFREG } else { mode & libc::S_IFMT };
-    let mode = kind | (mode & 0o7777 & !caller.fs.umask);
-    let made = last.parent.mknod(&last.name, mode, u64::from(device), &caller.who);
-    made.map(|()| DONE).map_err(|errno| if caller.exists(&last) { Errno::EXIST } else { errno })
 }
 
 pub(super) fn readlink(caller: &Caller<'_>, dir: i32, path: u64, buffer: u64, size: i32) -> Outcome {

@@ -2,14 +2,14 @@
 
 use super::{
     Answer, DONE, Outcome,
-    caller::{Caller, End, Target, lock},
+    caller::{Caller, Target, lock},
     capabilities::NET_RAW,
     int,
 };
 use crate::emulate::{
     Kernel, Rewritten,
     task::Task,
-    vfs::{Identity, Place},
+    vfs::{Identity, Parent, Place},
 };
 use nix::libc;
 use rustix::{
@@ -163,22 +163,16 @@ fn connect_path(caller: &Caller<'_>, path: &[u8]) -> Result<Rewritten, Errno> {
 }
 
 fn bind_path(caller: &Caller<'_>, path: &[u8]) -> Result<Rewritten, Errno> {
-    let in_use = |_: &End<'_>| Errno::ADDRINUSE;
-    let last = caller.last(super::CWD, path, in_use)?;
-    if last.trailing_slash {
-        return Err(Errno::NOENT);
-    }
+    let base = caller.base_of(super::CWD, path)?;
+    let in_use = |errno: Errno| if errno == Errno::EXIST { Errno::ADDRINUSE } else { errno };
+    let Parent { dir, name, .. } = caller.namespace.new_name(&caller.start(&base), path).map_err(in_use)?;
     let mode = libc::S_IFSOCK | (0o777 & !caller.fs.umask);
-    last.parent.mknod(&last.name, mode, 0, &caller.who).map_err(|errno| match errno {
-        Errno::EXIST => Errno::ADDRINUSE,
-        other => other,
-    })?;
-    let name = last.name;
+    dir.mknod(&name, mode, 0, &caller.who).map_err(in_use)?;
     let undo = |errno: Errno| {
-        let _ = last.parent.unlink(&name, &caller.who);
+        let _ = dir.unlink(&name, &caller.who);
         errno
     };
-    let keep = last.parent.real(true).map_err(undo)?;
+    let keep = dir.real(true).map_err(undo)?;
     let temporary = format!(".rbuild-socket-{}", caller.task.tid);
     let bytes = local_address(format!("{}/{temporary}", named(&keep)).as_bytes()).map_err(undo)?;
     // Left by a call that was interrupted.
@@ -186,7 +180,7 @@ fn bind_path(caller: &Caller<'_>, path: &[u8]) -> Result<Rewritten, Errno> {
         let _ = unlinkat(&keep, &temporary, AtFlags::empty());
     }
     let hold = keep.try_clone().map_err(|_| undo(Errno::MFILE))?;
-    let made = Made { parent: last.parent.clone(), name, real_parent: keep, temporary };
+    let made = Made { parent: dir.clone(), name, real_parent: keep, temporary };
     lock(&caller.calls.bound.0).insert(caller.task.tid, made);
     Ok(Rewritten { bytes, hold: Some(hold) })
 }

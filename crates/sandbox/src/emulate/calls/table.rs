@@ -4,7 +4,7 @@
 
 use nix::libc;
 
-/// What the filter does with a call.
+/// What the filter does with a call that is not simply made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disposition {
     /// The supervisor answers it.
@@ -13,8 +13,6 @@ pub(crate) enum Disposition {
     Trace,
     /// The filter refuses it.
     Errno(i32),
-    /// It is made as it is.
-    Allow,
 }
 
 use Disposition::{Errno, Notify, Trace};
@@ -175,15 +173,6 @@ pub(crate) const TABLE: &[(i64, Disposition)] = &[
     (new::LISTNS, Errno(libc::ENOSYS)),      // 470
 ];
 
-/// What the filter does with a call.
-pub(crate) fn disposition(number: i64) -> Disposition {
-    TABLE
-        .binary_search_by_key(&number, |(known, _)| *known)
-        .ok()
-        .and_then(|index| TABLE.get(index))
-        .map_or(Disposition::Allow, |(_, disposition)| *disposition)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,9 +180,5 @@ mod tests {
     #[test]
     fn the_table_is_sorted() {
         assert!(TABLE.is_sorted_by(|a, b| a.0 < b.0));
-        assert_eq!(disposition(libc::SYS_openat), Notify);
-        assert_eq!(disposition(libc::SYS_execve), Trace);
-        assert_eq!(disposition(libc::SYS_read), Disposition::Allow);
-        assert_eq!(disposition(libc::SYS_clone3), Errno(libc::ENOSYS));
     }
 }

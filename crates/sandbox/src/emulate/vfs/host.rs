@@ -383,8 +383,7 @@ impl HostFs {
         if new != shown {
             real::store(self.policy, file.real(), file.in_dir(), &mut stored, &new)?;
         }
-        let _ = real::clear_capability(file.real());
-        Ok(())
+        real::clear_capability(file.real())
     }
 
     fn check_write(&self, dir: &HostFile, who: &Identity) -> Result<Shown> {
@@ -580,7 +579,7 @@ impl HostFs {
         let (shown, mut stored) = self.look(file)?;
         let new = permission::chown(&shown, who, uid, gid)?;
         if shown.kind == FileKind::File {
-            let _ = real::clear_capability(file.real());
+            real::clear_capability(file.real())?;
         }
         real::store(self.policy, file.real(), file.in_dir(), &mut stored, &new)
     }

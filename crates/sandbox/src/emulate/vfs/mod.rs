@@ -4,6 +4,7 @@
 mod attributes;
 mod host;
 mod mount;
+mod names;
 mod overlay;
 mod permission;
 mod place;
@@ -11,10 +12,8 @@ mod real;
 mod resolve;
 mod token;
 
-#[allow(unused_imports, reason = "for the calls")]
 pub(crate) use mount::{Detached, Namespace};
 pub(crate) use place::Place;
-#[allow(unused_imports, reason = "for the calls")]
 pub(crate) use resolve::Parent;
 
 use rustix::{fd::OwnedFd, io::Errno};

@@ -133,6 +133,10 @@ pub(super) fn chown(file: &Shown, who: &Identity, uid: u32, gid: u32) -> Result<
     }
     if !matches!(file.kind, FileKind::Directory | FileKind::Symlink) {
         new.mode = without_privileges(file, who);
+        // To change nothing is allowed to everybody, but this is a change.
+        if new.mode != file.mode {
+            check_owner(file, who)?;
+        }
     }
     Ok(new)
 }

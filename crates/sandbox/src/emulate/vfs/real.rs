@@ -315,14 +315,9 @@ pub(super) fn store(
     Ok(())
 }
 
-/// Makes an empty regular file that was just made stand for a device.
-pub(super) fn store_device(real: Real<'_>, shown: &Shown) -> Result<()> {
-    let device = (rustix::fs::major(shown.rdev), rustix::fs::minor(shown.rdev));
-    record::write_device(real.target(), shown.kind, device, true)
-}
-
 /// Takes file capabilities away.
 pub(super) fn clear_capability(real: Real<'_>) -> Result<()> {
+    // Those that the kernel itself keeps it takes away by itself, and lets nobody else without privileges do so.
     let _ = xattr::remove(real.target(), OsStr::new(xattr::CAPABILITY), true);
     record::clear_capability(real.target(), true)
 }

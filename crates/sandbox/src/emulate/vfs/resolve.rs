@@ -57,8 +57,15 @@ impl Rest {
 #[derive(Debug)]
 pub(crate) struct Parent {
     pub(crate) dir: Place,
+    /// As it is written: a name, `.`, `..`, or nothing for the root.
     pub(crate) name: Vec<u8>,
     pub(crate) trailing_slash: bool,
+}
+
+impl Parent {
+    pub(super) fn is_name(&self) -> bool {
+        !matches!(self.name[..], [] | [b'.'] | [b'.', b'.'])
+    }
 }
 
 /// What is at a name.
@@ -130,9 +137,8 @@ impl Place {
 }
 
 impl Namespace {
-    /// The directory of the last component of a path, which may be searched, and that component as it is written: a
-    /// name, `.`, `..`, or nothing for the root. What the calls that make, remove and rename names begin with.
-    pub(crate) fn resolve_parent(&self, start: &Start<'_>, path: &[u8]) -> Result<Parent> {
+    /// The directory of the last component of a path, which may be searched, and that component.
+    pub(super) fn resolve_parent(&self, start: &Start<'_>, path: &[u8]) -> Result<Parent> {
         if path.is_empty() {
             return Err(Errno::NOENT);
         }

@@ -202,49 +202,6 @@ fn search_permission_is_needed() {
     assert_eq!(ours.namespace.resolve_parent(&start, b"usr/bin").map(drop).unwrap_err(), Errno::ACCESS);
 }
 
-/// How long things take, to be looked at: `cargo test -p rbuild-sandbox --lib -- --ignored --nocapture`.
-#[test]
-#[ignore = "measures"]
-fn speed() {
-    let base = tempfile::tempdir().unwrap();
-    let mut paths = Vec::new();
-    for dir in ["lower", "upper"] {
-        fs::create_dir(base.path().join(dir)).unwrap();
-    }
-    for dir in 0..100 {
-        let dir = format!("usr/share/{dir}");
-        fs::create_dir_all(base.path().join("lower").join(&dir)).unwrap();
-        for file in 0..100 {
-            let path = format!("{dir}/{file}");
-            fs::write(base.path().join("lower").join(&path), "x").unwrap();
-            paths.push(format!("/{path}"));
-        }
-    }
-    let (lower, upper) = (vec![open(&base.path().join("lower"))], Some(open(&base.path().join("upper"))));
-    let ours = Ours { namespace: Namespace::new(FileSystem::Overlay { lower, upper }).unwrap() };
-    let count = u32::try_from(paths.len()).unwrap();
-    let measure = |what: &str, act: &dyn Fn(&str)| {
-        let begin = std::time::Instant::now();
-        paths.iter().for_each(|path| act(path));
-        println!("{what}: {:?} each", begin.elapsed() / count);
-    };
-    measure("first stat", &|path| assert!(find(&ours, path).stat().is_ok()));
-    measure("resolve", &|path| drop(find(&ours, path)));
-    measure("resolve and stat", &|path| assert!(find(&ours, path).stat().is_ok()));
-    measure("resolve and open", &|path| drop(find(&ours, path).open(0, &root()).unwrap()));
-    measure("copy up", &|path| drop(find(&ours, path).open(1, &root()).unwrap()));
-    measure("stat in the upper layer", &|path| assert!(find(&ours, path).stat().is_ok()));
-    let dir = find(&ours, "/usr");
-    measure("create", &|path| {
-        let name = path.replace('/', "-");
-        drop(dir.create(name.as_bytes(), 0o101, 0o644, &root()).unwrap());
-    });
-    measure("open a directory", &|path| {
-        let dir = path.rsplit_once('/').unwrap().0;
-        drop(find(&ours, dir).open(0, &root()).unwrap());
-    });
-}
-
 #[test]
 fn attributes_of_overlays_are_kept_apart_from_those_of_programs() {
     let (base, ours) = start();

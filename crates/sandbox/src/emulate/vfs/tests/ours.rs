@@ -56,39 +56,19 @@ impl Ours {
         }
     }
 
-    /// Directory and last name, and whether it ends in a slash, as path calls that change names take them apart.
-    fn parent(&self, path: &str, who: &Identity) -> Result<(Place, String, bool)> {
-        let root = self.namespace.root();
-        let start = Start { root: &root, base: &root, who, proc: &NoLinks };
-        let parent = self.namespace.resolve_parent(&start, path.as_bytes())?;
-        Ok((parent.dir, String::from_utf8(parent.name).unwrap(), parent.trailing_slash))
-    }
-
-    /// The directory of something new.
-    fn new_name(&self, path: &str, who: &Identity) -> Result<(Place, Vec<u8>, bool)> {
-        let (_, last, _) = self.parent(path, who)?;
-        if last == ".." || last.is_empty() {
-            return Err(Errno::EXIST);
-        }
-        // A slash at the end does not matter where something is, not even a link.
-        match self.resolve(path.trim_end_matches('/'), false, who)? {
-            Found::Missing { parent, name, .. } => Ok((parent, name, path.ends_with('/'))),
-            _ => Err(Errno::EXIST),
-        }
-    }
-
     fn act(&self, op: &Op, who: &Identity) -> Outcome {
         let done = |()| String::new();
+        let root = self.namespace.root();
+        let start = Start { root: &root, base: &root, who, proc: &NoLinks };
         match op {
             Op::Open { path, flags, mode, write } => {
                 let flags = OFlags::from_bits_retain(*flags) | OFlags::CLOEXEC | OFlags::NONBLOCK;
                 let exclusive = flags.contains(OFlags::EXCL);
-                if flags.contains(OFlags::CREATE) && path.ends_with('/') {
-                    // The directory is looked for first.
-                    self.parent(path, who)?;
-                    return Err(Errno::ISDIR);
-                }
-                let file = match self.resolve(path, !exclusive, who)? {
+                let found = match flags.contains(OFlags::CREATE) {
+                    true => self.namespace.resolve_to_create(&start, path.as_bytes(), !exclusive)?,
+                    false => self.resolve(path, true, who)?,
+                };
+                let file = match found {
                     Found::File(_) if exclusive => return Err(Errno::EXIST),
                     Found::File(place) => match place.open(flags.bits(), who)? {
                         Opened::File(file) => file,
@@ -111,79 +91,22 @@ impl Ours {
                 }
                 Ok(outcome)
             }
-            Op::Mkdir { path, mode } => {
-                let (dir, name, _) = self.new_name(path, who)?;
-                dir.mkdir(&name, *mode, who).map(done)
-            }
-            Op::Rmdir { path } => {
-                let (dir, name, _) = self.parent(path, who)?;
-                if name == ".." {
-                    return Err(Errno::NOTEMPTY);
-                }
-                dir.rmdir(name.as_bytes(), who).map(done)
-            }
-            Op::Unlink { path } => {
-                let (dir, name, slash) = self.parent(path, who)?;
-                if name == ".." {
-                    return Err(Errno::ISDIR);
-                }
-                if slash {
-                    let place = self.find(path.trim_end_matches('/'), false, who)?;
-                    return Err(if place.is_dir() { Errno::ISDIR } else { Errno::NOTDIR });
-                }
-                dir.unlink(name.as_bytes(), who).map(done)
-            }
+            Op::Mkdir { path, mode } => self.namespace.mkdir(&start, path.as_bytes(), *mode).map(done),
+            Op::Rmdir { path } => self.namespace.rmdir(&start, path.as_bytes()).map(done),
+            Op::Unlink { path } => self.namespace.unlink(&start, path.as_bytes()).map(done),
             Op::Rename { from, to, flags } => {
-                let (dir, name, slash) = self.parent(from, who)?;
-                let (to_dir, to_name, to_slash) = self.parent(to, who)?;
-                if name == ".." || to_name == ".." {
-                    return Err(if to_name == ".." && *flags == 1 && name != ".." {
-                        Errno::EXIST
-                    } else {
-                        Errno::BUSY
-                    });
-                }
-                if slash || to_slash {
-                    let old = self.find(from.trim_end_matches('/'), false, who)?;
-                    let new = self.find(to.trim_end_matches('/'), false, who);
-                    if *flags == 1 && new.is_ok() {
-                        return Err(Errno::EXIST);
-                    }
-                    if *flags == 2 {
-                        let new = new?;
-                        if to_slash && !new.is_dir() {
-                            return Err(Errno::NOTDIR);
-                        }
-                        if !old.is_dir() && slash {
-                            return Err(Errno::NOTDIR);
-                        }
-                    } else if !old.is_dir() {
-                        return Err(Errno::NOTDIR);
-                    }
-                }
-                dir.rename(name.as_bytes(), &to_dir, to_name.as_bytes(), *flags, who).map(done)
+                self.namespace.rename((&start, from.as_bytes()), (&start, to.as_bytes()), *flags).map(done)
             }
             Op::Link { from, to } => {
                 let file = self.find(from, false, who)?;
-                let (dir, name, slash) = self.new_name(to, who)?;
-                if slash {
-                    return Err(Errno::NOENT);
-                }
-                file.link(&dir, &name, who).map(done)
+                self.namespace.link(Some(&file), &start, to.as_bytes()).map(done)
             }
             Op::Symlink { target, path } => {
-                let (dir, name, slash) = self.new_name(path, who)?;
-                if slash {
-                    return Err(Errno::NOENT);
-                }
-                dir.symlink(&name, target.as_bytes(), who).map(done)
+                self.namespace.symlink(&start, target.as_bytes(), path.as_bytes()).map(done)
             }
             Op::Mknod { path, mode, dev } => {
-                let (dir, name, slash) = self.new_name(path, who)?;
-                if slash {
-                    return Err(Errno::NOENT);
-                }
-                dir.mknod(&name, *mode, rustix::fs::makedev(dev.0, dev.1), who).map(done)
+                let device = rustix::fs::makedev(dev.0, dev.1);
+                self.namespace.mknod(&start, path.as_bytes(), *mode, device).map(done)
             }
             Op::Chmod { path, mode } => self.find(path, true, who)?.chmod(*mode, who).map(done),
             Op::Chown { path, uid, gid, follow } => self.find(path, *follow, who)?.chown(*uid, *gid, who).map(done),

@@ -112,6 +112,8 @@ impl Random {
             0 => path.push('/'),
             1 => path.push_str("/.."),
             2 => path = format!("/..{path}"),
+            3 => path.push_str("/."),
+            4 => path = "/".into(),
             _ => {}
         }
         path
