@@ -9,6 +9,7 @@
 //! output, exit statuses and errors that carry facts.
 #![deny(unsafe_code)]
 
+mod bpf;
 mod bytes;
 pub mod channel;
 mod chroot;

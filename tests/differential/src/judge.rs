@@ -75,8 +75,10 @@ impl Judge {
         if rows.is_empty() {
             return Verdict::Same;
         }
-        if !self.differences(&docker, &self.docker_builds(&case)).is_empty() {
-            return Verdict::Unstable;
+        for _ in 0..RETRIES {
+            if !self.differences(&docker, &self.docker_builds(&case)).is_empty() {
+                return Verdict::Unstable;
+            }
         }
         for (who, builds) in [("docker", &docker), ("rbuild", &ours)] {
             for (run, built) in ["cold", "warm"].iter().zip(builds) {
@@ -166,6 +168,9 @@ impl Judge {
         builds
     }
 }
+
+/// How often Docker builds a case again, to see whether it differs from itself.
+const RETRIES: usize = 3;
 
 /// Stands for the directory of the context.
 const CONTEXT: &str = "<ctx>";

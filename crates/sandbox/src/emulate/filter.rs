@@ -7,28 +7,21 @@
 //! What is simply allowed depends on the number alone, so that the kernel (5.11) need not run the program for it.
 
 use super::calls::table::{Disposition, TABLE};
+use crate::bpf::{
+    ARCH_OFFSET, AUDIT_ARCH_X86_64, JUMP_IF_EQUAL, LOAD, NUMBER_OFFSET, RET_ALLOW, RET_ERRNO, RETURN, jump, search,
+    statement,
+};
 use nix::libc;
 use seccompiler::sock_filter;
+use std::convert::Infallible;
 
-/// `linux/audit.h`.
-const AUDIT_ARCH: u32 = 0xc000_003e;
-
-/// `linux/filter.h` and `linux/bpf_common.h`.
-const LOAD: u16 = 0x20;
-const JUMP: u16 = 0x05;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_AT_LEAST: u16 = 0x35;
+/// `linux/bpf_common.h`.
 const JUMP_IF_ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
 
 /// `linux/seccomp.h`.
 const RET_TRAP: u32 = 0x0003_0000;
-const RET_ERRNO: u32 = 0x0005_0000;
 const RET_NOTIFY: u32 = 0x7fc0_0000;
 const RET_TRACE: u32 = 0x7ff0_0000;
-const RET_ALLOW: u32 = 0x7fff_0000;
-const NUMBER_OFFSET: u32 = 0;
-const ARCH_OFFSET: u32 = 4;
 const ARGUMENTS_OFFSET: u32 = 16;
 
 /// The error number that SIGSYS carries where this filter sent it.
@@ -179,29 +172,12 @@ pub(crate) fn program() -> Vec<sock_filter> {
     intervals.push((LAST + 1, Verdict::Always(Action::Errno(libc::ENOSYS))));
     let mut code = vec![
         statement(LOAD, ARCH_OFFSET),
-        jump(JUMP_IF_EQUAL, AUDIT_ARCH, 1, 0),
+        jump(JUMP_IF_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
         statement(RETURN, Action::Errno(libc::ENOSYS).value()),
         statement(LOAD, NUMBER_OFFSET),
     ];
-    code.extend(search(&intervals));
-    code
-}
-
-fn search(intervals: &[(u32, Verdict)]) -> Vec<sock_filter> {
-    let (below, above) = intervals.split_at(intervals.len() / 2);
-    let Some((pivot, verdict)) = above.first() else {
-        return Vec::new();
-    };
-    if below.is_empty() {
-        return leaf(*verdict);
-    }
-    let (lower, upper) = (search(below), search(above));
-    let mut code = match u8::try_from(lower.len()) {
-        Ok(distance) => vec![jump(JUMP_IF_AT_LEAST, *pivot, distance, 0)],
-        Err(_) => vec![jump(JUMP_IF_AT_LEAST, *pivot, 0, 1), statement(JUMP, lower.len() as u32)],
-    };
-    code.extend(lower);
-    code.extend(upper);
+    let Ok(search) = search(&intervals, &|verdict| Ok::<_, Infallible>(leaf(verdict)));
+    code.extend(search);
     code
 }
 
@@ -227,51 +203,19 @@ fn leaf(verdict: Verdict) -> Vec<sock_filter> {
     code
 }
 
-fn statement(code: u16, k: u32) -> sock_filter {
-    jump(code, k, 0, 0)
-}
-
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What the kernel does with a filter, and how many instructions that takes.
-    fn interpret(arch: u32, number: u32, args: [u64; 6]) -> (u32, usize) {
-        let program = program();
-        let mut data = Vec::new();
-        data.extend(number.to_ne_bytes());
-        data.extend(arch.to_ne_bytes());
-        data.extend([0; 8]);
-        for arg in args {
-            data.extend(arg.to_ne_bytes());
-        }
-        let (mut at, mut accumulator) = (0, 0u32);
-        for steps in 1.. {
-            let i = &program[at];
-            at += 1;
-            let branch = |taken: bool| usize::from(if taken { i.jt } else { i.jf });
-            match i.code {
-                LOAD => accumulator = u32::from_ne_bytes(data[i.k as usize..i.k as usize + 4].try_into().unwrap()),
-                JUMP => at += i.k as usize,
-                JUMP_IF_EQUAL => at += branch(accumulator == i.k),
-                JUMP_IF_AT_LEAST => at += branch(accumulator >= i.k),
-                JUMP_IF_ANY_BIT => at += branch(accumulator & i.k != 0),
-                RETURN => return (i.k, steps),
-                code => panic!("instruction {code:#x}"),
-            }
-        }
-        unreachable!()
+    fn interpret(arch: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
+        crate::bpf::interpret(&program(), arch, number, arguments)
     }
 
     const ENOSYS: u32 = RET_ERRNO | 38;
 
     #[test]
     fn verdicts() {
-        let of = |number: i64, args| interpret(AUDIT_ARCH, number as u32, args).0;
+        let of = |number: i64, args| interpret(AUDIT_ARCH_X86_64, number as u32, args).0;
         let none = [0; 6];
         assert_eq!(of(libc::SYS_read, none), RET_ALLOW);
         assert_eq!(of(libc::SYS_openat, none), RET_NOTIFY);
@@ -296,7 +240,7 @@ mod tests {
 
     #[test]
     fn few_instructions_for_each() {
-        let longest = (0..=LAST).map(|number| interpret(AUDIT_ARCH, number, [0; 6]).1).max().unwrap();
+        let longest = (0..=LAST).map(|number| interpret(AUDIT_ARCH_X86_64, number, [0; 6]).1).max().unwrap();
         assert!(longest <= 30, "{longest}");
         assert!(program().len() < 400, "{}", program().len());
     }

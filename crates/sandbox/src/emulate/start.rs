@@ -6,7 +6,7 @@ use super::{
     filter,
     supervise::supervise,
     task::{Credentials, Fs, PidSpace, Process, Task},
-    vfs::{FileSystem, Found, Identity, MountFlags, Namespace, Place, ProcLink, ProcLinks, Start},
+    vfs::{FileSystem, Found, Identity, MountFlags, Namespace, NoLinks, Place, Start},
 };
 use crate::{
     channel::{Channel, ChannelError},
@@ -189,25 +189,6 @@ fn nanoseconds() -> u128 {
 fn keeps_attributes(path: &Path) -> bool {
     let name = "user.rbuild.probe";
     rustix::fs::setxattr(path, name, b"", XattrFlags::empty()).is_ok() && rustix::fs::removexattr(path, name).is_ok()
-}
-
-/// Before there are tasks, nothing of `/proc` is emulated.
-struct NoLinks;
-
-impl ProcLinks for NoLinks {
-    fn visible(&self, _id: u32) -> bool {
-        true
-    }
-
-    fn own(&self) -> (u32, u32) {
-        (0, 0)
-    }
-    fn link(&self, _path: &[u8]) -> Option<ProcLink> {
-        None
-    }
-    fn content(&self, _path: &[u8]) -> Option<Vec<u8>> {
-        None
-    }
 }
 
 /// The worker: root of this machine's files, as it sees it.

@@ -23,6 +23,9 @@ pub(crate) const CAPABILITY: &str = "user.rbuild.capability";
 /// Before the rest of the name of a `trusted.*` attribute that the kernel refuses.
 pub(crate) const TRUSTED: &str = "user.rbuild.trusted.";
 
+/// On a directory of an overlay: some of its whiteouts are files with [`NODE`], where the kernel made no device.
+pub(crate) const STAND_INS: &str = "user.rbuild.whiteouts";
+
 /// How ownership is kept on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {

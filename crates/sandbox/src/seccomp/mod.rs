@@ -1,33 +1,20 @@
 //! The seccomp filter of a command.
 //!
-//! The calls are sorted into intervals and found by binary search, since a filter runs before each call that the
-//! kernel cannot decide in advance; conditions on arguments are compiled by `seccompiler`.
+//! The calls are sorted into intervals and found by search; conditions on arguments are compiled by `seccompiler`.
 
 mod profile;
 
-use crate::sys;
+use crate::{
+    bpf::{
+        ARCH_OFFSET, AUDIT_ARCH_AARCH64, AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, JUMP, JUMP_IF_EQUAL, LOAD, NUMBER_OFFSET,
+        RET_ALLOW, RET_ERRNO, RETURN, jump, search, statement,
+    },
+    sys,
+};
 use profile::{ABSENT, ALLOWED, CONDITIONAL, Call, Condition};
 use rustix::io::Errno;
 use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter};
 use std::{collections::BTreeMap, io};
-
-/// `linux/audit.h`.
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-const AUDIT_ARCH_I386: u32 = 0x4000_0003;
-const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
-
-/// `linux/filter.h` and `linux/bpf_common.h`.
-const LOAD: u16 = 0x20;
-const JUMP: u16 = 0x05;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
-
-/// `linux/seccomp.h`.
-const RET_ALLOW: u32 = 0x7fff_0000;
-const RET_ERRNO: u32 = 0x0005_0000;
-const NUMBER_OFFSET: u32 = 0;
-const ARCH_OFFSET: u32 = 4;
 
 /// A kind of system call table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +108,7 @@ fn section(arch: Arch) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
         }
     }
     let mut code = vec![statement(LOAD, NUMBER_OFFSET)];
-    code.extend(search(&merged)?);
+    code.extend(search(&merged, &leaf)?);
     Ok(code)
 }
 
@@ -130,21 +117,6 @@ fn push(intervals: &mut Vec<(u32, Verdict)>, from: u32, verdict: Verdict) {
         Some(last) if last.0 == from => last.1 = verdict,
         _ => intervals.push((from, verdict)),
     }
-}
-
-fn search(intervals: &[(u32, Verdict)]) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
-    if let [(_, verdict)] = intervals {
-        return leaf(*verdict);
-    }
-    let (below, above) = intervals.split_at(intervals.len() / 2);
-    let Some((pivot, _)) = above.first() else {
-        return Ok(Vec::new());
-    };
-    let (below, above) = (search(below)?, search(above)?);
-    let mut code = vec![jump(JUMP_IF_AT_LEAST, *pivot, 0, 1), statement(JUMP, below.len() as u32)];
-    code.extend(below);
-    code.extend(above);
-    Ok(code)
 }
 
 fn leaf(verdict: Verdict) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
@@ -175,43 +147,10 @@ fn error(errno: Errno) -> sock_filter {
     statement(RETURN, RET_ERRNO | errno.raw_os_error().unsigned_abs())
 }
 
-fn statement(code: u16, k: u32) -> sock_filter {
-    jump(code, k, 0, 0)
-}
-
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What the kernel does with a filter, for the instructions that occur.
-    fn interpret(program: &[sock_filter], arch: u32, number: u32, argument: u64) -> u32 {
-        let mut data = Vec::new();
-        data.extend(number.to_ne_bytes());
-        data.extend(arch.to_ne_bytes());
-        data.extend([0; 8]);
-        data.extend(argument.to_ne_bytes());
-        data.resize(64, 0);
-        let (mut at, mut accumulator) = (0, 0u32);
-        loop {
-            let i = &program[at];
-            at += 1;
-            let branch = |taken: bool| usize::from(if taken { i.jt } else { i.jf });
-            match i.code {
-                LOAD => accumulator = u32::from_ne_bytes(data[i.k as usize..i.k as usize + 4].try_into().unwrap()),
-                JUMP => at += i.k as usize,
-                JUMP_IF_EQUAL => at += branch(accumulator == i.k),
-                JUMP_IF_AT_LEAST => at += branch(accumulator >= i.k),
-                0x25 => at += branch(accumulator > i.k),
-                0x54 => accumulator &= i.k,
-                RETURN => return i.k,
-                code => panic!("instruction {code:#x}"),
-            }
-        }
-    }
+    use crate::bpf::interpret;
 
     const EPERM: u32 = RET_ERRNO | 1;
     const ENOSYS: u32 = RET_ERRNO | 38;
@@ -221,7 +160,7 @@ mod tests {
         for arches in [&[Arch::X86_64, Arch::X86][..], &[Arch::Aarch64]] {
             let program = compile(arches).unwrap();
             for &arch in arches {
-                let verdict = |number, argument| interpret(&program, arch.audit(), number, argument);
+                let verdict = |number, argument| interpret(&program, arch.audit(), number, [argument, 0, 0, 0, 0, 0]).0;
                 let known: Vec<u32> = ALLOWED.iter().filter_map(|call| arch.number(call)).collect();
                 let special: Vec<u32> = CONDITIONAL
                     .iter()
@@ -250,7 +189,7 @@ mod tests {
                 assert_eq!(verdict(number("personality"), 1), EPERM);
                 assert_eq!(verdict(0x4000_0000, 0), EPERM, "x32");
             }
-            assert_eq!(interpret(&program, 0x28, 1, 0), ENOSYS, "an architecture without a table");
+            assert_eq!(interpret(&program, 0x28, 1, [0; 6]).0, ENOSYS, "an architecture without a table");
             assert!(program.len() < 2000, "{} instructions", program.len());
         }
     }

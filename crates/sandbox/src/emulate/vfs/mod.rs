@@ -65,6 +65,27 @@ pub(crate) trait ProcLinks {
     fn content(&self, path: &[u8]) -> Option<Vec<u8>>;
 }
 
+/// Nothing of /proc is emulated: there are no tasks yet.
+pub(crate) struct NoLinks;
+
+impl ProcLinks for NoLinks {
+    fn visible(&self, _id: u32) -> bool {
+        true
+    }
+
+    fn own(&self) -> (u32, u32) {
+        (0, 0)
+    }
+
+    fn link(&self, _path: &[u8]) -> Option<ProcLink> {
+        None
+    }
+
+    fn content(&self, _path: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
 /// What a magic link leads to.
 pub(crate) enum ProcLink {
     /// A file of a namespace, and what readlink shows.

@@ -138,9 +138,6 @@ pub(crate) fn make_special(
     }
 }
 
-/// On a directory: some of its whiteouts are stand-ins.
-const STAND_INS: &str = "user.rbuild.whiteouts";
-
 /// Makes a whiteout. An overlay of the kernel, as the root of a container is, takes none: there it is a regular file
 /// that is recorded as the device, and the directory says that there are such.
 pub(crate) fn make_whiteout(upper: BorrowedFd<'_>, path: &OsString) -> Result<()> {
@@ -152,14 +149,14 @@ pub(crate) fn make_whiteout(upper: BorrowedFd<'_>, path: &OsString) -> Result<()
         Some(parent) if !parent.as_os_str().is_empty() => parent.as_os_str(),
         _ => OsStr::new("."),
     };
-    xattr::set(Real::At(upper, parent).target(), OsStr::new(STAND_INS), b"y", true)?;
+    xattr::set(Real::At(upper, parent).target(), OsStr::new(record::STAND_INS), b"y", true)?;
     rustix::fs::mknodat(upper, path, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0)?;
     record::write_device(Real::At(upper, path).target(), FileKind::CharDevice, (0, 0), true)
 }
 
 /// Whether some whiteouts of a directory are stand-ins.
 pub(super) fn has_stand_ins(dir: BorrowedFd<'_>) -> bool {
-    matches!(xattr::get(Target::Open(dir), OsStr::new(STAND_INS), true), Ok(Some(_)))
+    matches!(xattr::get(Target::Open(dir), OsStr::new(record::STAND_INS), true), Ok(Some(_)))
 }
 
 /// Whether a regular file in such a directory is one.

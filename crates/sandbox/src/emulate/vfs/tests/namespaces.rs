@@ -1,8 +1,8 @@
 //! Mounts, paths and descriptors.
 
 use super::{
-    super::{FileSystem, Found, MountFlags, Namespace, Opened, Place, Start},
-    ours::{NoLinks, Ours, root},
+    super::{FileSystem, Found, MountFlags, Namespace, NoLinks, Opened, Place, Start},
+    ours::{Ours, root},
 };
 use rustix::{
     fd::{AsRawFd, OwnedFd},

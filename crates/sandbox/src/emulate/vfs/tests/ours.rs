@@ -1,9 +1,7 @@
 //! This implementation, used as the calls use it.
 
 use super::{
-    super::{
-        Found, Identity, Namespace, NewTime, Opened, Place, ProcLink, ProcLinks, Result, Start, real::descriptor_path,
-    },
+    super::{Found, Identity, Namespace, NewTime, NoLinks, Opened, Place, Result, Start, real::descriptor_path},
     Outcome, Subject, brief,
     sequence::Op,
     theirs::transfer,
@@ -15,24 +13,6 @@ use rustix::{
     io::Errno,
 };
 use std::{collections::HashMap, sync::Arc};
-
-pub(super) struct NoLinks;
-
-impl ProcLinks for NoLinks {
-    fn visible(&self, _: u32) -> bool {
-        true
-    }
-
-    fn own(&self) -> (u32, u32) {
-        (1, 1)
-    }
-    fn link(&self, _: &[u8]) -> Option<ProcLink> {
-        None
-    }
-    fn content(&self, _: &[u8]) -> Option<Vec<u8>> {
-        None
-    }
-}
 
 pub(super) fn root() -> Identity {
     Identity { capabilities: u64::MAX, ..Identity::default() }
