@@ -244,7 +244,7 @@ impl Translator {
     }
 
     fn declare(&mut self, step: &Step) -> Vertex {
-        if matches!(step.kind, StepKind::LoadDefinition { .. }) && self.definition.is_none() {
+        if matches!(step.kind, StepKind::LoadDefinition { .. } | StepKind::CopyContext) && self.definition.is_none() {
             self.definition = Some(step.id);
         }
         let name = names::step(&step.kind, self.version);

@@ -1,11 +1,11 @@
 //! The BuildKit dialect: what the target needs, stages at the same time.
 
-mod documents;
 mod frontend;
 mod keys;
 mod metadata;
 mod pulled;
 mod solver;
+mod sourceless;
 mod steps;
 
 use std::collections::HashMap;

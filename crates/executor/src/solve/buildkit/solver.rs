@@ -458,9 +458,10 @@ impl<'s> Solver<'s> {
         if let Some(step) = declared.from {
             self.base(index, step, &snapshot)?;
         }
-        for (step, id) in stage.steps.iter().zip(&declared.steps) {
+        let only_key = self.only_key_is_wanted(StageIndex(index))?;
+        for (at, (step, id)) in stage.steps.iter().zip(&declared.steps).enumerate() {
             self.check()?;
-            snapshot = self.shared_step(snapshot, step, *id, stage.no_cache)?;
+            snapshot = self.shared_step(snapshot, step, *id, stage.no_cache, at == 0 && only_key)?;
         }
         Ok(snapshot)
     }
@@ -567,6 +568,7 @@ impl<'s> Solver<'s> {
         step: &PlannedStep,
         id: StepId,
         no_cache: bool,
+        only_key: bool,
     ) -> Result<Snapshot, Stop> {
         let result = shared(&self.results, id);
         let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
@@ -574,14 +576,22 @@ impl<'s> Solver<'s> {
             Some(Some(done)) => Ok(done.clone()),
             Some(None) => Err(Stop::Cancelled),
             None => {
-                let done = self.step(snapshot, step, id, no_cache);
+                let done = self.step(snapshot, step, id, no_cache, only_key);
                 *result = Some(done.as_ref().ok().cloned());
                 done
             }
         }
     }
 
-    fn step(&self, snapshot: Snapshot, step: &PlannedStep, id: StepId, no_cache: bool) -> Result<Snapshot, Stop> {
+    /// `only_key`: if the cache has the result, nobody wants it.
+    fn step(
+        &self,
+        snapshot: Snapshot,
+        step: &PlannedStep,
+        id: StepId,
+        no_cache: bool,
+        only_key: bool,
+    ) -> Result<Snapshot, Stop> {
         let emitter = self.session.emitter();
         let lines = step.label.lines;
         let started = std::cell::Cell::new(false);
@@ -597,7 +607,7 @@ impl<'s> Solver<'s> {
                 && let Some(layer) = self.lookup(&keys)?
             {
                 begin();
-                emitter.emit(Fact::StepDone { step: id, cached: true, image: None });
+                emitter.emit(Fact::StepDone { step: id, cached: !only_key, image: None });
                 return Ok((key, layer, false));
             }
             self.materialise(&snapshot)?;

@@ -1,4 +1,4 @@
-//! The steps that make files of here-documents, and directories for caches.
+//! The steps that are made from nothing: files of here-documents, directories for caches, WORKDIR on `scratch`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{asks_the_network, is_always_cached, stages_read};
 use super::solver::{Snapshot, Solver, own_snapshot};
+use super::steps::sources;
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{CopySource, Op, PlannedStep, StageBase, StageIndex, StagePlan};
+use crate::plan::buildkit::{CopySource, MountFrom, Op, PlannedStep, StageBase, StageIndex, StagePlan};
 use crate::stop::Stop;
 
 /// The here-documents of a step: what each is known by.
@@ -44,6 +45,19 @@ impl Solver<'_> {
                     self.session.emitter().done(step);
                 }
             }
+        }
+    }
+
+    /// Of the first step of a stage, which the cache has: whether no more than its key is wanted. The key of a step that
+    /// is made from nothing is shown as the step being done, and that the result was cached comes after it, if at all
+    /// (28.5.2).
+    pub(super) fn only_key_is_wanted(&self, index: StageIndex) -> Result<bool, Stop> {
+        let stage = &self.plan.stages[index.0];
+        match (&stage.base, stage.steps.first()) {
+            (StageBase::Scratch, Some(PlannedStep { op: Op::Mkdir { .. }, .. })) => {
+                CacheWalk { solver: self, stages: HashMap::new() }.only_key_is_wanted(index)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -212,6 +226,42 @@ impl CacheWalk<'_> {
             }
             _ => None,
         })
+    }
+
+    /// Whether all that use the first step of a stage are in the cache, or have to wait for the context.
+    fn only_key_is_wanted(&mut self, index: StageIndex) -> Result<bool, Stop> {
+        let plan = self.solver.plan;
+        let mut names = vec![index];
+        let mut users = Vec::new();
+        if plan.stages[index.0].steps.len() > 1 {
+            users.push((index, 1));
+        } else {
+            // The step is the stage's result: that of the target is wanted.
+            for (at, stage) in plan.stages.iter().enumerate() {
+                match stage.base {
+                    StageBase::Stage(base) if !names.contains(&base) => {}
+                    StageBase::Stage(_) if stage.steps.is_empty() => names.push(StageIndex(at)),
+                    StageBase::Stage(_) if stage.reachable => users.push((StageIndex(at), 0)),
+                    _ => {}
+                }
+            }
+            if names.contains(&plan.target) {
+                return Ok(false);
+            }
+            for (stage, steps) in plan.stages.iter().enumerate().filter(|(_, stage)| stage.reachable) {
+                let reads = |step: &PlannedStep| stages_read(&step.op).any(|read| names.contains(&read));
+                let readers = steps.steps.iter().enumerate().filter(|(_, step)| reads(step));
+                users.extend(readers.map(|(at, _)| (StageIndex(stage), at)));
+            }
+        }
+        for (stage, at) in users {
+            let waits = sources(&plan.stages[stage.0].steps[at].op).contains(&MountFrom::Context);
+            match self.stage(stage)? {
+                Cached::Until(missing) if missing <= at && !waits => return Ok(false),
+                _ => {}
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the image that a chain of stages begins with need not be pulled.
