@@ -6,7 +6,7 @@ use crate::{
         IdKind, SubordinateRange, current_map, find_helper, is_setuid_or_capable, load_grants, next_subordinate_id,
         user_names,
     },
-    isolation::{Facts, Privilege},
+    isolation::{Facts, Isolation, Privilege},
     overlay::probe_overlay,
     userns::{self, Refusal},
     worker::{SpawnError, Worker, WorkerChannel, WorkerOptions},
@@ -57,7 +57,9 @@ pub struct Probe {
     pub seccomp: Option<u32>,
     /// What a worker found, or why there is none.
     pub worker: Result<Facts, String>,
-    /// Why it got no user namespace, where that is the reason.
+    /// The same of a worker that takes namespaces and nothing less.
+    pub namespaces: Result<Facts, String>,
+    /// Why that one got no user namespace, where that is the reason.
     pub refusal: Option<Refusal>,
     /// Whether an overlay works in the directory that was asked about, or why not.
     pub overlay: Result<(), String>,
@@ -92,7 +94,14 @@ pub fn probe(directory: &Path) -> Probe {
         let privileged = path.as_deref().is_some_and(is_setuid_or_capable);
         Helper { name: kind.helper().to_owned(), path, privileged }
     });
-    let (worker, refusal, overlay) = ask_worker(directory);
+    let Answer { worker, refusal, overlay } = ask_worker(directory, Isolation::Auto);
+    let (namespaces, refusal) = match &worker {
+        Ok(facts) if facts.isolation != Isolation::Userns => {
+            let answer = ask_worker(directory, Isolation::Userns);
+            (answer.worker, answer.refusal)
+        }
+        other => (other.clone(), refusal),
+    };
     Probe {
         uid,
         gid: getegid().as_raw(),
@@ -112,16 +121,23 @@ pub fn probe(directory: &Path) -> Probe {
         no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
         seccomp: userns::seccomp_mode(),
         worker,
+        namespaces,
         refusal,
         overlay,
         directory: directory.to_owned(),
     }
 }
 
-type Answer = (Result<Facts, String>, Option<Refusal>, Result<(), String>);
+struct Answer {
+    worker: Result<Facts, String>,
+    refusal: Option<Refusal>,
+    overlay: Result<(), String>,
+}
 
-fn ask_worker(directory: &Path) -> Answer {
-    let mut worker = match Worker::spawn(WorkerOptions::new(ENTRY)) {
+fn ask_worker(directory: &Path, isolation: Isolation) -> Answer {
+    let mut options = WorkerOptions::new(ENTRY);
+    options.isolation = isolation;
+    let mut worker = match Worker::spawn(options) {
         Ok(worker) => worker,
         Err(error) => {
             let text = chain(&error);
@@ -129,17 +145,18 @@ fn ask_worker(directory: &Path) -> Answer {
                 SpawnError::UserNamespace { refusal, .. } => Some(refusal),
                 _ => None,
             };
-            return (Err(text), refusal, Err("there is no worker to mount one".into()));
+            let overlay = Err("there is no worker to mount one".into());
+            return Answer { worker: Err(text), refusal, overlay };
         }
     };
     let asked = worker.send(&Question { directory: directory.to_owned() });
-    let answer = match asked.and_then(|()| worker.recv::<Result<(), String>>()) {
+    let overlay = match asked.and_then(|()| worker.recv::<Result<(), String>>()) {
         Ok(Some(answer)) => answer,
         Ok(None) => Err("the worker ended".into()),
         Err(error) => Err(chain(&error)),
     };
     let _ = worker.kill();
-    (Ok(worker.facts().clone()), None, answer)
+    Answer { worker: Ok(worker.facts().clone()), refusal: None, overlay }
 }
 
 /// The worker of a probe.
@@ -169,7 +186,7 @@ impl Probe {
     /// What to do for the best isolation, one line each, most important first; nothing where it is had.
     pub fn remedies(&self) -> Vec<String> {
         let mut remedies = Vec::new();
-        if self.worker.is_err() {
+        if self.namespaces.is_err() {
             // The reason first, then what would be in the way after that.
             let sure = self.refusal.iter().cloned();
             let seen = [
@@ -187,9 +204,9 @@ impl Probe {
                 }
             }
         }
-        let one_id = !matches!(&self.worker, Ok(facts) if facts.privilege != Privilege::OneId);
-        if one_id && self.uids_here == 0 {
-            // Nothing is known of a user that has no id.
+        let one_id = !matches!(&self.namespaces, Ok(facts) if facts.privilege != Privilege::OneId);
+        if one_id && (self.uids_here == 0 || self.uid == 0 && self.uids_here > 1) {
+            // Nothing is known of a user that has no id, and root maps ids without help.
         } else if one_id && self.uids_here == 1 {
             remedies.push(
                 "map more ids into the user namespace around this process (`unshare --map-root-user --map-auto`), or \
@@ -261,6 +278,7 @@ mod tests {
             no_new_privs: false,
             seccomp: Some(0),
             worker: Err("cannot create a user namespace: EPERM".into()),
+            namespaces: Err("cannot create a user namespace: EPERM".into()),
             refusal: None,
             overlay: Err("none".into()),
             directory: "/x".into(),
@@ -305,7 +323,10 @@ mod tests {
             gids: vec![],
             why_one_id: None,
         };
-        let good = Probe { worker: Ok(facts), overlay: Ok(()), ..blank() };
+        let emulated = Facts { isolation: Isolation::Ptrace, privilege: Privilege::Emulated, ..facts.clone() };
+        let better = Probe { worker: Ok(emulated), overlay: Ok(()), seccomp: Some(2), ..blank() };
+        assert!(has(&better, "seccomp=unconfined"));
+        let good = Probe { worker: Ok(facts.clone()), namespaces: Ok(facts), overlay: Ok(()), ..blank() };
         assert_eq!(good.remedies(), Vec::<String>::new());
         assert!(has(&Probe { overlay: Err("EINVAL".into()), ..good }, "overlayfs does not work in `/x` (EINVAL)"));
     }

@@ -160,13 +160,17 @@ impl Worker {
         }
     }
 
-    /// A user namespace, else an emulated kernel.
+    /// A user namespace with many ids, else an emulated kernel: with one id alone a command that changes owners fails. That
+    /// is taken where nothing can be emulated.
     fn spawn_strongest(options: &WorkerOptions) -> Result<Self, SpawnError> {
-        Self::spawn_userns(options).or_else(|refused| {
-            Self::attempt(options, Ids::Emulated).map_err(|error| {
-                tracing::debug!(error = error.to_string_with_source(), "there is no emulated kernel either");
-                refused
-            })
+        let namespace = Self::spawn_userns(options);
+        match &namespace {
+            Ok(worker) if options.one_id || worker.facts.privilege != Privilege::OneId => return namespace,
+            _ => {}
+        }
+        Self::attempt(options, Ids::Emulated).or_else(|error| {
+            tracing::debug!(error = error.to_string_with_source(), "there is no emulated kernel");
+            namespace
         })
     }
 

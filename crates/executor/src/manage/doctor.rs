@@ -155,23 +155,24 @@ fn checks(found: &Probe) -> Vec<Check> {
         };
         checks.push(wanted(helper.privileged, &helper.name, detail));
     }
-    checks.push(match (found.chroot, &found.worker) {
+    checks.push(match (found.chroot, &found.namespaces) {
         (false, _) => good("chroot", "no sign of one".to_owned()),
         (true, Ok(_)) => good("chroot", "yes; a build makes it the root of mounts of its own".to_owned()),
-        (true, Err(_)) => bad("chroot", "yes, where the kernel gives no user namespaces".to_owned()),
+        (true, Err(_)) => lacking("chroot", "yes, where the kernel gives no user namespaces".to_owned()),
     });
     let limit = match found.max_user_namespaces {
         Some(max) => format!("at most {max}"),
         None => "no limit is known".to_owned(),
     };
-    checks.push(match (&found.refusal, &found.worker) {
-        (Some(refusal), _) => bad("user namespaces", refusal.to_string()),
+    checks.push(match (&found.refusal, &found.namespaces) {
+        (Some(refusal), _) => lacking("user namespaces", refusal.to_string()),
         // With the right to make mounts a build starts without one.
         (None, Ok(_)) if found.max_user_namespaces == Some(0) => {
             good("user namespaces", format!("{limit}; not needed"))
         }
+        (None, Ok(Facts { why_one_id: Some(why), .. })) => lacking("user namespaces", format!("one id: {why}")),
         (None, Ok(_)) => good("user namespaces", limit),
-        (None, Err(_)) => lacking("user namespaces", limit),
+        (None, Err(why)) => lacking("user namespaces", why.clone()),
     });
     checks.push(wanted(
         !found.no_new_privs,
@@ -180,12 +181,12 @@ fn checks(found: &Probe) -> Vec<Check> {
     ));
     checks.push(match found.seccomp {
         None | Some(0) => good("seccomp", "no filter".to_owned()),
-        Some(_) if found.worker.is_ok() => good("seccomp", "a filter, which allows what is needed".to_owned()),
+        Some(_) if found.namespaces.is_ok() => good("seccomp", "a filter, which allows what is needed".to_owned()),
         Some(_) => lacking("seccomp", "a filter is in force".to_owned()),
     });
     checks.push(match &found.worker {
         Ok(facts) => match &facts.why_one_id {
-            Some(why) => lacking("worker", format!("starts with one id: {why}")),
+            Some(_) => lacking("worker", "starts with one id: a command that changes owners fails".to_owned()),
             None => good("worker", "starts".to_owned()),
         },
         Err(why) => bad("worker", why.clone()),

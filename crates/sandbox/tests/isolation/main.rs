@@ -24,6 +24,8 @@ const BASE: &str = "RBUILD_SANDBOX_TEST_BASE";
 const USER: &str = "rbuild-test";
 /// The kind of user to whom nothing is allowed.
 const EMULATED: &str = "user with an emulated kernel";
+/// The kinds of user that get a namespace with one id, which is used if that is asked for.
+const ONE_ID: &[&str] = &["user with no_new_privs", "user without a name", "root with one id"];
 
 fn main() -> ExitCode {
     init(&[("inside", inside::serve), ("sleeper", outside::sleeper)]);
@@ -185,8 +187,7 @@ fn test_as_this_user(wanted: &[String]) -> ExitCode {
             println!("   {}", describe(worker.facts()));
             let expected = match kind.as_str() {
                 "user with many ids" | "user with a masked proc" => Some(Privilege::ManyIds),
-                "user with no_new_privs" | "user without a name" => Some(Privilege::OneId),
-                "root with one id" => Some(Privilege::OneId),
+                kind if ONE_ID.contains(&kind) => Some(Privilege::OneId),
                 EMULATED => Some(Privilege::Emulated),
                 "root" | "root in a chroot to a directory" | "root in a chroot to a mount point" => {
                     Some(Privilege::Root)
@@ -254,9 +255,11 @@ fn make_root(base: &Path) -> Result<(), String> {
 
 fn options(entry: &str) -> WorkerOptions {
     let mut options = WorkerOptions::new(entry);
-    if std::env::var(MODE).is_ok_and(|kind| kind == EMULATED) {
-        options.isolation = Isolation::Ptrace;
-    }
+    options.isolation = match std::env::var(MODE).as_deref() {
+        Ok(EMULATED) => Isolation::Ptrace,
+        Ok(kind) if ONE_ID.contains(&kind) => Isolation::Userns,
+        _ => Isolation::Auto,
+    };
     options.stderr = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned().ok();
     options
 }
