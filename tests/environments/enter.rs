@@ -140,7 +140,17 @@ struct Mount(PathBuf);
 
 impl Mount {
     fn new(kind: &str, at: &Path) -> Result<Mount, String> {
-        let mounted = Command::new("mount").args(["-t", kind, kind]).arg(at).output();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", kind, kind]);
+        if kind == "overlay" {
+            let part = |name: &str| {
+                let dir = at.with_extension(name);
+                fs::create_dir_all(&dir).map(|()| format!("{name}dir={}", dir.display()))
+            };
+            let parts = ["lower", "upper", "work"].map(part).into_iter().collect::<Result<Vec<_>, _>>();
+            mount.args(["-o", &parts.map_err(|error| error.to_string())?.join(",")]);
+        }
+        let mounted = mount.arg(at).output();
         let mounted = mounted.map_err(|error| format!("mount: {error}"))?;
         if !mounted.status.success() {
             return Err(format!("mount -t {kind}: {}", String::from_utf8_lossy(&mounted.stderr).trim()));

@@ -78,7 +78,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("11", "docker run, nothing but busybox", Place::Docker { image: Outer::Busybox, scratch: Scratch::Container, options: &[] }),
     row("12a", "RUN of rbuild", Place::Step),
     Row { label: "12b", name: "RUN of rbuild, ptrace in ptrace", place: Place::Step, flags: &["--isolation=ptrace"] },
-    Row { label: "13a", name: "host, no overlayfs", place: Place::Host, flags: &["--snapshotter=native"] },
+    row("13a", "host, store where no overlay can be", Place::HostOn("overlay")),
     row("13b", "host, store on tmpfs", Place::HostOn("tmpfs")),
     row("13c", "host, store without user xattrs", Place::HostOn("ramfs")),
     row("14", "docker run, root in rbuild's own image", Place::Docker { image: Outer::Rbuild, scratch: Scratch::Store, options: &[] }),

@@ -179,6 +179,7 @@ fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Ob
     // git, ssh and credential helpers need to be found, and to find their own configuration.
     spawn.env = std::env::vars_os().collect();
     let store = options.store.clone();
+    spawn.overlay_on = Some(store.root.join("tmp"));
     let mut worker = Worker::spawn(spawn).map_err(|error| spawn_failed(&error))?;
     let lost = |what: &dyn std::error::Error| BuildError::Worker { message: with_causes(what), hint: None };
     worker.send(&Request::Run(call, Box::new(options))).map_err(|error| lost(&error))?;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use crate::event::{
     Builder, Dialect, Fact, Item, LayerState, Outcome, PullFact, Step, StepId, StepKind, Stream, Version, Warning,
 };
+use crate::json_text::JsonText;
 use crate::renderer::{OutputStream, Renderer, Sink};
 use crate::report::report;
 use crate::units::human_size;
@@ -36,6 +37,8 @@ pub(crate) struct Legacy {
     /// With `-q`, what would have gone to standard output; shown on standard error if the build fails.
     held: Vec<u8>,
     steps: BTreeMap<StepId, Known>,
+    /// The output of the command that runs: of each stream.
+    output: [JsonText; 2],
 }
 
 impl Legacy {
@@ -47,6 +50,7 @@ impl Legacy {
             numbered: (0, 0),
             held: Vec::new(),
             steps: BTreeMap::new(),
+            output: Default::default(),
         }
     }
 
@@ -62,6 +66,18 @@ impl Legacy {
     /// What the builder wrote to its standard error, in one piece: red.
     fn log_red(&mut self, text: &[u8], out: &mut dyn Sink) {
         self.log([b"\x1b[91m", text, b"\x1b[0m"].concat(), out);
+    }
+
+    /// The command has ended.
+    fn end_output(&mut self, out: &mut dyn Sink) {
+        let [stdout, stderr] = &mut self.output;
+        let (stdout, stderr) = (stdout.end(), stderr.end());
+        if !stdout.is_empty() {
+            self.log(stdout, out);
+        }
+        if !stderr.is_empty() {
+            self.log_red(&stderr, out);
+        }
     }
 
     fn declare(&mut self, step: &Step) {
@@ -220,10 +236,17 @@ impl Renderer for Legacy {
             }
             Fact::StepDeclared(step) => self.declare(step),
             Fact::StepStarted { step } => self.show_title(*step, out),
-            Fact::Output { stream: Stream::Stdout, data, .. } => self.log(data, out),
-            Fact::Output { stream: Stream::Stderr, data, .. } => self.log_red(data, out),
+            Fact::Output { stream: Stream::Stdout, data, .. } => {
+                let text = self.output[0].shown(data);
+                self.log(text, out);
+            }
+            Fact::Output { stream: Stream::Stderr, data, .. } => {
+                let text = self.output[1].shown(data);
+                self.log_red(&text, out);
+            }
             Fact::Container { id, removed: false, .. } => self.log(format!(" ---> Running in {}\n", short(id)), out),
             Fact::Container { id, removed: true, .. } => {
+                self.end_output(out);
                 let words = match self.version {
                     Version::V20 => "Removing intermediate container",
                     Version::V28 => " ---> Removed intermediate container",
@@ -235,8 +258,14 @@ impl Renderer for Legacy {
                 self.log(format!("# Executing {count} build trigger{plural}\n"), out);
             }
             Fact::Pull { fact, .. } => self.pull(fact, out),
-            Fact::StepDone { step, cached, image } => self.done(*step, *cached, image.as_deref(), out),
-            Fact::StepFailed { step, .. } => self.show_title(*step, out),
+            Fact::StepDone { step, cached, image } => {
+                self.end_output(out);
+                self.done(*step, *cached, image.as_deref(), out);
+            }
+            Fact::StepFailed { step, .. } => {
+                self.end_output(out);
+                self.show_title(*step, out);
+            }
             Fact::Warning(warning) => self.warn(warning, out),
             Fact::BuildEnded { outcome } => self.end(outcome, out),
             // What is left of the client's progress bar without a terminal: one update more where no size is known.

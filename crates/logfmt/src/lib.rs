@@ -37,6 +37,7 @@ mod go_quote;
 mod go_reason;
 mod go_sort;
 mod id_file;
+mod json_text;
 mod legacy;
 mod pull_failure;
 mod pull_text;

@@ -13,6 +13,7 @@ use crate::{
     idmap::{IdKind, deny_setgroups, write_own_map},
     init::Entry,
     isolation::{Facts, IdRange},
+    overlay::probe_overlay,
     run::ExitStatus,
     sys::{
         descriptor::take_inherited,
@@ -30,7 +31,7 @@ use rustix::{
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal},
 };
 use serde::{Deserialize, Serialize};
-use std::io;
+use std::{fs, io, path::PathBuf};
 
 /// How the ids come about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub(crate) enum Plan {
 pub(crate) struct Setup {
     pub(crate) plan: Plan,
     pub(crate) extra_fds: usize,
+    /// Where overlays must work.
+    #[serde(with = "crate::bytes::optional_path")]
+    pub(crate) overlay_on: Option<PathBuf>,
 }
 
 /// From the parent, second: the maps are written as far as that is its business.
@@ -95,7 +99,7 @@ pub(crate) fn guard(entry: Entry) -> Option<i32> {
     let setup: Setup = control.recv().ok()??;
     let fds = take_inherited(setup.extra_fds).ok()?;
 
-    match start(&setup.plan, &control) {
+    match start(&setup, &control) {
         Ok(None) => None,
         Ok(Some(facts)) => Some(match divide(&setup.plan, control, channel, fds, facts) {
             Ok(Side::Guardian(code)) => code,
@@ -110,7 +114,8 @@ pub(crate) fn guard(entry: Entry) -> Option<i32> {
 }
 
 /// Enters the namespaces and becomes uid 0; `None` where the parent gave up meanwhile.
-fn start(plan: &Plan, control: &Channel) -> Result<Option<Facts>, Report> {
+fn start(setup: &Setup, control: &Channel) -> Result<Option<Facts>, Report> {
+    let plan = &setup.plan;
     // No terminal: its signals are the parent's business, and a command must not push input into it.
     let _ = rustix::process::setsid();
     let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
@@ -156,6 +161,14 @@ fn start(plan: &Plan, control: &Channel) -> Result<Option<Facts>, Report> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .or_fail("make the mounts private")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Of a directory that cannot be had the worker tells more.
+    if let Some(directory) = &setup.overlay_on
+        && fs::create_dir_all(directory).is_ok()
+        && let Err(error) = probe_overlay(directory)
+    {
+        let action = format!("mount an overlay in `{}`", directory.display());
+        return Err(Report::Failed { action, errno: error.errno().unwrap_or(Errno::OPNOTSUPP.raw_os_error()) });
+    }
     Ok(Some(facts))
 }
 

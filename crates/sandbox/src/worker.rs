@@ -23,6 +23,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -41,6 +42,9 @@ pub struct WorkerOptions {
     pub stderr: Option<OwnedFd>,
     /// Do without subordinate ids even where there are some.
     pub one_id: bool,
+    /// Under [`Isolation::Auto`]: a directory, made if need be, in which the worker is going to mount overlays. Where the
+    /// kernel makes none there, namespaces are passed over.
+    pub overlay_on: Option<PathBuf>,
 }
 
 impl WorkerOptions {
@@ -53,6 +57,7 @@ impl WorkerOptions {
             fds: Vec::new(),
             stderr: None,
             one_id: false,
+            overlay_on: None,
         }
     }
 }
@@ -160,8 +165,8 @@ impl Worker {
         }
     }
 
-    /// A user namespace with many ids, else an emulated kernel: with one id alone a command that changes owners fails. That
-    /// is taken where nothing can be emulated.
+    /// A user namespace with many ids in which overlays work, else an emulated kernel: with one id alone a command that
+    /// changes owners fails. That is taken where nothing can be emulated.
     fn spawn_strongest(options: &WorkerOptions) -> Result<Self, SpawnError> {
         let namespace = Self::spawn_userns(options);
         match &namespace {
@@ -230,7 +235,8 @@ impl Worker {
 
         // From here on dropping the worker ends the process.
         let mut worker = Self { facts: ids.facts(), channel, control: Arc::new(control), guardian, ended: None };
-        worker.control.send(&Setup { plan: ids.plan(), extra_fds: options.fds.len() })?;
+        let overlay_on = options.overlay_on.clone().filter(|_| options.isolation == Isolation::Auto);
+        worker.control.send(&Setup { plan: ids.plan(), extra_fds: options.fds.len(), overlay_on })?;
         worker.expect_report(|report| matches!(report, Report::Unshared))?;
         ids.write(guardian)?;
         worker.control.send(&Proceed { facts: worker.facts.clone() })?;

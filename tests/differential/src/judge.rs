@@ -27,6 +27,8 @@ pub(crate) struct Judge {
     docker: Docker,
     dialect: Dialect,
     workspace: Workspace,
+    /// Further flags of rbuild.
+    flags: Vec<String>,
     _registry: Option<Registry>,
 }
 
@@ -37,7 +39,7 @@ struct Built {
 }
 
 impl Judge {
-    pub(crate) fn new(rbuild: &Path, engine: &str, version: &str) -> Result<Judge, String> {
+    pub(crate) fn new(rbuild: &Path, engine: &str, version: &str, flags: &[String]) -> Result<Judge, String> {
         let version = if version == "20" { "20" } else { "28" };
         let builder = if engine == "legacy" { "legacy" } else { "buildkit" };
         let variable = format!("DOCKER_{version}");
@@ -55,7 +57,13 @@ impl Judge {
                 Some(registry)
             }
         };
-        let judge = Judge { docker, dialect: Dialect { builder, version }, workspace, _registry: registry };
+        let judge = Judge {
+            docker,
+            dialect: Dialect { builder, version },
+            workspace,
+            flags: flags.to_vec(),
+            _registry: registry,
+        };
         // Of what is in Docker's store BuildKit does not ask the registry, and its log does not show the digest.
         let bases: &[&str] = if builder == "legacy" { &BASES } else { &[] };
         judge.docker.prune();
@@ -131,7 +139,7 @@ impl Judge {
             self.workspace.user().own(staged);
             let (arguments, input) = case.arguments(staged);
             let mut build = self.workspace.rbuild(["build", "--network=host", &mirror()]);
-            finish(build.args(self.dialect.flags()).args(arguments).current_dir(staged), input)
+            finish(build.args(self.dialect.flags()).args(&self.flags).args(arguments).current_dir(staged), input)
         };
         let image = || {
             let saved = self.workspace.run(["save", &case.image()]);

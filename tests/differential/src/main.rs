@@ -16,6 +16,7 @@
 
 mod generate;
 mod judge;
+mod ownership;
 
 use std::fs;
 use std::path::PathBuf;
@@ -56,6 +57,12 @@ struct Options {
     /// Most builds that are spent on making one difference smaller.
     #[arg(long, default_value_t = 40)]
     shrink: u32,
+    /// In place of Dockerfiles over the whole grammar: builds of this many random sequences of commands that change owners.
+    #[arg(long, value_name = "SEQUENCES")]
+    ownership: Option<usize>,
+    /// Further flags of `rbuild build`, as `--isolation=ptrace`.
+    #[arg(long = "flag", value_name = "FLAG", allow_hyphen_values = true)]
+    flags: Vec<String>,
     /// Builds these cases in place of generated ones.
     #[arg(value_name = "CASE")]
     cases: Vec<PathBuf>,
@@ -75,7 +82,7 @@ fn main() -> ExitCode {
 
 /// The number of differences.
 fn run(options: &Options) -> Result<usize, String> {
-    let judge = Judge::new(&options.rbuild, &options.engine, &options.docker_version)?;
+    let judge = Judge::new(&options.rbuild, &options.engine, &options.docker_version, &options.flags)?;
     let begun = Instant::now();
     let mut found: Vec<(String, Vec<String>)> = Vec::new();
     let mut unstable = 0;
@@ -96,7 +103,10 @@ fn run(options: &Options) -> Result<usize, String> {
     let built = if options.cases.is_empty() {
         for number in options.first..options.first.saturating_add(options.count) {
             let name = format!("{}-{}-{number}", options.engine, options.seed);
-            let verdict = one(options, &judge, &name, number);
+            let verdict = match options.ownership {
+                Some(sequences) => owners(options, &judge, &name, number, sequences),
+                None => one(options, &judge, &name, number),
+            };
             note(name, verdict);
         }
         options.count as usize
@@ -153,6 +163,19 @@ fn one(options: &Options, judge: &Judge, name: &str, number: u32) -> Verdict {
         Verdict::Differs(_) => Verdict::Differs(rows),
         _ => Verdict::Unstable,
     }
+}
+
+/// Generates one build of sequences that change owners, and judges it.
+fn owners(options: &Options, judge: &Judge, name: &str, number: u32, sequences: usize) -> Verdict {
+    let dir = options.out.join(name);
+    let _ = fs::remove_dir_all(&dir);
+    let case = dir.join("case");
+    ownership::write(&case, (options.seed << 32) | u64::from(number), sequences).unwrap();
+    let verdict = judge.judge(&case);
+    if !matches!(verdict, Verdict::Differs(_)) {
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    verdict
 }
 
 /// Judges a build that is written to a directory.
