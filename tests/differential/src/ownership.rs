@@ -56,9 +56,9 @@ impl Random {
             17 => format!("cp -a {path} {other}"),
             18 => format!("mkfifo -m 640 {path}"),
             19 => format!("mknod {path} c 1 3"),
-            20 => format!("md5sum {path}"),
+            20 => format!("sh -c \"test -d {path} || md5sum {path}\""),
             21 => format!("touch {path}"),
-            22 => format!("./program {} {path}", self.of(&["touch", "mkdir", "md5sum", "chmod 640", "rm -f"])),
+            22 => format!("./program {} {path}", self.of(&["touch", "mkdir", "chmod 640", "rm -f"])),
             _ => format!("./d/program {}", self.of(&["id -u", "id -g", "id"])),
         }
     }
@@ -89,7 +89,7 @@ list() {
     if [ -d "$file" ] && ! [ -L "$file" ]; then stat -c '%n|%F|%a|%u:%g' "$file"; else stat -c '%n|%F|%a|%u:%g|%h|%s|%t,%T' "$file"; fi
   done
 }
-tarred() { tar -cf - . 2>&1 | tar -tvf - | sed -E 's/ [0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]+ / /' | sort; }
+tarred() { find . ! -type d | sort >"$1"; tar -cf - -T "$1" 2>&1 | tar -tvf - | sed -E 's/ [0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]+ / /' | sort; }
 "#;
 
 const PASSWD: &str =
@@ -104,7 +104,7 @@ pub(crate) fn write(dir: &Path, seed: u64, sequences: usize) -> std::io::Result<
         let lines: Vec<String> = (0..COMMANDS).map(|_| random.line()).collect();
         let _ = write!(
             script,
-            "(mkdir /t/{sequence} && cd /t/{sequence}\n{BEGIN}{}\nlist; tarred\nr su -s /bin/sh www-data -c 'find . | sort; md5sum a c d/e'\n) >/out/{sequence} 2>&1 &\n",
+            "(mkdir /t/{sequence} && cd /t/{sequence}\n{BEGIN}{}\nlist; tarred /out/{sequence}.files\nr su -s /bin/sh www-data -c 'find . | sort; md5sum a c d/e'\n) >/out/{sequence} 2>&1 &\n",
             lines.join("\n")
         );
         if sequence % AT_ONCE == AT_ONCE - 1 {
@@ -112,10 +112,10 @@ pub(crate) fn write(dir: &Path, seed: u64, sequences: usize) -> std::io::Result<
         }
     }
     script
-        .push_str("wait\nfor out in $(ls /out | sort -n); do echo \"== $out\"; cat \"/out/$out\"; done\nrm -rf /out\n");
+        .push_str("wait\nrm -f /out/*.files; for out in $(ls /out | sort -n); do echo \"== $out\"; cat \"/out/$out\"; done\nrm -rf /out\n");
     fs::create_dir_all(dir)?;
     fs::write(dir.join("sequences.sh"), script)?;
-    fs::write(dir.join("list.sh"), format!("{FUNCTIONS}cd /t && list && tarred\n"))?;
+    fs::write(dir.join("list.sh"), format!("{FUNCTIONS}cd /t && list && tarred /files; rm /files\n"))?;
     fs::write(dir.join("passwd"), PASSWD)?;
     fs::write(dir.join("group"), GROUP)?;
     fs::write(

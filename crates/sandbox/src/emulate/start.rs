@@ -6,7 +6,7 @@ use super::{
     filter,
     supervise::supervise,
     task::{Credentials, Fs, PidSpace, Process, Task},
-    vfs::{FileSystem, Found, Identity, MountFlags, Namespace, NoLinks, Place, Start},
+    vfs::{FileSystem, Found, Identity, MountFlags, Namespace, NoLinks, Place, Start, keep_directories_in},
 };
 use crate::{
     channel::{Channel, ChannelError},
@@ -93,6 +93,7 @@ fn begin(pid: Pid, worker: &Channel, directory: &Path) -> Result<Begun, Failed> 
     }
     let listener = worker.recv_descriptor().map_err(failed("receive the filter's listener"))?;
     let scratch = scratch().map_err(failed("make a directory for temporary files"))?;
+    keep_directories_in(scratch.clone());
     let task = first_task(number, directory).map_err(|error| Failed("look at the root", error.into()))?;
     Ok(Begun { task, kernel: Kernel { tasks: RwLock::new(HashMap::new()), scratch }, listener, pidfd })
 }

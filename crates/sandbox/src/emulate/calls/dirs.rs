@@ -5,7 +5,7 @@ use super::{
     caller::{Caller, Target, lock},
     capabilities::SYS_CHROOT,
 };
-use crate::emulate::vfs::{Entry, Identity, Place};
+use crate::emulate::vfs::{Entry, Identity, Place, is_token};
 use nix::libc;
 use rustix::io::Errno;
 use std::{
@@ -130,7 +130,8 @@ pub(super) fn getcwd(caller: &Caller<'_>, buffer: u64, size: u64) -> Outcome {
 }
 
 /// Directories being read. The kernel lists what an open directory had when it was read first; so each reading from the
-/// start takes a list, and the offset of the descriptor says which, and how far: `list << 32 | index`.
+/// start takes a list, and the offset of the descriptor says which, and how far: `list << 24 | index`. It is below 2^43: more
+/// than 2^44 is too much for a directory of ext4.
 #[derive(Debug, Default)]
 pub(crate) struct Listings(Mutex<Lists>);
 
@@ -139,6 +140,9 @@ struct Lists {
     last: u32,
     kept: VecDeque<(u32, Arc<Vec<Entry>>)>,
 }
+
+const INDEX_BITS: u32 = 24;
+const LAST_LIST: u32 = (1 << 19) - 1;
 
 /// Lists that are kept; of one that was lost, reading goes on in a new one.
 const KEPT_LISTS: usize = 512;
@@ -150,7 +154,7 @@ impl Listings {
         cursor: u64,
         read: impl FnOnce() -> Result<Arc<Vec<Entry>>, Errno>,
     ) -> Result<(u32, usize, Arc<Vec<Entry>>), Errno> {
-        let (number, index) = ((cursor >> 32) as u32, (cursor & u64::from(u32::MAX)) as usize);
+        let (number, index) = ((cursor >> INDEX_BITS) as u32, (cursor & ((1 << INDEX_BITS) - 1)) as usize);
         if cursor != 0
             && let Some((_, list)) = lock(&self.0).kept.iter().rev().find(|(known, _)| *known == number)
         {
@@ -158,8 +162,7 @@ impl Listings {
         }
         let list = read()?;
         let mut lists = lock(&self.0);
-        // Offsets must not become negative.
-        lists.last = (lists.last % 0x7fff_fffe) + 1;
+        lists.last = (lists.last % LAST_LIST) + 1;
         let number = lists.last;
         lists.kept.push_back((number, Arc::clone(&list)));
         if lists.kept.len() > KEPT_LISTS {
@@ -197,7 +200,7 @@ fn encode(list: u32, entries: &[Entry], from: usize, room: usize) -> Result<(Vec
 }
 
 fn cursor(list: u32, index: usize) -> u64 {
-    u64::from(list) << 32 | index as u64
+    u64::from(list) << INDEX_BITS | index as u64
 }
 
 /// getdents64 of a descriptor that stands for a directory of an overlay: what is to be written to the buffer, and the
@@ -208,9 +211,8 @@ pub(super) fn read_directory(
     room: usize,
     offset: &dyn Fn() -> Result<u64, Errno>,
 ) -> Option<Result<(Vec<u8>, u64), Errno>> {
-    // A real directory is a descriptor of one.
     let real = rustix::fs::stat(caller.fd_path(fd)).ok()?;
-    if real.st_mode & libc::S_IFMT == libc::S_IFDIR {
+    if real.st_mode & libc::S_IFMT == libc::S_IFDIR && !is_token(&real) {
         return None;
     }
     match caller.descriptor(fd) {
@@ -243,7 +245,7 @@ mod tests {
     fn entries_are_laid_out_as_the_kernel_does() {
         let (bytes, to) = encode(7, &entries(), 0, 4096).unwrap();
         assert_eq!((bytes.len(), to), (24 + 24 + 40, 3));
-        assert_eq!(bytes[8..16], (7u64 << 32 | 1).to_ne_bytes());
+        assert_eq!(bytes[8..16], (7u64 << 24 | 1).to_ne_bytes());
         assert_eq!(bytes[16..18], 24u16.to_ne_bytes());
         assert_eq!((bytes[18], &bytes[19..21]), (4, &b".\0"[..]));
         assert_eq!(&bytes[48 + 19..48 + 33], b"a-longer-name\0");

@@ -15,6 +15,7 @@ mod token;
 pub(crate) use mount::{Detached, Namespace};
 pub(crate) use place::Place;
 pub(crate) use resolve::Parent;
+pub(crate) use token::{is_token, keep_directories_in};
 
 use rustix::{fd::OwnedFd, io::Errno};
 use std::path::PathBuf;

@@ -150,7 +150,9 @@ impl Place {
             }
             FileKind::Directory => match self.inside()? {
                 In::Host(fs, file) => fs.open(file, kept, who),
-                In::Overlay(_, node) => token::make(&self.mount, node).map(Opened::File),
+                In::Overlay(_, node) => {
+                    token::make(&self.mount, node, !flags.contains(OFlags::DIRECTORY)).map(Opened::File)
+                }
             },
             _ => match self.inside()? {
                 In::Host(fs, file) => fs.open(file, kept, who),
@@ -169,7 +171,7 @@ impl Place {
 
     fn real_or_token(&self) -> Result<OwnedFd> {
         match &self.file {
-            FileRef::Overlay(node) if node.kind() == FileKind::Directory => token::make(&self.mount, node),
+            FileRef::Overlay(node) if node.kind() == FileKind::Directory => token::make(&self.mount, node, false),
             _ => self.real(false),
         }
     }
