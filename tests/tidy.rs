@@ -158,6 +158,15 @@ fn libraries_print_nothing() {
     }
 }
 
+/// A trace that was forgotten there fills the disk, or fails for the next user.
+#[test]
+fn no_file_of_a_fixed_name_is_written_for_all_to_see() {
+    for (name, text) in sources() {
+        let is_program = name.starts_with("crates/") && !name.starts_with("crates/testkit/") && !is_test_file(&name);
+        assert!(!is_program || !without_tests(&text).contains("\"/tmp/"), "{name}: a path in /tmp");
+    }
+}
+
 #[test]
 fn every_test_file_is_declared() {
     let manifest = fs::read_to_string(source_root().join("crates/cli/Cargo.toml")).unwrap();
