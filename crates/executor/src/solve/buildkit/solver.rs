@@ -97,6 +97,15 @@ pub(super) struct Solver<'s> {
     results: Mutex<HashMap<StepId, Arc<StepResult>>>,
 }
 
+/// What is wanted of a step.
+#[derive(Clone, Copy)]
+struct Wish {
+    /// Not from the cache.
+    no_cache: bool,
+    /// If the cache has the result, its key and no more.
+    only_key: bool,
+}
+
 impl<'s> Solver<'s> {
     pub(super) fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
         let steps = Steps::declare(session.emitter(), plan, !context.is_archive(), session.options().dialect.version);
@@ -461,7 +470,8 @@ impl<'s> Solver<'s> {
         let only_key = self.only_key_is_wanted(StageIndex(index))?;
         for (at, (step, id)) in stage.steps.iter().zip(&declared.steps).enumerate() {
             self.check()?;
-            snapshot = self.shared_step(snapshot, step, *id, stage.no_cache, at == 0 && only_key)?;
+            let wish = Wish { no_cache: stage.no_cache, only_key: at == 0 && only_key };
+            snapshot = self.shared_step(snapshot, step, *id, wish)?;
         }
         Ok(snapshot)
     }
@@ -562,36 +572,21 @@ impl<'s> Solver<'s> {
     }
 
     /// Does a step once for all stages that have it.
-    fn shared_step(
-        &self,
-        snapshot: Snapshot,
-        step: &PlannedStep,
-        id: StepId,
-        no_cache: bool,
-        only_key: bool,
-    ) -> Result<Snapshot, Stop> {
+    fn shared_step(&self, snapshot: Snapshot, step: &PlannedStep, id: StepId, wish: Wish) -> Result<Snapshot, Stop> {
         let result = shared(&self.results, id);
         let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
         match &*result {
             Some(Some(done)) => Ok(done.clone()),
             Some(None) => Err(Stop::Cancelled),
             None => {
-                let done = self.step(snapshot, step, id, no_cache, only_key);
+                let done = self.step(snapshot, step, id, wish);
                 *result = Some(done.as_ref().ok().cloned());
                 done
             }
         }
     }
 
-    /// `only_key`: if the cache has the result, nobody wants it.
-    fn step(
-        &self,
-        snapshot: Snapshot,
-        step: &PlannedStep,
-        id: StepId,
-        no_cache: bool,
-        only_key: bool,
-    ) -> Result<Snapshot, Stop> {
+    fn step(&self, snapshot: Snapshot, step: &PlannedStep, id: StepId, wish: Wish) -> Result<Snapshot, Stop> {
         let emitter = self.session.emitter();
         let lines = step.label.lines;
         let started = std::cell::Cell::new(false);
@@ -603,11 +598,11 @@ impl<'s> Solver<'s> {
         let result = (|| {
             let keys = self.key(&snapshot, step, &|stage| self.wait_for(stage))?;
             let Some(key) = keys.first().cloned() else { return Err(Stop::Cancelled) };
-            if (!no_cache || is_always_cached(&step.op) && !snapshot.fresh)
+            if (!wish.no_cache || is_always_cached(&step.op) && !snapshot.fresh)
                 && let Some(layer) = self.lookup(&keys)?
             {
                 begin();
-                emitter.emit(Fact::StepDone { step: id, cached: !only_key, image: None });
+                emitter.emit(Fact::StepDone { step: id, cached: !wish.only_key, image: None });
                 return Ok((key, layer, false));
             }
             self.materialise(&snapshot)?;

@@ -64,6 +64,11 @@ impl Solver<'_> {
     /// BuildKit makes a file of each here-document first, once for all that are the same. In its log one is done when its
     /// cache key is known, and cached if its content is asked for and an earlier build made it.
     pub(super) fn show_inline_documents(&self) -> Result<(), Stop> {
+        let mut steps = self.plan.stages.iter().filter(|stage| stage.reachable).flat_map(|stage| &stage.steps);
+        if steps.all(|step| inline_documents(&step.op).is_empty()) {
+            // The cache is not walked for nothing.
+            return Ok(());
+        }
         let mut walk = CacheWalk { solver: self, stages: HashMap::new() };
         let mut documents: Vec<(CacheKey, Use, bool)> = Vec::new();
         let mut compared = HashSet::new();
