@@ -8,7 +8,6 @@ use super::{
 };
 use crate::emulate::{
     Kernel,
-    filter::NEST,
     task::{Credentials, Task},
 };
 use nix::libc;
@@ -154,19 +153,8 @@ pub(super) fn prctl(task: &Task, args: [u64; 6]) -> Outcome {
             Ok(DONE)
         }
         libc::PR_GET_DUMPABLE => Ok(Answer::Return(i64::from(*lock(&task.process.dumpable)))),
-        option if option as u32 == NEST => nest(&mut it),
         _ => Ok(Answer::Native),
     }
-}
-
-/// Makes root of a step root of a kernel of its own: it may mount and have namespaces. It reaches no more files by that:
-/// its mounts are those of the step.
-fn nest(it: &mut Credentials) -> Outcome {
-    if it.uid[1] != 0 {
-        return Err(Errno::PERM);
-    }
-    *it = Credentials { no_new_privs: it.no_new_privs, ..Credentials::root() };
-    Ok(DONE)
 }
 
 fn ambient(it: &mut Credentials, [what, capability, c, d]: [u64; 4]) -> Outcome {
@@ -190,21 +178,5 @@ fn ambient(it: &mut Credentials, [what, capability, c, d]: [u64; 4]) -> Outcome 
             Ok(DONE)
         }
         _ => Err(Errno::INVAL),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_root_has_a_kernel_of_its_own() {
-        let mut user = Credentials { uid: [1000; 4], effective: 0, permitted: 0, ..Credentials::root() };
-        assert!(matches!(nest(&mut user), Err(Errno::PERM)));
-        let mut root =
-            Credentials { effective: 0, permitted: 0, bounding: 0, no_new_privs: true, ..Credentials::root() };
-        assert!(nest(&mut root).is_ok());
-        assert_eq!((root.effective, root.bounding), (Credentials::root().effective, Credentials::root().bounding));
-        assert!(root.no_new_privs);
     }
 }
