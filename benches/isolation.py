@@ -91,7 +91,7 @@ class Bench:
         context.mkdir()
         (context / "generate.py").write_text(GENERATE)
         (context / "tree.py").write_text(TREE)
-        (context / "Dockerfile").write_text(f"FROM {self.options.base} AS prepared\n{prepare}FROM prepared\nRUN {timed}\n")
+        (context / "Dockerfile").write_text(f"FROM {self.options.base} AS prepared\n{prepare}FROM prepared AS timed\nRUN {timed}\n")
         return context
 
     def rbuild(self, rung, context, *more):
@@ -106,7 +106,7 @@ class Bench:
 
     def timed(self, rung, context):
         """Seconds of the last RUN, and the memory of the largest process in MB."""
-        done = self.run(self.rbuild(rung, context, "--no-cache-filter=stage-1", "--log-format=events"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done = self.run(self.rbuild(rung, context, "--no-cache-filter=timed", "--log-format=events"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         if done.returncode:
             sys.exit(f"{rung}: {done.stderr.decode()[-2000:]}\n{done.stdout.decode()[-2000:]}")
         started, ended, run = {}, {}, None
@@ -118,6 +118,8 @@ class Bench:
                 started[event["step"]] = event["at"]
             if event["event"] == "step_done":
                 ended[event["step"]] = event["at"]
+            if event["event"] == "step_done" and event["step"] == run and event["cached"]:
+                sys.exit(f"{rung}: the step that is timed was taken from the cache")
         return (ended[run] - started[run]) / 1e9
 
     def proot(self, name, timed):

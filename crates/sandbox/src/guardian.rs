@@ -9,7 +9,7 @@
 use crate::{
     channel::{Channel, ChannelError},
     chroot::become_namespace_root,
-    emulate,
+    emulate::{self, filter::NEST},
     idmap::{IdKind, deny_setgroups, write_own_map},
     init::Entry,
     isolation::{Facts, IdRange},
@@ -17,7 +17,7 @@ use crate::{
     run::ExitStatus,
     sys::{
         descriptor::take_inherited,
-        process::{Fork, fork, wait},
+        process::{Fork, ask_for_rights, fork, wait},
         signal,
     },
     worker::WorkerChannel,
@@ -96,7 +96,11 @@ pub(crate) fn guard(entry: Entry) -> Option<i32> {
     signal::ignore_group_signals();
     let mut fds = take_inherited(2).ok()?.into_iter();
     let (control, channel) = (Channel::from(fds.next()?), Channel::from(fds.next()?));
-    let setup: Setup = control.recv().ok()??;
+    let mut setup: Setup = control.recv().ok()??;
+    // Within an emulated kernel that one goes on.
+    if setup.plan == Plan::Emulated && ask_for_rights(NEST) {
+        setup.plan = Plan::Root;
+    }
     let fds = take_inherited(setup.extra_fds).ok()?;
 
     match start(&setup, &control) {

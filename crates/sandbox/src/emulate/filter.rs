@@ -27,6 +27,10 @@ const ARGUMENTS_OFFSET: u32 = 16;
 /// The error number that SIGSYS carries where this filter sent it.
 pub(crate) const TRAP_MARK: u16 = 0x7262;
 
+/// The option of prctl(2) by which a worker that is started within an emulated kernel asks it for the rights of a worker:
+/// two cannot trace one process. No kernel has it.
+pub(crate) const NEST: u32 = 0x7262_6e73;
+
 /// A call that any filter around this one lets pass, and this one notifies: a trapped call goes on as this one.
 pub(crate) const CARRIER: i64 = libc::SYS_umask;
 
@@ -80,6 +84,7 @@ const FURTHER: &[(i64, Verdict)] = &[
                 libc::PR_SET_NO_NEW_PRIVS as u32,
                 libc::PR_GET_NO_NEW_PRIVS as u32,
                 libc::PR_CAP_AMBIENT as u32,
+                NEST,
             ]),
             Action::Notify,
         ),

@@ -148,9 +148,7 @@ impl Task {
     pub(crate) fn unshare(&self, flags: u64) {
         let has = |flag: i32| flags & u64::from(flag as u32) != 0;
         if has(libc::CLONE_FS) || has(libc::CLONE_NEWNS) {
-            let mut fs = lock(&self.fs);
-            let own = lock(&fs).clone();
-            *fs = Arc::new(Mutex::new(own));
+            self.own_fs();
         }
         if has(libc::CLONE_NEWPID) {
             let parent = Some(Arc::clone(&self.process.pids));
@@ -159,16 +157,44 @@ impl Task {
         self.part(flags);
     }
 
+    /// Makes root the root of a kernel of its own, as a user namespace would: with all capabilities, but in a mount
+    /// namespace in which it cannot undo what was mounted before. False where it is not root.
+    pub(crate) fn nest(&self) -> bool {
+        {
+            let mut it = lock(&self.credentials);
+            if it.uid[1] != 0 {
+                return false;
+            }
+            *it = Credentials { no_new_privs: it.no_new_privs, ..Credentials::root() };
+        }
+        self.own_fs();
+        let mut namespace = lock(&self.namespace);
+        let copy = namespace.clone_limited();
+        self.enter(&mut namespace, copy);
+        true
+    }
+
+    /// Shares root and directory with nobody.
+    fn own_fs(&self) {
+        let mut fs = lock(&self.fs);
+        let own = lock(&fs).clone();
+        *fs = Arc::new(Mutex::new(own));
+    }
+
+    fn enter(&self, namespace: &mut Arc<Namespace>, copy: Arc<Namespace>) {
+        let fs = lock(&self.fs);
+        let mut fs = lock(&fs);
+        fs.root = copy.same_place(&fs.root);
+        fs.cwd = copy.same_place(&fs.cwd);
+        *namespace = copy;
+    }
+
     fn part(&self, flags: u64) {
         let has = |flag: i32| flags & u64::from(flag as u32) != 0;
         if has(libc::CLONE_NEWNS) {
             let mut namespace = lock(&self.namespace);
             let copy = namespace.clone_namespace();
-            let fs = lock(&self.fs);
-            let mut fs = lock(&fs);
-            fs.root = copy.same_place(&fs.root);
-            fs.cwd = copy.same_place(&fs.cwd);
-            *namespace = copy;
+            self.enter(&mut namespace, copy);
         }
         if has(libc::CLONE_NEWUTS) {
             let mut hostname = lock(&self.hostname);

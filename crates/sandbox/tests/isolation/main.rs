@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program with a main of its own")]
 
 mod inside;
+mod nested;
 mod outside;
 mod probe;
 
@@ -28,9 +29,10 @@ const EMULATED: &str = "user with an emulated kernel";
 const ONE_ID: &[&str] = &["user with no_new_privs", "user without a name", "root with one id"];
 
 fn main() -> ExitCode {
-    init(&[("inside", inside::serve), ("sleeper", outside::sleeper)]);
+    init(&[("inside", inside::serve), ("sleeper", outside::sleeper), (nested::WORD, nested::attack)]);
     if std::env::args().next().is_some_and(|name| name == "probe") {
-        return probe::main();
+        let is_nested = std::env::args().nth(1).is_some_and(|word| word == nested::WORD);
+        return if is_nested { nested::main() } else { probe::main() };
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     match std::env::var(MODE) {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::emulate::{
     Kernel,
+    filter::NEST,
     task::{Credentials, Task},
 };
 use nix::libc;
@@ -128,6 +129,9 @@ pub(super) fn capset(task: &Task, header: u64, data: u64) -> Outcome {
 /// Those options of prctl(2) that are about ids, capabilities or being looked at; all others are made as they are.
 pub(super) fn prctl(task: &Task, args: [u64; 6]) -> Outcome {
     let [option, a, b, c, d, _] = args;
+    if option as u32 == NEST {
+        return if task.nest() { Ok(DONE) } else { Err(Errno::PERM) };
+    }
     let mut it = lock(&task.credentials);
     let none_further = b | c | d == 0;
     match int(option) {

@@ -166,6 +166,10 @@ const SYSFS_MAGIC: u64 = 0x6265_6572;
 /// Makes a file system of a kind and its options; an error says why.
 pub(super) fn create(caller: &Caller<'_>, kind: &[u8], settings: &[Setting]) -> Result<Created, (Errno, &'static str)> {
     let read_only = settings.iter().any(|setting| setting.name == b"ro");
+    // What of the machine is covered or read-only in the mounts that were there must not be had anew.
+    if caller.namespace.is_limited() && matches!(kind, b"proc" | b"sysfs" | b"cgroup2") {
+        return Err((Errno::PERM, "it would show more than the one that is mounted"));
+    }
     let temporary = |mode, size| FileSystem::Temporary { backing: caller.kernel.scratch.clone(), mode, size };
     let host = |path: &str, is_proc: bool, within: Option<Within>| {
         let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -220,6 +224,13 @@ fn overlay(settings: &[Setting]) -> Result<FileSystem, (Errno, &'static str)> {
     let mut has_work = false;
     for setting in settings {
         let Some(place) = &setting.place else { continue };
+        // A directory of an overlay is many, of which only that overlay knows.
+        if place.is_in_overlay() {
+            return Err((Errno::INVAL, "a layer is in an overlay"));
+        }
+        if setting.name != b"lowerdir" && place.is_read_only() {
+            return Err((Errno::INVAL, "upper fs is r/o, try multi-lower layers mount"));
+        }
         let open = |write| place.real(write).map_err(|errno| (errno, "a directory cannot be opened"));
         match setting.name.as_slice() {
             b"lowerdir" => lower.push(open(false)?),

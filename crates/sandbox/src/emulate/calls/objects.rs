@@ -118,7 +118,7 @@ impl Within {
                 cover
             }
         };
-        caller.namespace.attach(&cover, &point)
+        mounted.attach(&cover, &point)
     }
 }
 

@@ -104,6 +104,16 @@ pub(crate) struct MountFlags {
     pub(crate) nodev: bool,
 }
 
+impl MountFlags {
+    /// Whether each of the others is set here.
+    fn include(self, other: MountFlags) -> bool {
+        (self.read_only || !other.read_only)
+            && (self.noexec || !other.noexec)
+            && (self.nosuid || !other.nosuid)
+            && (self.nodev || !other.nodev)
+    }
+}
+
 /// A file system to be mounted.
 #[derive(Debug)]
 pub(crate) enum FileSystem {

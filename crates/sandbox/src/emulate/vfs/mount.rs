@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -74,8 +74,23 @@ pub(crate) struct Mount {
     /// Where the root really is, for a host file system.
     real_root: Option<PathBuf>,
     flags: Mutex<MountFlags>,
+    /// Those that may not be taken off (`MNT_LOCK_*` of the kernel).
+    kept_flags: MountFlags,
+    /// It may not be taken away or moved, so that what it covers stays covered (`MNT_LOCKED`).
+    is_locked: AtomicBool,
     above: Mutex<Option<Point>>,
     children: RwLock<HashMap<Key, Arc<Mount>>>,
+}
+
+/// What a copy of mounts is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A bind mount.
+    Bind,
+    /// A namespace.
+    Namespace,
+    /// A namespace for somebody who may not undo what was mounted before; mount_namespaces(7), "Restrictions".
+    Limited,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,7 +101,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 static TREE: Mutex<()> = Mutex::new(());
 
 impl Mount {
-    fn new(fs: Fs, root: FileRef, flags: MountFlags, origin: u64) -> Arc<Self> {
+    fn new(fs: Fs, root: FileRef, flags: MountFlags, kept_flags: MountFlags, origin: u64) -> Arc<Self> {
         static IDS: AtomicU64 = AtomicU64::new(1000);
         let real_root = match (&fs, &root) {
             (Fs::Host(_), FileRef::Host(file)) => file.real_path().ok().flatten(),
@@ -99,6 +114,8 @@ impl Mount {
             root,
             real_root,
             flags: Mutex::new(flags),
+            kept_flags,
+            is_locked: AtomicBool::new(false),
             above: Mutex::default(),
             children: RwLock::default(),
         })
@@ -124,27 +141,44 @@ impl Mount {
                 (Fs::Overlay(Arc::new(fs), Arc::new(loose)), FileRef::Overlay(root))
             }
         };
-        Ok(Self::new(fs, root, flags, 0))
+        Ok(Self::new(fs, root, flags, MountFlags::default(), 0))
     }
 
     pub(super) fn flags(&self) -> MountFlags {
         *locked(&self.flags)
     }
 
-    fn change_flags(&self, set: MountFlags, clear: MountFlags, recursive: bool) {
-        {
-            let mut flags = locked(&self.flags);
-            let change = |now: bool, set: bool, clear: bool| (now && !clear) || set;
-            flags.read_only = change(flags.read_only, set.read_only, clear.read_only);
-            flags.noexec = change(flags.noexec, set.noexec, clear.noexec);
-            flags.nosuid = change(flags.nosuid, set.nosuid, clear.nosuid);
-            flags.nodev = change(flags.nodev, set.nodev, clear.nodev);
+    /// All that are named are changed, or none.
+    fn change_flags(self: &Arc<Self>, set: MountFlags, clear: MountFlags, recursive: bool) -> Result<()> {
+        let mounts = if recursive { self.all() } else { vec![Arc::clone(self)] };
+        let change = |now: bool, set: bool, clear: bool| (now && !clear) || set;
+        let changed = |now: MountFlags| MountFlags {
+            read_only: change(now.read_only, set.read_only, clear.read_only),
+            noexec: change(now.noexec, set.noexec, clear.noexec),
+            nosuid: change(now.nosuid, set.nosuid, clear.nosuid),
+            nodev: change(now.nodev, set.nodev, clear.nodev),
+        };
+        if mounts.iter().any(|mount| !changed(mount.flags()).include(mount.kept_flags)) {
+            return Err(Errno::PERM);
         }
-        if recursive {
-            for child in self.children().values() {
-                child.change_flags(set, clear, true);
-            }
+        for mount in mounts {
+            let mut flags = locked(&mount.flags);
+            *flags = changed(*flags);
         }
+        Ok(())
+    }
+
+    fn is_locked(&self) -> bool {
+        self.is_locked.load(Ordering::Relaxed)
+    }
+
+    /// The mount that this is attached to in the end, or itself.
+    fn top(self: &Arc<Self>) -> Arc<Mount> {
+        let mut top = Arc::clone(self);
+        while let Some((above, _)) = top.above() {
+            top = above;
+        }
+        top
     }
 
     fn children(&self) -> RwLockReadGuard<'_, HashMap<Key, Arc<Mount>>> {
@@ -182,18 +216,23 @@ impl Mount {
         self.children_mut().insert(key, Arc::clone(child));
     }
 
+    /// What is attached beneath `root`, and where.
+    fn beneath(&self, root: &FileRef) -> Vec<(Arc<Mount>, FileRef)> {
+        let children = self.children();
+        let placed = children.values().filter_map(|child| Some((Arc::clone(child), child.above()?.1)));
+        placed.filter(|(_, point)| is_beneath(point, root)).collect()
+    }
+
     /// A copy with all that is attached beneath `root`.
-    fn copy(self: &Arc<Self>, root: FileRef, recursive: bool, same_namespace: bool) -> Arc<Mount> {
-        let origin = if same_namespace { 0 } else { self.id };
-        let copy = Mount::new(self.fs.clone(), root.clone(), self.flags(), origin);
+    fn copy(self: &Arc<Self>, root: FileRef, recursive: bool, purpose: Purpose) -> Arc<Mount> {
+        let origin = if purpose == Purpose::Bind { 0 } else { self.id };
+        let kept = if purpose == Purpose::Limited { self.flags() } else { self.kept_flags };
+        let copy = Mount::new(self.fs.clone(), root.clone(), self.flags(), kept, origin);
         if recursive {
-            for child in self.children().values() {
-                let Some((_, point)) = child.above() else {
-                    continue;
-                };
-                if is_beneath(&point, &root) {
-                    copy.put(&child.copy(child.root.clone(), true, same_namespace), point);
-                }
+            for (child, point) in self.beneath(&root) {
+                let below = child.copy(child.root.clone(), true, purpose);
+                below.is_locked.store(purpose == Purpose::Limited || child.is_locked(), Ordering::Relaxed);
+                copy.put(&below, point);
             }
         }
         copy
@@ -229,6 +268,7 @@ fn is_beneath(file: &FileRef, root: &FileRef) -> bool {
 #[derive(Debug)]
 pub(crate) struct Namespace {
     root: Mutex<Arc<Mount>>,
+    is_limited: bool,
 }
 
 /// A mount or a tree of them that is attached nowhere (fsmount, open_tree).
@@ -247,7 +287,7 @@ impl Namespace {
     pub(crate) fn new(root: FileSystem) -> Result<Arc<Namespace>> {
         rustix::process::umask(rustix::fs::Mode::empty());
         let root = Mount::of_file_system(root, MountFlags::default())?;
-        Ok(Arc::new(Namespace { root: Mutex::new(root) }))
+        Ok(Arc::new(Namespace { root: Mutex::new(root), is_limited: false }))
     }
 
     fn root_mount(&self) -> Arc<Mount> {
@@ -255,9 +295,30 @@ impl Namespace {
     }
 
     pub(crate) fn clone_namespace(&self) -> Arc<Namespace> {
+        self.clone_for(Purpose::Namespace)
+    }
+
+    /// A copy for somebody with fewer rights than those who made the mounts: they can be covered, but not be taken away,
+    /// and what they forbid stays forbidden.
+    pub(crate) fn clone_limited(&self) -> Arc<Namespace> {
+        self.clone_for(Purpose::Limited)
+    }
+
+    fn clone_for(&self, purpose: Purpose) -> Arc<Namespace> {
         let _tree = locked(&TREE);
         let root = self.root_mount();
-        Arc::new(Namespace { root: Mutex::new(root.copy(root.root.clone(), true, false)) })
+        let copy = root.copy(root.root.clone(), true, purpose);
+        Arc::new(Namespace { root: Mutex::new(copy), is_limited: self.is_limited || purpose == Purpose::Limited })
+    }
+
+    /// Whether it, or one that it was copied from, was made by [`Namespace::clone_limited`].
+    pub(crate) fn is_limited(&self) -> bool {
+        self.is_limited
+    }
+
+    /// Nobody changes the mounts of a namespace that he is not in.
+    fn check_own(&self, at: &Place) -> Result<()> {
+        if Arc::ptr_eq(&at.mount.top(), &self.root_mount()) { Ok(()) } else { Err(Errno::INVAL) }
     }
 
     pub(crate) fn root(&self) -> Place {
@@ -280,32 +341,24 @@ impl Namespace {
     /// A copy of the mount at a place, with those beneath it if recursive (bind mount).
     pub(crate) fn copy_tree(&self, at: &Place, recursive: bool) -> Result<Detached> {
         let _tree = locked(&TREE);
-        Ok(Detached { root: at.mount.copy(at.file.clone(), recursive, true) })
+        self.check_own(at)?;
+        if !recursive && at.mount.beneath(&at.file).iter().any(|(child, _)| child.is_locked()) {
+            return Err(Errno::INVAL);
+        }
+        Ok(Detached { root: at.mount.copy(at.file.clone(), recursive, Purpose::Bind) })
     }
 
     pub(crate) fn attach(&self, tree: &Detached, at: &Place) -> Result<()> {
-        let _tree = locked(&TREE);
-        if tree.root.above().is_some() || Arc::ptr_eq(&tree.root, &self.root_mount()) {
-            return Err(Errno::INVAL);
-        }
-        let is_dir = |file: &FileRef| file.kind() == FileKind::Directory;
-        if is_dir(&tree.root.root) != is_dir(&at.file) {
-            return Err(Errno::NOTDIR);
-        }
-        let mut at = at.clone();
-        while let Some(mount) = at.mount.mounted_on(at.file.key()) {
-            at = place_of_root(&mount);
-        }
-        at.mount.put(&tree.root, at.file);
-        Ok(())
+        attach(&self.root_mount(), tree, at)
     }
 
     pub(crate) fn set_flags(&self, at: &Place, set: MountFlags, clear: MountFlags, recursive: bool) -> Result<()> {
+        let _tree = locked(&TREE);
+        self.check_own(at)?;
         if at.file.key() != at.mount.root.key() {
             return Err(Errno::INVAL);
         }
-        at.mount.change_flags(set, clear, recursive);
-        Ok(())
+        at.mount.change_flags(set, clear, recursive)
     }
 
     /// Takes a mount away with all that is attached beneath it, as umount2(2) with MNT_DETACH.
@@ -313,16 +366,19 @@ impl Namespace {
         let _tree = locked(&TREE);
         // What was mounted last there, if more than one was.
         let at = at.clone().topmost();
-        if at.file.key() != at.mount.root.key() {
+        self.check_own(&at)?;
+        if at.file.key() != at.mount.root.key() || at.mount.is_locked() {
             return Err(Errno::INVAL);
         }
         detach(&at.mount)?;
-        // What is still in use somewhere keeps itself alone, and not what is attached to it.
+        // What is still in use somewhere keeps itself alone, and not what is attached to it, but for what must stay covered.
         for mount in at.mount.all() {
-            let children = std::mem::take(&mut *mount.children_mut());
-            for child in children.values() {
-                *locked(&child.above) = None;
-            }
+            mount.children_mut().retain(|_, child| {
+                if !child.is_locked() {
+                    *locked(&child.above) = None;
+                }
+                child.is_locked()
+            });
         }
         Ok(())
     }
@@ -330,7 +386,12 @@ impl Namespace {
     /// pivot_root: `new` (a mount's root) becomes the root of the namespace; the old root is attached at `old`.
     pub(crate) fn pivot(&self, new: &Place, old: &Place) -> Result<()> {
         let _tree = locked(&TREE);
+        self.check_own(new)?;
+        self.check_own(old)?;
         let mut root = locked(&self.root);
+        if new.mount.is_locked() {
+            return Err(Errno::INVAL);
+        }
         if new.file.key() != new.mount.root.key() || old.file.kind() != FileKind::Directory {
             return Err(if old.file.kind() == FileKind::Directory { Errno::INVAL } else { Errno::NOTDIR });
         }
@@ -359,11 +420,7 @@ impl Namespace {
 
     /// The path of a place from the root of its own namespace, whichever that is.
     pub(crate) fn own_path(&self, place: &Place) -> Option<Vec<u8>> {
-        let mut top = Arc::clone(&place.mount);
-        while let Some((above, _)) = top.above() {
-            top = above;
-        }
-        path_of(&place_of_root(&top), place)
+        path_of(&place_of_root(&place.mount.top()), place)
     }
 
     /// The place of an open directory (token or real) or real file: `fd_path` is `/proc/PID/fd/N`. `None` if it has none
@@ -451,6 +508,21 @@ impl Drop for Mount {
     }
 }
 
+/// Attaches a tree somewhere beneath `root`, over what is there.
+fn attach(root: &Arc<Mount>, tree: &Detached, at: &Place) -> Result<()> {
+    let _tree = locked(&TREE);
+    if tree.root.above().is_some() || Arc::ptr_eq(&tree.root, root) || !Arc::ptr_eq(&at.mount.top(), root) {
+        return Err(Errno::INVAL);
+    }
+    let is_dir = |file: &FileRef| file.kind() == FileKind::Directory;
+    if is_dir(&tree.root.root) != is_dir(&at.file) {
+        return Err(Errno::NOTDIR);
+    }
+    let at = at.clone().topmost();
+    at.mount.put(&tree.root, at.file);
+    Ok(())
+}
+
 fn detach(mount: &Arc<Mount>) -> Result<()> {
     let (above, point) = mount.above().ok_or(Errno::INVAL)?;
     above.children_mut().remove(&point.key());
@@ -519,8 +591,12 @@ impl Detached {
     }
 
     pub(crate) fn set_flags(&self, set: MountFlags, clear: MountFlags, recursive: bool) -> Result<()> {
-        self.root.change_flags(set, clear, recursive);
-        Ok(())
+        self.root.change_flags(set, clear, recursive)
+    }
+
+    /// Attaches another tree in this one.
+    pub(crate) fn attach(&self, tree: &Detached, at: &Place) -> Result<()> {
+        attach(&self.root, tree, at)
     }
 }
 

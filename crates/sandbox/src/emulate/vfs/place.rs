@@ -48,7 +48,8 @@ impl Place {
         }
     }
 
-    fn is_read_only(&self) -> bool {
+    /// Whether nothing here may be changed, by whomever.
+    pub(crate) fn is_read_only(&self) -> bool {
         self.mount.flags().read_only || matches!(&self.mount.fs, Fs::Overlay(fs, _) if !fs.is_writable())
     }
 
@@ -87,6 +88,10 @@ impl Place {
         };
         stat.mount = self.mount.id;
         Ok(stat)
+    }
+
+    pub(crate) fn is_in_overlay(&self) -> bool {
+        matches!(self.mount.fs, Fs::Overlay(..))
     }
 
     /// Those of the mount in which it was found.
@@ -223,7 +228,7 @@ impl Place {
         let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
         let whiteout = kind == FileKind::CharDevice && dev == 0;
         // A device 0:0 is a whiteout, which anybody may make, but overlayfs for nobody.
-        let refused = if whiteout { matches!(self.mount.fs, Fs::Overlay(..)) } else { !who.has(CAP_MKNOD) };
+        let refused = if whiteout { self.is_in_overlay() } else { !who.has(CAP_MKNOD) };
         if is_device && refused {
             return Err(match self.find_name(name)? {
                 true => Errno::EXIST,

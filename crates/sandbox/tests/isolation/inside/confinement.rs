@@ -1,7 +1,8 @@
 //! What a command may do and see.
 
 use super::{Place, Test, do_it, listing, output, try_do, upper, words};
-use rbuild_sandbox::{ExitStatus, Network, RunError, Security};
+use crate::nested::{READ_ONLY, WORD};
+use rbuild_sandbox::{Access, ExitStatus, Mount, Network, Privilege, RunError, Security};
 use std::{fs, path::Path};
 
 pub(super) const TESTS: &[Test] = &[
@@ -11,6 +12,7 @@ pub(super) const TESTS: &[Test] = &[
     ("paths_are_masked", paths_are_masked),
     ("devices_are_dockers", devices_are_dockers),
     ("no_network", no_network),
+    ("a_nested_root_undoes_nothing", a_nested_root_undoes_nothing),
     ("insecure_is_not_confined", insecure_is_not_confined),
     ("the_host_is_not_seen", the_host_is_not_seen),
 ];
@@ -135,6 +137,20 @@ fn no_network(place: &Place) {
     let outside = fs::read_to_string("/proc/net/dev").unwrap().lines().count() - 2;
     let seen = output(&place.script("network", "ls /sys/class/net"));
     assert_eq!(seen.lines().count(), outside);
+}
+
+fn a_nested_root_undoes_nothing(place: &Place) {
+    if place.facts().privilege != Privilege::Emulated {
+        // There is a kernel that sees to it.
+        return;
+    }
+    let kept = place.dir("kept");
+    let bind = |access| Mount::Bind { source: kept.clone(), within: None, target: READ_ONLY.into(), access };
+    let mut spec = place.script("nested", "");
+    spec.argv = words(&["probe", WORD]);
+    spec.mounts = vec![bind(Access::ReadOnly)];
+    assert_eq!(output(&spec), "Emulated\n");
+    assert_eq!(listing(&kept), Vec::<String>::new());
 }
 
 fn insecure_is_not_confined(place: &Place) {

@@ -238,3 +238,23 @@ fn unnamed_files_get_names() {
     let place = ours.namespace.place_of(&path).unwrap().unwrap();
     assert_eq!(path_of(&ours, &place).as_deref(), Some("/usr/bin/named"));
 }
+
+#[test]
+fn what_is_covered_stays_covered_in_a_limited_namespace() {
+    let (base, ours) = start();
+    mount(&ours, host(&base), "/mnt/in");
+    let limited = Ours { namespace: ours.namespace.clone_limited() };
+    assert!(limited.namespace.is_limited() && limited.namespace.clone_namespace().is_limited());
+    let all = limited.namespace.copy_tree(&find(&limited, "/"), true).unwrap();
+    limited.namespace.attach(&all, &find(&limited, "/old")).unwrap();
+    let held = find(&limited, "/old/mnt");
+    limited.namespace.detach(&find(&limited, "/old")).unwrap();
+    assert!(limited.find("/old/mnt", true, &root()).is_err());
+    let here = Start { root: &held, base: &held, who: &root(), proc: &NoLinks };
+    assert!(matches!(limited.namespace.resolve(&here, b"in/deep", true), Ok(Found::File(_))));
+    // Of the mounts of others it changes nothing.
+    let outside = find(&ours, "/mnt/in");
+    assert_eq!(limited.namespace.detach(&outside), Err(Errno::INVAL));
+    assert_eq!(limited.namespace.copy_tree(&outside, true).map(drop), Err(Errno::INVAL));
+    ours.namespace.detach(&outside).unwrap();
+}
