@@ -180,6 +180,7 @@ fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Ob
     spawn.env = std::env::vars_os().collect();
     let store = options.store.clone();
     spawn.overlay_on = Some(store.root.join("tmp"));
+    spawn.attributes_in = Some(store.root.join("attributes"));
     let mut worker = Worker::spawn(spawn).map_err(|error| spawn_failed(&error))?;
     let lost = |what: &dyn std::error::Error| BuildError::Worker { message: with_causes(what), hint: None };
     worker.send(&Request::Run(call, Box::new(options))).map_err(|error| lost(&error))?;

@@ -12,13 +12,17 @@ pub(crate) const LOAD: u16 = 0x20;
 pub(crate) const JUMP: u16 = 0x05;
 pub(crate) const JUMP_IF_EQUAL: u16 = 0x15;
 pub(crate) const JUMP_IF_AT_LEAST: u16 = 0x35;
+pub(crate) const AND: u16 = 0x54;
 pub(crate) const RETURN: u16 = 0x06;
 
 /// `linux/seccomp.h`.
 pub(crate) const RET_ERRNO: u32 = 0x0005_0000;
+pub(crate) const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 pub(crate) const RET_ALLOW: u32 = 0x7fff_0000;
 pub(crate) const NUMBER_OFFSET: u32 = 0;
 pub(crate) const ARCH_OFFSET: u32 = 4;
+/// Six of eight bytes each; of each the low half comes first on the processors that there is a table for.
+pub(crate) const ARGUMENTS_OFFSET: u32 = 16;
 
 pub(crate) fn statement(code: u16, k: u32) -> sock_filter {
     jump(code, k, 0, 0)
@@ -72,7 +76,7 @@ pub(crate) fn interpret(program: &[sock_filter], arch: u32, number: u32, argumen
             JUMP_IF_AT_LEAST => at += branch(accumulator >= i.k),
             0x25 => at += branch(accumulator > i.k),
             0x45 => at += branch(accumulator & i.k != 0),
-            0x54 => accumulator &= i.k,
+            AND => accumulator &= i.k,
             RETURN => return (i.k, steps),
             code => panic!("instruction {code:#x}"),
         }

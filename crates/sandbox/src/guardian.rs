@@ -54,6 +54,9 @@ pub(crate) struct Setup {
     /// Where overlays must work.
     #[serde(with = "crate::bytes::optional_path")]
     pub(crate) overlay_on: Option<PathBuf>,
+    /// Where attributes go that the file system does not keep.
+    #[serde(with = "crate::bytes::optional_path")]
+    pub(crate) attributes_in: Option<PathBuf>,
 }
 
 /// From the parent, second: the maps are written as far as that is its business.
@@ -105,7 +108,7 @@ pub(crate) fn guard(entry: Entry) -> Option<i32> {
 
     match start(&setup, &control) {
         Ok(None) => None,
-        Ok(Some(facts)) => Some(match divide(&setup.plan, control, channel, fds, facts) {
+        Ok(Some(facts)) => Some(match divide(&setup, control, channel, fds, facts) {
             Ok(Side::Guardian(code)) => code,
             Ok(Side::Worker(channel)) => entry(channel),
             Err(()) => 1,
@@ -182,9 +185,9 @@ pub(crate) enum Side {
     Worker(WorkerChannel),
 }
 
-fn divide(plan: &Plan, control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) -> Result<Side, ()> {
-    match plan {
-        Plan::Emulated => emulate::split(control, channel, fds, facts),
+fn divide(setup: &Setup, control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) -> Result<Side, ()> {
+    match setup.plan {
+        Plan::Emulated => emulate::split(control, channel, fds, facts, setup.attributes_in.as_deref()),
         _ => split(control, channel, fds, facts),
     }
 }

@@ -304,6 +304,11 @@ pub(crate) fn current_map(kind: IdKind) -> Result<Vec<IdRange>, IdMapError> {
     Ok(parse_map(&text))
 }
 
+/// Whether every id exists and is itself, as without a user namespace.
+pub(crate) fn is_whole(kind: IdKind) -> bool {
+    current_map(kind).is_ok_and(|map| map == [IdRange { inside: 0, outside: 0, count: u32::MAX }])
+}
+
 /// The lines of a `uid_map` or `gid_map`.
 pub(crate) fn parse_map(text: &str) -> Vec<IdRange> {
     text.lines()

@@ -19,6 +19,7 @@ mod guardian;
 pub mod idmap;
 pub mod init;
 pub mod isolation;
+mod memory;
 pub mod overlay;
 pub mod probe;
 pub mod remove;

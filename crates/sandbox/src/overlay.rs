@@ -184,6 +184,7 @@ fn try_overlay(base: &Path) -> Result<(), OverlayError> {
     };
     let (in_lower, in_upper) = (overlay.lower[0].join("file"), overlay.upper.join("file"));
     fs::write(&in_lower, "lower").map_err(io("write", &in_lower))?;
+    let hidden = sub("lower/directory").and_then(|_| sub("lower/directory/hidden"))?;
     let mounted = mount_overlay(&overlay, &target)?;
     let seen = target.join("file");
     fs::write(&seen, "upper").map_err(io("write", &seen))?;
@@ -194,6 +195,13 @@ fn try_overlay(base: &Path) -> Result<(), OverlayError> {
     fs::remove_file(&seen).map_err(io("remove", &seen))?;
     if seen.exists() || fs::symlink_metadata(&in_upper).is_err() {
         return Err(broken("a removal left no whiteout"));
+    }
+    // Where directories cannot be marked, what a lower one had would be seen again.
+    let seen = target.join("directory");
+    let anew = remove_tree(&seen).map_err(io::Error::other).and_then(|()| fs::create_dir(&seen));
+    anew.map_err(io("make anew", &seen))?;
+    if seen.join("hidden").exists() || !hidden.exists() {
+        return Err(broken("a directory that is made anew shows what was in the former one"));
     }
     mounted.unmount()
 }

@@ -45,6 +45,9 @@ pub struct WorkerOptions {
     /// Under [`Isolation::Auto`]: a directory, made if need be, in which the worker is going to mount overlays. Where the
     /// kernel makes none there, namespaces are passed over.
     pub overlay_on: Option<PathBuf>,
+    /// A directory, made if need be, for attributes of files: used where the kernel is emulated and the file system of
+    /// the directory keeps none. To be given again as long as the files are there.
+    pub attributes_in: Option<PathBuf>,
 }
 
 impl WorkerOptions {
@@ -58,6 +61,7 @@ impl WorkerOptions {
             stderr: None,
             one_id: false,
             overlay_on: None,
+            attributes_in: None,
         }
     }
 }
@@ -236,7 +240,9 @@ impl Worker {
         // From here on dropping the worker ends the process.
         let mut worker = Self { facts: ids.facts(), channel, control: Arc::new(control), guardian, ended: None };
         let overlay_on = options.overlay_on.clone().filter(|_| options.isolation == Isolation::Auto);
-        worker.control.send(&Setup { plan: ids.plan(), extra_fds: options.fds.len(), overlay_on })?;
+        let attributes_in = options.attributes_in.clone();
+        let extra_fds = options.fds.len();
+        worker.control.send(&Setup { plan: ids.plan(), extra_fds, overlay_on, attributes_in })?;
         worker.expect_report(|report| matches!(report, Report::Unshared))?;
         ids.write(guardian)?;
         worker.control.send(&Proceed { facts: worker.facts.clone() })?;

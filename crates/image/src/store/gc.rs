@@ -111,6 +111,9 @@ impl Store {
             if matches!(prune, Prune::Cache | Prune::All) {
                 self.sweep_mounts(cutoff, &trash, &mut report)?;
             }
+            if cutoff.is_none() {
+                self.sweep_attributes()?;
+            }
             self.sweep_locks()?;
             stale.extend(self.sweep_tmp()?);
             stale
@@ -331,6 +334,16 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Attributes that a file system does not keep: they belong to unpacked files, and go when there are none.
+    fn sweep_attributes(&self) -> Result<(), StoreError> {
+        for dir in ["layers", "mounts"] {
+            if !list(&self.root.join(dir))?.is_empty() {
+                return Ok(());
+            }
+        }
+        list(&self.root.join("attributes"))?.iter().try_for_each(|path| self.remove_file(path))
     }
 
     fn sweep_diffs(&self, marked: &Marked, cutoff: Option<SystemTime>) -> Result<(), StoreError> {

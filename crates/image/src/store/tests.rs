@@ -226,6 +226,11 @@ fn prune_all_leaves_an_empty_store() {
     let left = lease.stage_dir().unwrap();
     std::fs::write(left.join("half"), "x").unwrap();
     std::fs::write(store.root().join("tmp/write-lost"), "x").unwrap();
+    std::fs::create_dir(store.root().join("attributes")).unwrap();
+    let attribute = store.root().join("attributes/1a");
+    std::fs::write(&attribute, "x").unwrap();
+    gc(&store, Prune::Dangling);
+    assert!(attribute.exists());
     drop(lease);
     let report = gc(&store, Prune::All);
     assert_eq!((report.layers, report.cache_records, report.images.len()), (1, 1, 1));

@@ -8,8 +8,8 @@
 
 use super::calls::table::{Disposition, TABLE};
 use crate::bpf::{
-    ARCH_OFFSET, AUDIT_ARCH_X86_64, JUMP_IF_EQUAL, LOAD, NUMBER_OFFSET, RET_ALLOW, RET_ERRNO, RETURN, jump, search,
-    statement,
+    ARCH_OFFSET, ARGUMENTS_OFFSET, AUDIT_ARCH_X86_64, JUMP_IF_EQUAL, LOAD, NUMBER_OFFSET, RET_ALLOW, RET_ERRNO,
+    RET_USER_NOTIF, RETURN, jump, search, statement,
 };
 use nix::libc;
 use seccompiler::sock_filter;
@@ -20,9 +20,7 @@ const JUMP_IF_ANY_BIT: u16 = 0x45;
 
 /// `linux/seccomp.h`.
 const RET_TRAP: u32 = 0x0003_0000;
-const RET_NOTIFY: u32 = 0x7fc0_0000;
 const RET_TRACE: u32 = 0x7ff0_0000;
-const ARGUMENTS_OFFSET: u32 = 16;
 
 /// The error number that SIGSYS carries where this filter sent it.
 pub(crate) const TRAP_MARK: u16 = 0x7262;
@@ -120,7 +118,7 @@ impl Action {
     fn value(self) -> u32 {
         match self {
             Self::Allow => RET_ALLOW,
-            Self::Notify => RET_NOTIFY,
+            Self::Notify => RET_USER_NOTIF,
             Self::Trace => RET_TRACE,
             Self::Trap => RET_TRAP | u32::from(TRAP_MARK),
             Self::Errno(errno) => RET_ERRNO | errno.unsigned_abs(),
@@ -223,7 +221,7 @@ mod tests {
         let of = |number: i64, args| interpret(AUDIT_ARCH_X86_64, number as u32, args).0;
         let none = [0; 6];
         assert_eq!(of(libc::SYS_read, none), RET_ALLOW);
-        assert_eq!(of(libc::SYS_openat, none), RET_NOTIFY);
+        assert_eq!(of(libc::SYS_openat, none), RET_USER_NOTIF);
         assert_eq!(of(libc::SYS_execve, none), RET_TRACE);
         assert_eq!(of(libc::SYS_mount, none), RET_TRAP | u32::from(TRAP_MARK));
         assert_eq!(of(libc::SYS_clone3, none), ENOSYS);
@@ -234,9 +232,9 @@ mod tests {
         assert_eq!(of(libc::SYS_sendto, [0, 0, 0, 0, 1, 0]), RET_TRACE);
         assert_eq!(of(libc::SYS_prctl, [libc::PR_SET_NAME as u64, 0, 0, 0, 0, 0]), RET_ALLOW);
         for option in [libc::PR_GET_DUMPABLE, libc::PR_CAP_AMBIENT, libc::PR_GET_SECUREBITS] {
-            assert_eq!(of(libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]), RET_NOTIFY);
+            assert_eq!(of(libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]), RET_USER_NOTIF);
         }
-        assert_eq!(of(CARRIER, none), RET_NOTIFY);
+        assert_eq!(of(CARRIER, none), RET_USER_NOTIF);
         for number in [i64::from(LAST) + 1, 0x4000_0000, 0xffff_ffff] {
             assert_eq!(of(number, none), ENOSYS);
         }

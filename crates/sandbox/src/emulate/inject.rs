@@ -6,9 +6,11 @@ use super::{
     elf::{self, Elf, PAGE, Segment},
     exec::Plan,
     filter::CARRIER,
-    memory::Memory,
 };
-use crate::sys::ptrace::{self, Registers};
+use crate::{
+    memory::Memory,
+    sys::ptrace::{self, Registers},
+};
 use nix::libc;
 use rustix::io::Errno;
 

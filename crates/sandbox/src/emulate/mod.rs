@@ -7,7 +7,6 @@ mod elf;
 mod exec;
 pub(crate) mod filter;
 mod inject;
-pub(crate) mod memory;
 mod rewrite;
 mod script;
 mod start;

@@ -12,6 +12,7 @@ use crate::{
     channel::{Channel, ChannelError},
     guardian::{Report, Side, watch},
     isolation::Facts,
+    root::{beside, xattr},
     sys::{
         notify,
         process::{Fork, fork},
@@ -21,7 +22,7 @@ use crate::{
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{Mode, OFlags, XattrFlags},
+    fs::{Mode, OFlags},
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
 };
@@ -40,7 +41,13 @@ const PREFIX: &str = ".rbuild-memory-";
 const UMASK: u32 = 0o022;
 
 /// Forks the worker, and plays the kernel for it and all that it starts.
-pub(crate) fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts: Facts) -> Result<Side, ()> {
+pub(crate) fn split(
+    control: Channel,
+    channel: Channel,
+    fds: Vec<OwnedFd>,
+    facts: Facts,
+    attributes_in: Option<&Path>,
+) -> Result<Side, ()> {
     let fail = |action: &str, error: io::Error| {
         let errno = error.raw_os_error().unwrap_or(0);
         let _ = control.send(&Report::Failed { action: action.to_owned(), errno });
@@ -58,7 +65,7 @@ pub(crate) fn split(control: Channel, channel: Channel, fds: Vec<OwnedFd>, facts
         }
         Fork::Parent(pid) => {
             drop((channel, below, fds));
-            let begun = begin(pid, &above, &directory).map_err(|Failed(action, error)| {
+            let begun = begin(pid, &above, &directory, attributes_in).map_err(|Failed(action, error)| {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
                 fail(action, error);
             })?;
@@ -79,7 +86,7 @@ struct Begun {
 struct Failed(&'static str, io::Error);
 
 /// Takes the new process under control and receives the listener of its filter.
-fn begin(pid: Pid, worker: &Channel, directory: &Path) -> Result<Begun, Failed> {
+fn begin(pid: Pid, worker: &Channel, directory: &Path, attributes_in: Option<&Path>) -> Result<Begun, Failed> {
     let lost = |_: ChannelError| Failed("talk to the worker", Errno::PIPE.into());
     let failed = |action| move |error: io::Error| Failed(action, error);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| Failed("watch the worker", error.into()))?;
@@ -93,6 +100,13 @@ fn begin(pid: Pid, worker: &Channel, directory: &Path) -> Result<Begun, Failed> 
     }
     let listener = worker.recv_descriptor().map_err(failed("receive the filter's listener"))?;
     let scratch = scratch().map_err(failed("make a directory for temporary files"))?;
+    for dir in attributes_in.map(Path::to_owned).into_iter().chain([scratch.join("attributes")]) {
+        // Of a directory that cannot be had the worker tells more.
+        let Some(above) = dir.parent().filter(|above| std::fs::create_dir_all(above).is_ok()) else { continue };
+        if !xattr::are_kept(above) {
+            beside::keep_in(&dir).map_err(failed("make a directory for attributes"))?;
+        }
+    }
     keep_directories_in(scratch.clone());
     let task = first_task(number, directory).map_err(|error| Failed("look at the root", error.into()))?;
     Ok(Begun { task, kernel: Kernel { tasks: RwLock::new(HashMap::new()), scratch }, listener, pidfd })
@@ -103,7 +117,7 @@ fn become_supervised(supervisor: &Channel) -> Result<(), ChannelError> {
     if !armed || supervisor.recv::<()>()?.is_none() {
         return Err(ChannelError::Truncated);
     }
-    let listener = notify::install(&filter::program());
+    let listener = rustix::thread::set_no_new_privs(true).and_then(|()| notify::install(&filter::program()));
     supervisor.send(&listener.as_ref().map(drop).map_err(|errno| errno.raw_os_error()))?;
     let Ok(listener) = listener else { return Err(ChannelError::Truncated) };
     supervisor.send_descriptor(listener.as_fd()).map_err(|_| ChannelError::Truncated)?;
@@ -152,7 +166,7 @@ fn scratch() -> io::Result<PathBuf> {
         let path = base.join(format!("{PREFIX}{}-{:x}", std::process::id(), nanoseconds()));
         match std::fs::create_dir(&path) {
             Err(error) => last = error,
-            Ok(()) if keeps_attributes(&path) => {
+            Ok(()) if xattr::are_kept(&path) => {
                 if let Some(other) = second_best {
                     let _ = std::fs::remove_dir(other);
                 }
@@ -185,11 +199,6 @@ fn remove_stale(base: &Path) {
 
 fn nanoseconds() -> u128 {
     std::time::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos())
-}
-
-fn keeps_attributes(path: &Path) -> bool {
-    let name = "user.rbuild.probe";
-    rustix::fs::setxattr(path, name, b"", XattrFlags::empty()).is_ok() && rustix::fs::removexattr(path, name).is_ok()
 }
 
 /// The worker: root of this machine's files, as it sees it.

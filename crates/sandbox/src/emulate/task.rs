@@ -1,9 +1,7 @@
 //! Processes and threads as the supervisor knows them.
 
-use super::{
-    memory::Memory,
-    vfs::{Identity, Namespace, Place},
-};
+use super::vfs::{Identity, Namespace, Place};
+use crate::memory::Memory;
 use nix::libc;
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

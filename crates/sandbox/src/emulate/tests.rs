@@ -162,6 +162,7 @@ fn supervised() {
         Fork::Child => {
             drop(ours);
             theirs.recv::<()>().unwrap();
+            rustix::thread::set_no_new_privs(true).unwrap();
             let listener = notify::install(&filter::program()).unwrap();
             theirs.send_descriptor(listener.as_fd()).unwrap();
             drop(listener);

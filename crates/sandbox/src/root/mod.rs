@@ -7,6 +7,7 @@
 //! The root guards against what is in the tree, and against changes to the tree while it is worked on. It is no guard
 //! against a caller that passes names with slashes to [`Dir`]: names there are single components.
 
+pub(crate) mod beside;
 mod dir;
 mod error;
 mod metadata;

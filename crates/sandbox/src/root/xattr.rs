@@ -2,9 +2,12 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
+
+use super::beside;
 
 /// File capabilities, capabilities(7).
 pub const CAPABILITY: &str = "security.capability";
@@ -117,7 +120,8 @@ pub(crate) fn get(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result<Op
     };
     match read_growing(|buffer| access.read(name, buffer)) {
         Ok(value) => Ok(Some(value)),
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(Errno::NODATA) => Ok(None),
+        Err(Errno::OPNOTSUPP) => beside::get(target, name),
         Err(errno) => Err(errno),
     }
 }
@@ -131,23 +135,26 @@ pub(crate) fn list(target: Target<'_>, use_proc: bool) -> Result<Vec<OsString>, 
     };
     let names = match read_growing(|buffer| access.list(buffer)) {
         Ok(names) => names,
-        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(Errno::OPNOTSUPP) => Vec::new(),
         Err(errno) => return Err(errno),
     };
-    Ok(names
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-        .map(|name| OsString::from_vec(name.to_vec()))
-        .collect())
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let mut names: Vec<OsString> = names.map(|name| OsString::from_vec(name.to_vec())).collect();
+    names.extend(beside::list(target)?);
+    Ok(names)
 }
 
 pub(crate) fn set(target: Target<'_>, name: &OsStr, value: &[u8], use_proc: bool) -> Result<(), Errno> {
     let none = XattrFlags::empty();
-    match target.access(use_proc)? {
+    let result = match target.access(use_proc)? {
         Access::Fd(fd) => rustix::fs::fsetxattr(fd, name, value, none),
         Access::Owned(fd) => rustix::fs::fsetxattr(fd.as_fd(), name, value, none),
         Access::Path(path) => rustix::fs::setxattr(&path, name, value, none),
         Access::LinkPath(path) => rustix::fs::lsetxattr(&path, name, value, none),
+    };
+    match result {
+        Err(Errno::OPNOTSUPP) => beside::set(target, name, value),
+        result => result,
     }
 }
 
@@ -161,9 +168,16 @@ pub(crate) fn remove(target: Target<'_>, name: &OsStr, use_proc: bool) -> Result
         Err(errno) => Err(errno),
     };
     match result {
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(Errno::NODATA) => Ok(()),
+        Err(Errno::OPNOTSUPP) => beside::remove(target, name),
         result => result,
     }
+}
+
+/// Whether the file system of a directory keeps attributes of users.
+pub(crate) fn are_kept(dir: &Path) -> bool {
+    let name = "user.rbuild.probe";
+    rustix::fs::setxattr(dir, name, b"", XattrFlags::empty()).is_ok() && rustix::fs::removexattr(dir, name).is_ok()
 }
 
 /// Turns a capability attribute of revision 3, which names the root of a user namespace, into revision 2: outside of

@@ -6,6 +6,7 @@ mod error;
 mod identity;
 mod lookup;
 mod mounts;
+mod nodes;
 mod spec;
 mod step;
 mod stubs;

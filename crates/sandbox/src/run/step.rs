@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
+    idmap::{self, IdKind},
     overlay::{OverlayError, attach, open_directory},
     seccomp,
     sys::{
@@ -25,7 +26,7 @@ use rustix::{
     mount::{UnmountFlags, unmount},
     process::{chdir, fchdir, pivot_root, setsid, umask},
 };
-use std::{convert::Infallible, ffi::CString, path::Path};
+use std::{convert::Infallible, ffi::CString, io, path::Path};
 
 /// The work of a process that was started as a step. Returns only where no command came of it: the exit code, or
 /// `None` where it was not started by us.
@@ -49,6 +50,8 @@ fn execute(spec: &RunSpec, worker: &Channel) -> Result<Infallible, Failure> {
     }
     rustix::system::sethostname(&spec.hostname).or_fail("set the host name")?;
 
+    // The root of a user namespace is not given any (mknod(2)).
+    let has_devices = idmap::is_whole(IdKind::User);
     let tree = mount_root(spec, worker)?;
     let files = mounts::Files::new(&tree, &spec.mounts)?;
     devices::mount_proc(&tree, spec.security)?;
@@ -75,7 +78,14 @@ fn execute(spec: &RunSpec, worker: &Channel) -> Result<Infallible, Failure> {
     identity::bound(spec.security)?;
     if spec.security == Security::Sandbox {
         // While there is CAP_SYS_ADMIN, without which a filter would need no_new_privs.
-        seccomp::confine().or_fail("install the seccomp profile")?;
+        let confined = if has_devices { seccomp::confine().map(|()| None) } else { seccomp::confine_but_devices() };
+        if let Some(listener) = confined.or_fail("install the seccomp profile")? {
+            worker
+                .send(&Report::Listener)
+                .map_err(io::Error::other)
+                .and_then(|()| worker.send_descriptor(listener.as_fd()))
+                .or_fail("hand over the listener of the seccomp profile")?;
+        }
     }
     identity::become_user(spec)?;
     if entered.is_err() {

@@ -1,7 +1,7 @@
 //! Starts a command and follows it to its end.
 
 use super::{
-    Cancel, ExitStatus, Network, Output, RootFs, RunError, RunReport, RunSpec, Stream, identity, stubs,
+    Cancel, ExitStatus, Network, Output, RootFs, RunError, RunReport, RunSpec, Stream, identity, nodes, stubs,
     wire::{Made, Report},
 };
 use crate::{
@@ -71,6 +71,8 @@ struct Running {
     pid: Pid,
     pidfd: OwnedFd,
     step: Channel,
+    /// Where calls that make devices are received.
+    listener: Option<OwnedFd>,
     stdout: OwnedFd,
     stderr: OwnedFd,
     made: Vec<Made>,
@@ -111,7 +113,7 @@ impl Running {
                 return Err(errno("watch the step")(error));
             }
         };
-        Ok(Self { pid, pidfd, step, stdout, stderr, made: Vec::new(), started: false, ended: None })
+        Ok(Self { pid, pidfd, step, listener: None, stdout, stderr, made: Vec::new(), started: false, ended: None })
     }
 
     /// Hands over output until the command has ended.
@@ -126,7 +128,12 @@ impl Running {
         loop {
             // A connection that has ended is watched no more: poll would report its end again and again.
             let step = if step_open { self.step.as_fd() } else { self.pidfd.as_fd() };
+            let listener = self.listener.as_ref();
             let mut fds = [
+                PollFd::from_borrowed_fd(
+                    listener.unwrap_or(&self.pidfd).as_fd(),
+                    if listener.is_some() { PollFlags::IN } else { PollFlags::empty() },
+                ),
                 PollFd::new(&self.pidfd, PollFlags::IN),
                 PollFd::new(cancel, PollFlags::IN),
                 PollFd::from_borrowed_fd(step, if step_open { PollFlags::IN } else { PollFlags::empty() }),
@@ -137,13 +144,24 @@ impl Running {
                 Err(Errno::INTR) => continue,
                 other => other.map(drop).map_err(|errno| setup("wait for output")(errno.into()))?,
             }
-            let [ended, cancelled, step, _] = fds.map(|fd| !fd.revents().is_empty());
+            let asked = fds[0].revents();
+            let [_, ended, cancelled, step, _] = fds.map(|fd| !fd.revents().is_empty());
             if cancelled {
                 return Err(RunError::Cancelled);
+            }
+            match &self.listener {
+                Some(listener) if asked.contains(PollFlags::IN) => nodes::answer(listener.as_fd()),
+                // No process is left that could ask.
+                Some(_) if !asked.is_empty() => self.listener = None,
+                _ => {}
             }
             if step && step_open {
                 match self.step.recv::<Report>()? {
                     Some(Report::Made(made)) => self.made.push(made),
+                    Some(Report::Listener) => {
+                        let listener = self.step.recv_descriptor();
+                        self.listener = Some(listener.map_err(setup("receive the listener of the seccomp profile"))?);
+                    }
                     Some(Report::Starting) => self.started = true,
                     Some(Report::Failed(failure)) => failed = Some(failure.into_error(spec)),
                     None => step_open = false,

@@ -11,6 +11,8 @@ use std::{io, path::PathBuf};
 pub(super) enum Report {
     /// A missing mount point was made; told before it is made, so that a step that dies leaves none behind.
     Made(Made),
+    /// The descriptor follows on which calls that make devices are received.
+    Listener,
     /// All is ready; next comes the exec, or `Failed`.
     Starting,
     /// Something failed.

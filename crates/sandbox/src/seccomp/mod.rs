@@ -6,13 +6,14 @@ mod profile;
 
 use crate::{
     bpf::{
-        ARCH_OFFSET, AUDIT_ARCH_AARCH64, AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, JUMP, JUMP_IF_EQUAL, LOAD, NUMBER_OFFSET,
-        RET_ALLOW, RET_ERRNO, RETURN, jump, search, statement,
+        AND, ARCH_OFFSET, ARGUMENTS_OFFSET, AUDIT_ARCH_AARCH64, AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, JUMP,
+        JUMP_IF_EQUAL, LOAD, NUMBER_OFFSET, RET_ALLOW, RET_ERRNO, RET_USER_NOTIF, RETURN, jump, search, statement,
     },
     sys,
 };
+use nix::libc;
 use profile::{ABSENT, ALLOWED, CONDITIONAL, Call, Condition};
-use rustix::io::Errno;
+use rustix::{fd::OwnedFd, io::Errno};
 use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter};
 use std::{collections::BTreeMap, io};
 
@@ -61,11 +62,51 @@ enum Verdict {
 
 /// Puts Docker's default profile on this process.
 pub(crate) fn confine() -> io::Result<()> {
+    sys::filter::install(&profile()?)
+}
+
+/// The same, with somebody who makes device nodes in the name of the process ([`crate::run`]): gives the descriptor for
+/// him, or `None` where there is one already around this process.
+pub(crate) fn confine_but_devices() -> io::Result<Option<OwnedFd>> {
+    let mut program = devices();
+    program.extend(profile()?);
+    match sys::notify::install(&program) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(Errno::BUSY) => confine().map(|()| None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn profile() -> io::Result<Vec<sock_filter>> {
     if Arch::NATIVE.is_empty() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "no seccomp profile for this architecture"));
     }
-    let program = compile(Arch::NATIVE).map_err(io::Error::other)?;
-    sys::filter::install(&program)
+    compile(Arch::NATIVE).map_err(io::Error::other)
+}
+
+/// Notifies mknod(2) of a device; all else is for the program that comes after it.
+fn devices() -> Vec<sock_filter> {
+    let number = |name: &str| {
+        let call = ALLOWED.iter().find(|call| call.name == name)?;
+        Arch::NATIVE.first()?.number(call)
+    };
+    // The type is in the second argument of one call, in the third of the other.
+    let calls = [(number("mknod"), 1), (number("mknodat"), 2)];
+    let mut program = Vec::new();
+    for (number, mode) in calls.iter().filter_map(|(number, mode)| Some(((*number)?, *mode))) {
+        program.extend([
+            statement(LOAD, NUMBER_OFFSET),
+            jump(JUMP_IF_EQUAL, number, 0, 5),
+            statement(LOAD, ARGUMENTS_OFFSET + 8 * mode),
+            statement(AND, libc::S_IFMT),
+            jump(JUMP_IF_EQUAL, libc::S_IFCHR, 1, 0),
+            jump(JUMP_IF_EQUAL, libc::S_IFBLK, 0, 1),
+            statement(RETURN, RET_USER_NOTIF),
+        ]);
+    }
+    let skipped = u8::try_from(program.len()).unwrap_or_default();
+    let arch = Arch::NATIVE.first().map_or(0, |arch| arch.audit());
+    [vec![statement(LOAD, ARCH_OFFSET), jump(JUMP_IF_EQUAL, arch, 0, skipped)], program].concat()
 }
 
 fn compile(arches: &[Arch]) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
@@ -192,6 +233,31 @@ mod tests {
             assert_eq!(interpret(&program, 0x28, 1, [0; 6]).0, ENOSYS, "an architecture without a table");
             assert!(program.len() < 2000, "{} instructions", program.len());
         }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn devices_are_notified() {
+        let mut program = devices();
+        program.extend(profile().unwrap());
+        let verdict = |arch, number: i64, arguments| interpret(&program, arch, number as u32, arguments).0;
+        let path = 0xffff_7fff;
+        for (kind, expected) in [
+            (libc::S_IFCHR, RET_USER_NOTIF),
+            (libc::S_IFBLK, RET_USER_NOTIF),
+            (libc::S_IFIFO, RET_ALLOW),
+            (libc::S_IFSOCK, RET_ALLOW),
+            (libc::S_IFREG, RET_ALLOW),
+            (0, RET_ALLOW),
+        ] {
+            let mode = u64::from(kind | 0o644);
+            assert_eq!(verdict(AUDIT_ARCH_X86_64, libc::SYS_mknod, [path, mode, 0x103, 0, 0, 0]), expected);
+            assert_eq!(verdict(AUDIT_ARCH_X86_64, libc::SYS_mknodat, [1, path, mode, 0x103, 0, 0]), expected);
+            // Of another table, where the number means something else.
+            assert_ne!(verdict(AUDIT_ARCH_I386, libc::SYS_mknod, [path, mode, 0x103, 0, 0, 0]), RET_USER_NOTIF);
+        }
+        assert_eq!(verdict(AUDIT_ARCH_X86_64, libc::SYS_read, [0; 6]), RET_ALLOW);
+        assert_eq!(verdict(AUDIT_ARCH_X86_64, libc::SYS_mount, [0; 6]), EPERM);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 /// A system call and its numbers; −1 where an architecture has none.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
-    #[cfg_attr(not(test), expect(dead_code, reason = "the table is read by people and tests"))]
     pub(super) name: &'static str,
     pub(super) x86_64: i32,
     pub(super) x86: i32,

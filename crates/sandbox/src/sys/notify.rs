@@ -27,13 +27,12 @@ const SYNC_WAKE_UP: u64 = 1;
 
 /// Puts a filter on this thread and all that it starts, for ever, and gives the descriptor on which its notifications
 /// are received. A thread that waits for an answer can only be killed, where the kernel can do so (5.19).
+///
+/// # Errors
+/// EACCES without CAP_SYS_ADMIN and no_new_privs; EBUSY where a filter around this one has a listener.
 pub(crate) fn install(program: &[sock_filter]) -> Result<OwnedFd, Errno> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::INVAL)?;
     let header = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers only.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } < 0 {
-        return Err(last());
-    }
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     let mut result = Err(Errno::INVAL);
     for flags in [flags | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, flags] {
@@ -87,6 +86,12 @@ pub(crate) fn receive(listener: BorrowedFd<'_>) -> Result<Option<Notification>, 
         Err(Errno::NOENT | Errno::INTR) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// Whether the thread still waits, so that what was looked up by its id was of that thread.
+pub(crate) fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
+    let mut id = id;
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id).is_ok()
 }
 
 /// Answers with a value, or an error; ENOENT where the thread does not wait any more.

@@ -25,6 +25,8 @@ const BASE: &str = "RBUILD_SANDBOX_TEST_BASE";
 const USER: &str = "rbuild-test";
 /// The kind of user to whom nothing is allowed.
 const EMULATED: &str = "user with an emulated kernel";
+/// The same, where the file system keeps no attributes.
+const WITHOUT_ATTRIBUTES: &str = "user with an emulated kernel on a ramfs";
 /// The kinds of user that get a namespace with one id, which is used if that is asked for.
 const ONE_ID: &[&str] = &["user with no_new_privs", "user without a name", "root with one id"];
 
@@ -103,6 +105,10 @@ fn orchestrate(wanted: &[String]) -> ExitCode {
         Err(reason) => failed.set(failed.get() | skipped("user with many ids", &reason)),
     }
     test(EMULATED, Some(61_234), setpriv(61_234, &["--no-new-privs"]));
+    let mut plain = Command::new("unshare");
+    let cover = "mount -t ramfs ramfs \"$BASE_DIR\" && chown 61234:61234 \"$BASE_DIR\" && exec \"$@\"";
+    plain.args(["--mount", "sh", "-c", cover, "sh", "setpriv", "--reuid=61234", "--regid=61234", "--clear-groups"]);
+    test(WITHOUT_ATTRIBUTES, Some(61_234), plain);
     let mut nested = setpriv(61_234, &[]);
     nested.args(["unshare", "--user", "--map-root-user"]);
     test("root with one id", Some(61_234), nested);
@@ -190,7 +196,7 @@ fn test_as_this_user(wanted: &[String]) -> ExitCode {
             let expected = match kind.as_str() {
                 "user with many ids" | "user with a masked proc" => Some(Privilege::ManyIds),
                 kind if ONE_ID.contains(&kind) => Some(Privilege::OneId),
-                EMULATED => Some(Privilege::Emulated),
+                EMULATED | WITHOUT_ATTRIBUTES => Some(Privilege::Emulated),
                 "root" | "root in a chroot to a directory" | "root in a chroot to a mount point" => {
                     Some(Privilege::Root)
                 }
@@ -258,10 +264,11 @@ fn make_root(base: &Path) -> Result<(), String> {
 fn options(entry: &str) -> WorkerOptions {
     let mut options = WorkerOptions::new(entry);
     options.isolation = match std::env::var(MODE).as_deref() {
-        Ok(EMULATED) => Isolation::Ptrace,
+        Ok(EMULATED | WITHOUT_ATTRIBUTES) => Isolation::Ptrace,
         Ok(kind) if ONE_ID.contains(&kind) => Isolation::Userns,
         _ => Isolation::Auto,
     };
+    options.attributes_in = std::env::var_os(BASE).map(|base| Path::new(&base).join("attributes"));
     options.stderr = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned().ok();
     options
 }

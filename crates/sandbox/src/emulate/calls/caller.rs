@@ -3,13 +3,13 @@
 use super::{
     super::{
         Kernel,
-        memory::Memory,
         task::{Fs, Task},
         vfs::{Found, Identity, Namespace, Place, Start},
     },
     Calls,
     proc::Links,
 };
+use crate::memory::Memory;
 use nix::libc;
 use rustix::io::Errno;
 use std::{

@@ -2,11 +2,11 @@
 
 use super::{
     Entry, Identity, NewTime, Opened, ProcLink, ProcLinks, Result, Stat, attributes,
-    overlay::New,
+    overlay::{New, make_real, move_owner},
     permission::{self, EXECUTE, WRITE},
     real::{self, InDir, Policy, Real, Shown, Stored, each_entry},
 };
-use crate::root::FileKind;
+use crate::root::{FileKind, beside, xattr::Target};
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Statx},
@@ -415,7 +415,8 @@ impl HostFs {
         if let New::Special(_, rdev) = new {
             shown.rdev = rdev;
         }
-        let (file, created) = self.make_real(dir, name, new, &shown)?;
+        let mode = Mode::from_raw_mode(self.policy.real_mode(shown.kind, shown.mode));
+        let file = make_real(dir.fd.as_fd(), OsStr::from_bytes(name), new, mode)?;
         let finish = |real: Real<'_>| -> Result<()> {
             let (_, mut stored) = real::bare(self.policy, &real.statx()?);
             real::store(self.policy, real, Some((dir.real(), name)), &mut stored, &shown)
@@ -424,31 +425,11 @@ impl HostFs {
             Some(file) => finish(Real::Fd(file.as_fd())),
             None => finish(Real::At(dir.fd.as_fd(), OsStr::from_bytes(name))),
         };
-        if result.is_err() && created {
+        if result.is_err() {
             let flags = if shown.kind == FileKind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
             let _ = rustix::fs::unlinkat(&dir.fd, OsStr::from_bytes(name), flags);
         }
         result.map(|()| file)
-    }
-
-    fn make_real(&self, dir: &HostFile, name: &[u8], new: New<'_>, shown: &Shown) -> Result<(Option<OwnedFd>, bool)> {
-        let name = OsStr::from_bytes(name);
-        let mode = Mode::from_raw_mode(self.policy.real_mode(shown.kind, shown.mode));
-        match new {
-            New::File(flags) => {
-                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                return Ok((Some(rustix::fs::openat(&dir.fd, name, flags, mode)?), true));
-            }
-            New::Directory => rustix::fs::mkdirat(&dir.fd, name, mode)?,
-            New::Symlink(target) => rustix::fs::symlinkat(OsStr::from_bytes(target), &dir.fd, name)?,
-            New::Special(FileKind::File, _) => {
-                rustix::fs::mknodat(&dir.fd, name, FileType::RegularFile, mode, 0)?;
-            }
-            New::Special(kind, rdev) => {
-                super::overlay::make_special(dir.fd.as_fd(), &name.to_owned(), kind, mode, rdev)?;
-            }
-        }
-        Ok((None, true))
     }
 
     pub(crate) fn make_unnamed(&self, dir: &HostFile, flags: OFlags, mode: u32, who: &Identity) -> Result<OwnedFd> {
@@ -457,6 +438,7 @@ impl HostFs {
         let real_mode = Mode::from_raw_mode(self.policy.real_mode(FileKind::File, shown.mode));
         let path = real::descriptor_path(dir.fd.as_fd());
         let file = rustix::fs::open(path, flags | OFlags::TMPFILE | OFlags::CLOEXEC, real_mode)?;
+        beside::forget(Target::Open(file.as_fd()))?;
         let real = Real::Fd(file.as_fd());
         let (_, mut stored) = real::bare(self.policy, &real.statx()?);
         real::store(self.policy, real, None, &mut stored, &shown)?;
@@ -476,7 +458,7 @@ impl HostFs {
         let (from, flags) = (real::descriptor_path(file.fd.as_fd()), AtFlags::SYMLINK_FOLLOW);
         rustix::fs::linkat(rustix::fs::CWD, from, &dir.fd, OsStr::from_bytes(name), flags)?;
         if stored.recorded && !matches!(stored.kind, FileKind::File | FileKind::Directory) {
-            super::overlay::move_owner(None, (dir.real(), name), Some((shown.uid, shown.gid)))?;
+            move_owner(None, (dir.real(), name), Some((shown.uid, shown.gid)))?;
         }
         Ok(())
     }
@@ -515,7 +497,7 @@ impl HostFs {
         let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(&dir.fd, OsStr::from_bytes(name), flags)?;
         if stored.recorded && !matches!(stored.kind, FileKind::File | FileKind::Directory) {
-            super::overlay::move_owner(None, (dir.real(), name), None)?;
+            move_owner(None, (dir.real(), name), None)?;
         }
         Ok(())
     }
@@ -560,8 +542,8 @@ impl HostFs {
         let owner = (!own && old_stored.recorded).then_some((old.uid, old.gid));
         if owner.is_some() || new_owner.is_some() {
             let back = new_owner.filter(|_| flags.contains(RenameFlags::EXCHANGE));
-            super::overlay::move_owner(None, (old_dir.real(), old_name), back)?;
-            super::overlay::move_owner(None, (new_dir.real(), new_name), owner)?;
+            move_owner(None, (old_dir.real(), old_name), back)?;
+            move_owner(None, (new_dir.real(), new_name), owner)?;
         }
         Ok(())
     }

@@ -1,7 +1,11 @@
 //! User and group ids of commands.
 
 use super::{Place, Test, do_it, output, try_do, upper, words};
-use rbuild_sandbox::{Privilege, RunError, idmap::IdKind};
+use rbuild_sandbox::{
+    Privilege, RunError,
+    idmap::IdKind,
+    root::{FileKind, Ownership, Root},
+};
 use std::{fs, os::unix::fs::MetadataExt};
 
 pub(super) const TESTS: &[Test] = &[
@@ -9,6 +13,7 @@ pub(super) const TESTS: &[Test] = &[
     ("a_user_has_no_capabilities", a_user_has_no_capabilities),
     ("setuid_programs_work", setuid_programs_work),
     ("chown_to_other_ids", chown_to_other_ids),
+    ("devices_are_made_or_recorded", devices_are_made_or_recorded),
 ];
 
 fn ids_are_mapped(place: &Place) {
@@ -96,4 +101,40 @@ fn chown_to_other_ids(place: &Place) {
     assert_eq!(done.stdout, "33:33\n");
     let meta = fs::metadata(upper(&spec).join("tmp/f")).unwrap();
     assert_eq!((meta.uid(), meta.gid()), (33, 33));
+}
+
+fn devices_are_made_or_recorded(place: &Place) {
+    let script = "umask 027; mkdir -m 2755 /d; chgrp 33 /d; mknod /d/c c 1 3; mknod -m 4666 d/b b 8 17; ln -s /d /up; \
+        mkdir /d/in; cd /d/in; mknod ../up c 1 5; mknod /up/x c 10 200; mknod none/x c 1 3; mknod ../c c 1 3; mknod /d/../etc c 1 3; \
+        mv /d/c /d/moved; rm /d/x; su -s /bin/sh www-data -c 'mknod /tmp/x c 1 3'; chroot /d /none; echo done";
+    let mut spec = place.script("devices", script);
+    // Then there is nobody else, and no other group.
+    let alone = place.facts().privilege == Privilege::OneId;
+    if alone {
+        spec.argv[2] = script.replace("chgrp 33 /d;", "").into_bytes();
+    }
+    let done = do_it(&spec);
+    assert_eq!(done.stdout, "done\n", "{}", done.stderr);
+    let count = |text: &str| done.stderr.matches(text).count();
+    assert_eq!(
+        (count("No such file"), count("File exists"), count("mknod: /tmp/x")),
+        (2, 2, usize::from(!alone)),
+        "{}",
+        done.stderr
+    );
+    let root = Root::open(upper(&spec), Ownership::detect()).unwrap();
+    for (path, kind, device, mode) in [
+        ("d/moved", FileKind::CharDevice, (1, 3), 0o640),
+        ("d/b", FileKind::BlockDevice, (8, 17), 0o4666),
+        ("d/up", FileKind::CharDevice, (1, 5), 0o640),
+    ] {
+        let found = root.lstat(path).unwrap();
+        let group = if alone { 0 } else { 33 };
+        assert_eq!(
+            (found.kind, found.device, found.mode, found.uid, found.gid),
+            (kind, device, mode, 0, group),
+            "{path}"
+        );
+    }
+    assert_eq!(root.try_lstat("d/x").unwrap(), None);
 }

@@ -7,7 +7,7 @@ use crate::{
         permission::{self, WRITE},
         real::{self, Real, Shown},
     },
-    root::FileKind,
+    root::{FileKind, beside, xattr::Target},
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -168,6 +168,7 @@ impl OverlayFs {
         let real_mode = rustix::fs::Mode::from_raw_mode(self.policy.real_mode(FileKind::File, shown.mode));
         let flags = flags | OFlags::TMPFILE | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.upper()?, &path, flags, real_mode)?;
+        beside::forget(Target::Open(file.as_fd()))?;
         let real = Real::Fd(file.as_fd());
         let (_, mut stored) = real::bare(self.policy, &real.statx()?);
         real::store(self.policy, real, None, &mut stored, &shown)?;

@@ -2,7 +2,7 @@
 
 use super::{
     At, Child, Directory, Inode, Node, OverlayFs, Parent, State, UPPER, What,
-    copy_up::{make_special, make_whiteout, move_owner},
+    copy_up::{make_real, make_whiteout, move_owner},
     join, locked,
 };
 use crate::{
@@ -15,13 +15,12 @@ use crate::{
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{AtFlags, FileType, Mode, OFlags},
+    fs::{AtFlags, Mode, OFlags},
     io::Errno,
 };
 use std::{
     collections::BTreeMap,
-    ffi::{OsStr, OsString},
-    os::unix::ffi::OsStrExt,
+    ffi::OsString,
     sync::{Arc, Mutex},
 };
 
@@ -148,24 +147,12 @@ impl OverlayFs {
     ) -> Result<(State, Option<OwnedFd>)> {
         let upper = self.upper()?;
         let mode = Mode::from_raw_mode(self.policy.real_mode(shown.kind, shown.mode));
-        let mut file = None;
-        match new {
-            New::File(flags) => {
-                let flags = flags.difference(OFlags::DIRECTORY | OFlags::TRUNC)
-                    | OFlags::CREATE
-                    | OFlags::EXCL
-                    | OFlags::NOFOLLOW
-                    | OFlags::CLOEXEC;
-                file = Some(rustix::fs::openat(upper, path, flags, mode)?);
-            }
-            New::Directory => rustix::fs::mkdirat(upper, path, mode)?,
-            New::Symlink(target) => rustix::fs::symlinkat(OsStr::from_bytes(target), upper, path)?,
-            New::Special(FileKind::File, _) => rustix::fs::mknodat(upper, path, FileType::RegularFile, mode, 0)?,
-            New::Special(kind, rdev) => {
-                shown.rdev = rdev;
-                make_special(upper, path, kind, mode, rdev)?;
-            }
+        if let New::Special(kind, rdev) = new
+            && kind != FileKind::File
+        {
+            shown.rdev = rdev;
         }
+        let file = make_real(upper, path, new, mode)?;
         let real = Real::At(upper, path);
         let in_dir = Some((Real::At(upper, dir_path), name));
         let statx = real.statx()?;

@@ -1,13 +1,13 @@
 //! Bringing files of lower layers to the upper one, before they are changed.
 
-use super::{Node, OPAQUE, OverlayFs, State, UPPER};
+use super::{New, Node, OPAQUE, OverlayFs, State, UPPER};
 use crate::{
     emulate::vfs::{
         NewTime, Result,
         real::{self, Policy, Real, Stored},
     },
     root::{
-        FileKind, is_reserved,
+        FileKind, beside, is_reserved,
         record::{self, Place as RecordPlace},
         xattr::{self, Target},
     },
@@ -94,17 +94,16 @@ fn copy(
     let new = Real::At(upper, path);
     match state.stored.kind {
         FileKind::File => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let target = rustix::fs::openat(upper, path, flags, mode)?;
+            let target = make_real(upper, path, New::File(OFlags::WRONLY), mode)?;
             let size = state.known.as_ref().map_or(0, |stat| stat.size.unsigned_abs());
-            if content && size > 0 {
+            if let Some(target) = target.filter(|_| content && size > 0) {
                 let source = lower.open_own(OFlags::RDONLY, policy)?;
                 copy_content(&source, &target, size)?;
             }
         }
-        FileKind::Directory => rustix::fs::mkdirat(upper, path, mode)?,
-        FileKind::Symlink => rustix::fs::symlinkat(OsStr::from_bytes(&lower.read_link()?), upper, path)?,
-        kind => make_special(upper, path, kind, mode, state.shown.rdev)?,
+        FileKind::Directory => drop(make_real(upper, path, New::Directory, mode)?),
+        FileKind::Symlink => drop(make_real(upper, path, New::Symlink(&lower.read_link()?), mode)?),
+        kind => drop(make_real(upper, path, New::Special(kind, state.shown.rdev), mode)?),
     }
     copy_attributes(lower, new, state.stored.kind)?;
     let statx = new.statx()?;
@@ -117,30 +116,38 @@ fn copy(
     Ok((stored, statx.stx_ino))
 }
 
-/// Makes a pipe, socket or device; where the kernel refuses a device, a file that stands for it.
-pub(crate) fn make_special(
-    upper: BorrowedFd<'_>,
-    path: &OsString,
-    kind: FileKind,
-    mode: Mode,
-    rdev: u64,
-) -> Result<()> {
-    if kind == FileKind::CharDevice && rdev == 0 {
-        return make_whiteout(upper, path);
-    }
-    match rustix::fs::mknodat(upper, path, kind.raw(), mode, rdev) {
-        Err(Errno::PERM) if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) => {
-            rustix::fs::mknodat(upper, path, FileType::RegularFile, mode, 0)?;
-            let device = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
-            record::write_device(Real::At(upper, path).target(), kind, device, true)
+/// Makes a file, without attributes; gives the open file if it is a regular one.
+pub(crate) fn make_real(dir: BorrowedFd<'_>, path: &OsStr, new: New<'_>, mode: Mode) -> Result<Option<OwnedFd>> {
+    let mut file = None;
+    match new {
+        New::File(flags) => {
+            let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            file = Some(rustix::fs::openat(dir, path, flags, mode)?);
         }
-        result => result,
+        New::Directory => rustix::fs::mkdirat(dir, path, mode)?,
+        New::Symlink(target) => rustix::fs::symlinkat(OsStr::from_bytes(target), dir, path)?,
+        New::Special(FileKind::CharDevice, 0) => return make_whiteout(dir, path).map(|()| None),
+        New::Special(kind, rdev) => match rustix::fs::mknodat(dir, path, kind.raw(), mode, rdev) {
+            Err(Errno::PERM) if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) => {
+                return make_device(dir, path, kind, mode, rdev).map(|()| None);
+            }
+            result => result?,
+        },
     }
+    beside::forget(Target::Name(dir, path))?;
+    Ok(file)
+}
+
+/// Makes a file that stands for a device which the kernel refuses.
+fn make_device(dir: BorrowedFd<'_>, path: &OsStr, kind: FileKind, mode: Mode, rdev: u64) -> Result<()> {
+    make_real(dir, path, New::Special(FileKind::File, 0), mode)?;
+    let device = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
+    record::write_device(Real::At(dir, path).target(), kind, device, true)
 }
 
 /// Makes a whiteout. An overlay of the kernel, as the root of a container is, takes none: there it is a regular file
 /// that is recorded as the device, and the directory says that there are such.
-pub(crate) fn make_whiteout(upper: BorrowedFd<'_>, path: &OsString) -> Result<()> {
+pub(super) fn make_whiteout(upper: BorrowedFd<'_>, path: &OsStr) -> Result<()> {
     match rustix::fs::mknodat(upper, path, FileType::CharacterDevice, Mode::empty(), 0) {
         Err(Errno::PERM) => {}
         other => return other,
@@ -150,8 +157,7 @@ pub(crate) fn make_whiteout(upper: BorrowedFd<'_>, path: &OsString) -> Result<()
         _ => OsStr::new("."),
     };
     xattr::set(Real::At(upper, parent).target(), OsStr::new(record::STAND_INS), b"y", true)?;
-    rustix::fs::mknodat(upper, path, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0)?;
-    record::write_device(Real::At(upper, path).target(), FileKind::CharDevice, (0, 0), true)
+    make_device(upper, path, FileKind::CharDevice, Mode::RUSR | Mode::WUSR, 0)
 }
 
 /// Whether some whiteouts of a directory are stand-ins.

@@ -12,7 +12,7 @@ mod rename;
 
 pub(crate) use change::New;
 use copy_up::{has_stand_ins, is_stand_in};
-pub(super) use copy_up::{make_special, move_owner};
+pub(super) use copy_up::{make_real, move_owner};
 
 use super::{
     Entry, Result, Stat,
