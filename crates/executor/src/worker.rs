@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::build::Done;
 use crate::emit::Told;
 use crate::error::BuildError;
-use crate::options::{BuildOptions, BuildResult, CheckResult, Isolation};
+use crate::options::{BuildOptions, BuildResult, CheckResult, Isolation, StoreOptions};
 use crate::{build as worker_side, cancel};
 
 /// Makes the processes that this library starts; to be called first in `main`, before any thread is started.
@@ -166,8 +166,16 @@ pub fn check(options: BuildOptions, cancel: &Cancel, observer: &mut dyn Observer
     }
 }
 
+/// A worker for a store.
+pub(crate) fn worker_options(store: &StoreOptions, entry: &str) -> WorkerOptions {
+    let mut options = WorkerOptions::new(entry);
+    options.overlay_on = Some(store.root.join(rbuild_image::store::TMP));
+    options.attributes_in = Some(store.root.join(rbuild_image::store::ATTRIBUTES));
+    options
+}
+
 fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Done, BuildError> {
-    let mut spawn = WorkerOptions::new(ENTRY);
+    let mut spawn = worker_options(&options.store, ENTRY);
     spawn.isolation = match options.isolation {
         Isolation::Auto => rbuild_sandbox::Isolation::Auto,
         Isolation::Userns => rbuild_sandbox::Isolation::Userns,
@@ -179,8 +187,6 @@ fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Ob
     // git, ssh and credential helpers need to be found, and to find their own configuration.
     spawn.env = std::env::vars_os().collect();
     let store = options.store.clone();
-    spawn.overlay_on = Some(store.root.join("tmp"));
-    spawn.attributes_in = Some(store.root.join("attributes"));
     let mut worker = Worker::spawn(spawn).map_err(|error| spawn_failed(&error))?;
     let lost = |what: &dyn std::error::Error| BuildError::Worker { message: with_causes(what), hint: None };
     worker.send(&Request::Run(call, Box::new(options))).map_err(|error| lost(&error))?;

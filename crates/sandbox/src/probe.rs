@@ -61,7 +61,8 @@ pub struct Probe {
     pub namespaces: Result<Facts, String>,
     /// Why that one got no user namespace, where that is the reason.
     pub refusal: Option<Refusal>,
-    /// Whether an overlay works in the directory that was asked about, or why not.
+    /// Whether an overlay works in the directory that was asked about, or why not: in the worker's namespaces, or those
+    /// that could be had.
     pub overlay: Result<(), String>,
     /// That directory.
     #[serde(with = "crate::bytes::path")]
@@ -86,21 +87,23 @@ struct Question {
     directory: PathBuf,
 }
 
-/// Looks at this machine, starts a worker and mounts an overlay in `directory`.
-pub fn probe(directory: &Path) -> Probe {
+/// Looks at this machine, starts a worker and mounts an overlay in `directory`; `attributes_in` is that of
+/// [`WorkerOptions`].
+pub fn probe(directory: &Path, attributes_in: &Path) -> Probe {
     let uid = geteuid().as_raw();
     let helpers = [IdKind::User, IdKind::Group].map(|kind| {
         let path = find_helper(kind);
         let privileged = path.as_deref().is_some_and(is_setuid_or_capable);
         Helper { name: kind.helper().to_owned(), path, privileged }
     });
-    let Answer { worker, refusal, overlay } = ask_worker(directory, Isolation::Auto);
-    let (namespaces, refusal) = match &worker {
+    let Answer { worker, refusal, overlay } = ask_worker(directory, attributes_in, Isolation::Auto);
+    let (namespaces, refusal, overlay) = match &worker {
         Ok(facts) if facts.isolation != Isolation::Userns => {
-            let answer = ask_worker(directory, Isolation::Userns);
-            (answer.worker, answer.refusal)
+            let answer = ask_worker(directory, attributes_in, Isolation::Userns);
+            let overlay = if answer.worker.is_ok() { answer.overlay } else { overlay };
+            (answer.worker, answer.refusal, overlay)
         }
-        other => (other.clone(), refusal),
+        other => (other.clone(), refusal, overlay),
     };
     Probe {
         uid,
@@ -134,9 +137,11 @@ struct Answer {
     overlay: Result<(), String>,
 }
 
-fn ask_worker(directory: &Path, isolation: Isolation) -> Answer {
+fn ask_worker(directory: &Path, attributes_in: &Path, isolation: Isolation) -> Answer {
     let mut options = WorkerOptions::new(ENTRY);
     options.isolation = isolation;
+    options.overlay_on = Some(directory.to_owned());
+    options.attributes_in = Some(attributes_in.to_owned());
     let mut worker = match Worker::spawn(options) {
         Ok(worker) => worker,
         Err(error) => {

@@ -1,14 +1,14 @@
 //! What this machine allows, what is missing, and what to do about it.
 
-use rbuild_image::store::Store;
-use rbuild_sandbox::{Facts, Isolation, Privilege, Probe, SpawnError, Worker, WorkerOptions, probe};
+use rbuild_image::store::{ATTRIBUTES, Store, TMP};
+use rbuild_sandbox::{Facts, Isolation, Privilege, Probe, SpawnError, Worker, probe};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::error::ManageError;
 use super::forecast::{Confinement, Place, StepForecast, forecast};
 use super::worker::{ENTRY, texts};
-use crate::StoreOptions;
+use crate::{StoreOptions, worker::worker_options};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -84,15 +84,15 @@ pub fn doctor(store: &StoreOptions) -> Diagnosis {
 fn examine(store: &StoreOptions) -> (Diagnosis, Option<Facts>) {
     let opened = Store::open(&store.root).map(drop);
     // The overlay is tried where the layers will lie.
-    let directory = if opened.is_ok() { store.root.join("tmp") } else { store.root.clone() };
-    let found = probe(&directory);
+    let directory = if opened.is_ok() { store.root.join(TMP) } else { store.root.clone() };
+    let found = probe(&directory, &store.root.join(ATTRIBUTES));
     let mut checks = checks(&found);
     checks.push(match &opened {
         Ok(()) => good("store", store.root.display().to_string()),
         Err(error) => bad("store", texts(error).join(": ")),
     });
     for isolation in [Isolation::Chroot, Isolation::Ptrace] {
-        let mut options = WorkerOptions::new(ENTRY.0);
+        let mut options = worker_options(store, ENTRY.0);
         options.isolation = isolation;
         let name = format!("isolation {isolation}");
         checks.push(match Worker::spawn(options) {
@@ -193,6 +193,10 @@ fn checks(found: &Probe) -> Vec<Check> {
     });
     checks.push(match &found.overlay {
         Ok(()) => good("overlayfs", format!("works in {}", found.directory.display())),
+        // The emulated kernel has its own.
+        Err(why) if matches!(&found.worker, Ok(facts) if facts.privilege == Privilege::Emulated) => {
+            lacking("overlayfs", why.clone())
+        }
         Err(why) => bad("overlayfs", why.clone()),
     });
     checks

@@ -5,11 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::store::{GcReport, Prune, Store};
-use rbuild_sandbox::{Entry, SpawnError, Worker, WorkerChannel, WorkerOptions};
+use rbuild_sandbox::{Entry, SpawnError, Worker, WorkerChannel};
 use serde::{Deserialize, Serialize};
 
 use super::ManageError;
-use crate::StoreOptions;
+use crate::{StoreOptions, worker::worker_options};
 
 /// Name and function of the worker, for [`rbuild_sandbox::init`].
 pub(crate) const ENTRY: (&str, Entry) = ("manage", serve);
@@ -51,7 +51,7 @@ type Reply = Result<Collected, Vec<String>>;
 /// Collects in a worker. Where none can be had there are no files of other owners either, unless the store came from
 /// elsewhere: then the collection is done here.
 pub(super) fn collect(store: &StoreOptions, prune: Prune) -> Result<Collected, ManageError> {
-    match Worker::spawn(WorkerOptions::new(ENTRY.0)) {
+    match Worker::spawn(worker_options(store, ENTRY.0)) {
         Ok(worker) => in_worker(worker, store, prune),
         Err(why) => here(&store.root, prune, &mut rbuild_image::store::remove_tree)
             .map_err(|causes| ManageError::Collect { causes, no_worker: Some(why) }),
@@ -70,7 +70,7 @@ fn in_worker(worker: Worker, store: &StoreOptions, prune: Prune) -> Result<Colle
 
 /// Removes what a worker that was killed has left. What cannot be removed is left to the next build or collection.
 pub(crate) fn sweep_dead(store: &StoreOptions) {
-    let swept = Worker::spawn(WorkerOptions::new(ENTRY.0)).map(|worker| ask(worker, store, Scope::Dead));
+    let swept = Worker::spawn(worker_options(store, ENTRY.0)).map(|worker| ask(worker, store, Scope::Dead));
     tracing::debug!(?swept, "removed what the worker left");
 }
 

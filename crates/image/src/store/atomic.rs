@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use serde::de::DeserializeOwned;
 
-use super::StoreError;
+use super::{StoreError, TMP};
 use crate::json;
 
 /// A lock on a file, until dropped.
@@ -85,7 +85,7 @@ pub(crate) fn unique_name() -> String {
 /// Replaces `path` by these bytes. The caller holds the shared lock of collections, which sweep lone files in `tmp`.
 pub(super) fn write(root: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let (mut file, temporary) = loop {
-        let temporary: PathBuf = root.join("tmp").join(format!("write-{}", unique_name()));
+        let temporary: PathBuf = root.join(TMP).join(format!("write-{}", unique_name()));
         match OpenOptions::new().write(true).create_new(true).open(&temporary) {
             Ok(file) => break (file, temporary),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}

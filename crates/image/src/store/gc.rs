@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::atomic::Lock;
-use super::{Store, StoreError};
+use super::{ATTRIBUTES, Store, StoreError, TMP};
 use crate::digest::{DiffId, Digest, ImageId};
 use crate::manifest::{Index, Manifest, ManifestKind, annotation};
 
@@ -148,7 +148,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let mut freed = 0;
         for Stale { id, .. } in stale {
-            let dir = self.root.join("tmp").join(id);
+            let dir = self.root.join(TMP).join(id);
             freed += remover(&dir).map_err(StoreError::io("remove", &dir))?;
             // The file goes last: until then another collection will try again.
             self.remove_file(&self.root.join("leases").join(id))?;
@@ -343,7 +343,7 @@ impl Store {
                 return Ok(());
             }
         }
-        list(&self.root.join("attributes"))?.iter().try_for_each(|path| self.remove_file(path))
+        list(&self.root.join(ATTRIBUTES))?.iter().try_for_each(|path| self.remove_file(path))
     }
 
     fn sweep_diffs(&self, marked: &Marked, cutoff: Option<SystemTime>) -> Result<(), StoreError> {
@@ -362,7 +362,7 @@ impl Store {
     /// without a lease are what is left of ended ones; they are returned.
     fn sweep_tmp(&self) -> Result<Vec<Stale>, StoreError> {
         let mut left = Vec::new();
-        for path in list(&self.root.join("tmp"))? {
+        for path in list(&self.root.join(TMP))? {
             if !path.is_dir() {
                 self.remove_file(&path)?;
             } else if let Some(name) = path.file_name().and_then(|n| n.to_str())

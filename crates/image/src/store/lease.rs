@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::{IFlags, Mode, OFlags};
 
 use super::atomic::{self, Lock};
-use super::{Store, StoreError, file_name};
+use super::{Store, StoreError, TMP, file_name};
 use crate::digest::{DiffId, Digest, ImageId};
 
 /// A running process's claim on what it puts, holds or stages. It ends when dropped, or when the process dies: the
@@ -37,7 +37,7 @@ impl Lease {
             let Some(lock) = Lock::try_exclusive(&path)? else {
                 continue;
             };
-            let dir = store.root.join("tmp").join(&id);
+            let dir = store.root.join(TMP).join(&id);
             std::fs::create_dir(&dir).map_err(StoreError::io("create directory", &dir))?;
             spread_directories(&dir);
             return Ok(Lease { store: store.clone(), id, _lock: lock, stop: OnceLock::new() });
@@ -66,7 +66,7 @@ impl Lease {
 
     /// The directory for whatever the process makes. It is on the same file system as the rest of the store.
     pub fn dir(&self) -> PathBuf {
-        self.store.root.join("tmp").join(&self.id)
+        self.store.root.join(TMP).join(&self.id)
     }
 
     /// Makes a new empty directory within [`Lease::dir`], for instance to unpack a layer into.

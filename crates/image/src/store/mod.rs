@@ -138,6 +138,11 @@ pub struct Store {
 
 const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 
+/// The directory of a store in which a process makes what it publishes then.
+pub const TMP: &str = "tmp";
+/// The directory of a store for attributes of unpacked files that its file system does not keep; made by who needs it.
+pub const ATTRIBUTES: &str = "attributes";
+
 impl Store {
     /// Opens the store, and makes it first where there is none.
     ///
@@ -150,7 +155,7 @@ impl Store {
             image_layout_version: String,
         }
         let store = Store { root: root.into(), owners: String::new() };
-        for dir in ["blobs/sha256", "layers", "diffs", "cache", "leases", "locks", "mounts", "tmp"] {
+        for dir in ["blobs/sha256", "layers", "diffs", "cache", "leases", "locks", "mounts", TMP] {
             let path = store.root.join(dir);
             std::fs::create_dir_all(&path).map_err(StoreError::io("create directory", &path))?;
         }
