@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo test -p rbuild --test environments                        # all rows
 //! cargo test -p rbuild --test environments -- --only 6,12         # some, and the first for comparison
+//! cargo test -p rbuild --test environments -- --once              # each case in one dialect
 //! cargo test -p rbuild --test environments -- --case copy-forms   # builds whose name has this in it
 //! ```
 //!
@@ -51,6 +52,9 @@ struct Options {
     /// Builds to do: parts of their names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     case: Vec<String>,
+    /// Each case in one dialect alone, which takes half the time.
+    #[arg(long)]
+    once: bool,
     /// The program to test.
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_rbuild"))]
     rbuild: PathBuf,
@@ -83,7 +87,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let strict = std::env::var_os(STRICT).is_some_and(|value| value == "1");
-    let prepared = Setup::new(&options.rbuild).and_then(|setup| Ok((Builds::stage(&setup, &options.case)?, setup)));
+    let prepared =
+        Setup::new(&options.rbuild).and_then(|setup| Ok((Builds::stage(&setup, &options.case, options.once)?, setup)));
     let (builds, setup) = match prepared {
         Ok(prepared) => prepared,
         Err(reason) => {

@@ -60,6 +60,9 @@ struct Options {
     /// In place of Dockerfiles over the whole grammar: builds of this many random sequences of commands that change owners.
     #[arg(long, value_name = "SEQUENCES")]
     ownership: Option<usize>,
+    /// No devices in these sequences: a step in a user namespace sees an empty file where it has made one
+    #[arg(long)]
+    no_devices: bool,
     /// Further flags of `rbuild build`, as `--isolation=ptrace`.
     #[arg(long = "flag", value_name = "FLAG", allow_hyphen_values = true)]
     flags: Vec<String>,
@@ -168,7 +171,7 @@ fn owners(options: &Options, judge: &Judge, name: &str, number: u32, sequences: 
     let dir = options.out.join(name);
     let _ = fs::remove_dir_all(&dir);
     let case = dir.join("case");
-    ownership::write(&case, (options.seed << 32) | u64::from(number), sequences).unwrap();
+    ownership::write(&case, (options.seed << 32) | u64::from(number), sequences, !options.no_devices).unwrap();
     let verdict = judge.judge(&case);
     if !matches!(verdict, Verdict::Differs(_)) {
         fs::remove_dir_all(&dir).unwrap();

@@ -54,8 +54,8 @@ pub struct Diffed {
 ///
 /// The order is that of Docker's overlay2: a directory, then what is in it sorted by name. A character device 0:0 becomes
 /// a whiteout of mode 0600; an opaque directory is followed by an entry `.wh..wh..opq` of its owner and permissions and of
-/// time 0. Of several names of one file the first has the content. Sockets are left out. The trailer is the caller's
-/// business ([`LayerWriter::finish`]).
+/// time 0. Of several names of one file the first has the content. Sockets are left out. What a program has written into
+/// the stand-in of a device is taken away. The trailer is the caller's business ([`LayerWriter::finish`]).
 ///
 /// # Errors
 /// Fails if a file cannot be read, has not the length it had when it was met, or the writer fails.
@@ -64,9 +64,12 @@ pub fn diff<W: Write>(upper: &Root, writer: &mut LayerWriter<W>, options: DiffOp
     let mut done = Diffed::default();
     let mut walk = upper.walk("")?;
     while let Some(visit) = walk.next() {
-        let Visit::Enter(found) = visit? else {
+        let Visit::Enter(mut found) = visit? else {
             continue;
         };
+        if found.metadata.is_file() && found.metadata.size > 0 && found.dir.empty_device(&found.name)? {
+            found.metadata = found.dir.lstat(&found.name)?;
+        }
         if options.exclude.is_some_and(|exclude| exclude(&found.path)) {
             walk.skip_dir();
             continue;

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     run::ExitStatus,
-    sys::notify::{self, Notification},
+    sys::{
+        notify::{self, Notification},
+        signal::{self, Blocking},
+    },
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -19,10 +22,11 @@ use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 /// A call is answered by one thread; more than this wait in a queue.
@@ -51,6 +55,7 @@ pub(crate) fn supervise(
     // Descriptors are held for all of them.
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    signal::allow_waking()?;
     shared.kernel.add(&task);
     notify::wake_on_same_processor(listener.as_fd());
     let listener = Arc::new(listener);
@@ -102,9 +107,11 @@ fn handle(shared: &Arc<Shared>, listener: &Arc<OwnedFd>, notification: &Notifica
     match answer {
         Answer::Later(later) => {
             let (own, to, notification) = (Arc::clone(shared), Arc::clone(listener), *notification);
-            let spawned = thread::Builder::new()
-                .name("later".into())
-                .spawn(move || give(&own, &to, &notification, number, later()));
+            let spawned = thread::Builder::new().name("later".into()).spawn(move || {
+                if let Some(answer) = wait_for(&to, &notification, later) {
+                    give(&own, &to, &notification, number, answer);
+                }
+            });
             if let Err(error) = spawned {
                 tracing::warn!("no thread for a call that blocks: {error}");
                 let _ = notify::answer(listener.as_fd(), notification.id, Err(Errno::AGAIN));
@@ -112,6 +119,55 @@ fn handle(shared: &Arc<Shared>, listener: &Arc<OwnedFd>, notification: &Notifica
         }
         answer => give(shared, listener, notification, number, answer),
     }
+}
+
+/// How often a call that blocks is looked after.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What the kernel takes for a call that a signal has interrupted: it is made again, or ends with EINTR, as the handler
+/// was installed (`ERESTARTSYS` of linux/errno.h).
+const RESTART: i32 = 512;
+
+/// Finds an answer that needs time; none where nobody waits for it any more. A thread that waits for a notification is
+/// told of no signal, as it is traced: here they are looked for.
+fn wait_for(
+    listener: &OwnedFd,
+    notification: &Notification,
+    later: Box<dyn FnOnce() -> Answer + Send>,
+) -> Option<Answer> {
+    let blocking = Blocking::this();
+    let is_waiting = || notify::is_waiting(listener.as_fd(), notification.id);
+    let (done, is_done) = (Mutex::new(false), Condvar::new());
+    let answer = thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*done {
+                if !is_waiting() || has_signal(notification.tid) {
+                    blocking.wake();
+                }
+                done = is_done.wait_timeout(done, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        });
+        let answer = later();
+        *done.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        is_done.notify_all();
+        answer
+    });
+    match answer {
+        Answer::Error(Errno::INTR) => is_waiting().then(|| Answer::Error(Errno::from_raw_os_error(RESTART))),
+        answer => Some(answer),
+    }
+}
+
+/// Whether a signal is to be delivered to a thread.
+fn has_signal(tid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    let pending = set("SigPnd:").unwrap_or(0) | set("ShdPnd:").unwrap_or(0);
+    pending & !set("SigBlk:").unwrap_or(0) != 0
 }
 
 fn give(shared: &Shared, listener: &OwnedFd, notification: &Notification, number: i64, mut answer: Answer) {

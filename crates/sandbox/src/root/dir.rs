@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Timestamps};
 use rustix::io::Errno;
 
 use super::error::{Result, RootError};
@@ -114,6 +114,28 @@ impl Dir {
             ShowError::Errno(errno) => self.error("read the ownership record of", name, errno),
             ShowError::Malformed => RootError::BadRecord { path: self.0.path.join(name) },
         })
+    }
+
+    /// Where a regular file that is not empty stands for a device, takes its content away, which the device would not have
+    /// kept; whether it was one. Programs in a user namespace see the file alone, and write to it.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be examined or changed.
+    pub fn empty_device(&self, name: impl AsRef<OsStr>) -> Result<bool> {
+        let name = name.as_ref();
+        let error = |errno| self.error("empty the stand-in of a device", name, errno);
+        let shared = &self.0.shared;
+        let target = Target::Name(self.0.fd.as_fd(), name);
+        if record::read_device(target, shared.use_proc).map_err(error)?.is_none() {
+            return Ok(false);
+        }
+        let before = self.stored(name).map_err(error)?;
+        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0.fd, name, flags, Mode::empty()).map_err(error)?;
+        let time = before.mtime.timespec();
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::futimens(&file, &times).map_err(error)?;
+        Ok(true)
     }
 
     /// The target of a symbolic link, as it is stored.

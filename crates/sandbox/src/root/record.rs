@@ -209,8 +209,8 @@ pub(crate) fn replace_owner(place: Place<'_>, owner: Option<Recorded>) -> Result
 }
 
 /// The device that an empty regular file stands for.
-pub(crate) fn read_device(target: Target<'_>) -> Result<Option<Device>, Errno> {
-    match xattr::get(target, OsStr::new(NODE), true)? {
+pub(crate) fn read_device(target: Target<'_>, use_proc: bool) -> Result<Option<Device>, Errno> {
+    match xattr::get(target, OsStr::new(NODE), use_proc)? {
         Some(value) => parse_device(&value).map(Some).ok_or(Errno::IO),
         None => Ok(None),
     }

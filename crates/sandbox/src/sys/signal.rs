@@ -4,7 +4,10 @@
 
 use nix::{
     libc,
-    sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask},
+    sys::{
+        pthread::{Pthread, pthread_kill, pthread_self},
+        signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction},
+    },
 };
 use std::io;
 
@@ -39,5 +42,33 @@ pub(crate) fn ignore_group_signals() {
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGPIPE] {
         // SAFETY: SIG_IGN is no handler, so that no code can run in a signal context.
         let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) };
+    }
+}
+
+/// By which a thread is woken from a call that blocks.
+const WAKE: Signal = Signal::SIGUSR2;
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Lets threads of this process be woken ([`Blocking`]): for good.
+pub(crate) fn allow_waking() -> io::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(WAKE, &action) }.map(drop).map_err(io::Error::from)
+}
+
+/// A thread that may be in a call that blocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Blocking(Pthread);
+
+impl Blocking {
+    /// This thread.
+    pub(crate) fn this() -> Self {
+        Self(pthread_self())
+    }
+
+    /// Has its call, if it is in one, end with EINTR. The thread must not have ended.
+    pub(crate) fn wake(self) {
+        let _ = pthread_kill(self.0, WAKE);
     }
 }

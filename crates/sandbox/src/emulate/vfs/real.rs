@@ -243,7 +243,7 @@ pub(super) fn show(policy: Policy, real: Real<'_>, in_dir: InDir<'_>, statx: &St
     }
     if kind == FileKind::File
         && statx.stx_size == 0
-        && let Some((kind, (major, minor))) = unless_refused(record::read_device(real.target()))?
+        && let Some((kind, (major, minor))) = unless_refused(record::read_device(real.target(), true))?
     {
         shown.kind = kind;
         shown.rdev = rustix::fs::makedev(major, minor);

@@ -20,6 +20,7 @@ pub(super) const TESTS: &[Test] = &[
     ("output_is_kept_apart_and_in_order", output_is_kept_apart_and_in_order),
     ("output_is_binary_and_unlimited", output_is_binary_and_unlimited),
     ("nothing_survives_the_command", nothing_survives_the_command),
+    ("waiting_for_a_pipe_can_be_interrupted", waiting_for_a_pipe_can_be_interrupted),
     ("cancel_ends_a_command", cancel_ends_a_command),
     ("a_panic_in_the_callback_ends_the_command", a_panic_in_the_callback_ends_the_command),
     ("many_steps_at_once", many_steps_at_once),
@@ -221,4 +222,12 @@ fn many_steps_at_once(place: &Place) {
             assert_eq!(done.report.status, ExitStatus::Code(number));
         }
     });
+}
+
+fn waiting_for_a_pipe_can_be_interrupted(place: &Place) {
+    let script = "mkfifo /p; timeout 1 cat /p; echo $?; timeout 1 sh -c 'echo lost >/p'; echo $?; \
+        (sleep 1; echo passed >/p) & cat /p; cat /p & pid=$!; sleep 1; kill -STOP $pid; kill -CONT $pid; echo again >/p; wait";
+    let begun = Instant::now();
+    assert_eq!(output(&place.script("pipe", script)), "143\n143\npassed\nagain\n");
+    assert!(begun.elapsed() < Duration::from_secs(20));
 }

@@ -106,7 +106,7 @@ fn chown_to_other_ids(place: &Place) {
 fn devices_are_made_or_recorded(place: &Place) {
     let script = "umask 027; mkdir -m 2755 /d; chgrp 33 /d; mknod /d/c c 1 3; mknod -m 4666 d/b b 8 17; ln -s /d /up; \
         mkdir /d/in; cd /d/in; mknod ../up c 1 5; mknod /up/x c 10 200; mknod none/x c 1 3; mknod ../c c 1 3; mknod /d/../etc c 1 3; \
-        mv /d/c /d/moved; rm /d/x; su -s /bin/sh www-data -c 'mknod /tmp/x c 1 3'; chroot /d /none; echo done";
+        mv /d/c /d/moved; rm /d/x; echo swallowed > /d/moved; su -s /bin/sh www-data -c 'mknod /tmp/x c 1 3'; chroot /d /none; echo done";
     let mut spec = place.script("devices", script);
     // Then there is nobody else, and no other group.
     let alone = place.facts().privilege == Privilege::OneId;
@@ -123,6 +123,9 @@ fn devices_are_made_or_recorded(place: &Place) {
         done.stderr
     );
     let root = Root::open(upper(&spec), Ownership::detect()).unwrap();
+    if root.lstat("d/moved").unwrap().is_file() {
+        assert!(root.open_dir("d").unwrap().empty_device("moved").unwrap());
+    }
     for (path, kind, device, mode) in [
         ("d/moved", FileKind::CharDevice, (1, 3), 0o640),
         ("d/b", FileKind::BlockDevice, (8, 17), 0o4666),

@@ -169,7 +169,8 @@ pub(super) fn has_stand_ins(dir: BorrowedFd<'_>) -> bool {
 pub(super) fn is_stand_in(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
     let name = OsStr::from_bytes(name);
     let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(stat.st_size == 0 && record::read_device(Real::At(dir, name).target())? == Some((FileKind::CharDevice, (0, 0))))
+    Ok(stat.st_size == 0
+        && record::read_device(Real::At(dir, name).target(), true)? == Some((FileKind::CharDevice, (0, 0))))
 }
 
 /// Copies extended attributes, but for those of overlays and owners.
