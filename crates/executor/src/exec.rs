@@ -121,7 +121,14 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
         emitter.emit(Fact::Output { step, stream, offset, data: written.bytes.to_vec() });
     };
     let argv = command.argv.to_vec();
-    match rbuild_sandbox::run(&spec, session.cancel().commands(), &mut output) {
+    let result = rbuild_sandbox::run(&spec, session.cancel().commands(), &mut output);
+    let limits = rbuild_sandbox::limits_met();
+    if !matches!(&result, Ok(report) if report.status.success()) {
+        for limit in limits {
+            emitter.emit(Fact::Note { text: limit.to_string(), shown: true });
+        }
+    }
+    match result {
         Ok(report) if report.status.success() => Ok(()),
         Ok(report) => Err(Stop::failed(Failure::Run { argv, code: report.status.code() })),
         Err(RunError::Cancelled) => Err(Stop::Cancelled),

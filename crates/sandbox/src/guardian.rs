@@ -17,7 +17,7 @@ use crate::{
     run::ExitStatus,
     sys::{
         descriptor::take_inherited,
-        process::{Fork, ask_for_rights, fork, wait},
+        process::{Fork, ask, fork, wait},
         signal,
     },
     worker::WorkerChannel,
@@ -101,7 +101,7 @@ pub(crate) fn guard(entry: Entry) -> Option<i32> {
     let (control, channel) = (Channel::from(fds.next()?), Channel::from(fds.next()?));
     let mut setup: Setup = control.recv().ok()??;
     // Within an emulated kernel that one goes on.
-    if setup.plan == Plan::Emulated && ask_for_rights(NEST) {
+    if setup.plan == Plan::Emulated && ask(NEST).is_some() {
         setup.plan = Plan::Root;
     }
     let fds = take_inherited(setup.extra_fds).ok()?;

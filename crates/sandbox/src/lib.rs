@@ -37,8 +37,8 @@ pub use overlay::{Durability, Overlay, OverlayError, OverlayMount, mount_layers,
 pub use probe::{Probe, probe};
 pub use remove::{RemoveError, remove_tree};
 pub use run::{
-    Access, Cancel, ExecError, ExitStatus, Mount, Network, Output, Resource, RootAccess, RootFs, RunError, RunReport,
-    RunSpec, Security, Stream, Stub, Ulimit, run,
+    Access, Cancel, ExecError, ExitStatus, Limit, Mount, Network, Output, Resource, RootAccess, RootFs, RunError,
+    RunReport, RunSpec, Security, Stream, Stub, Ulimit, limits_met, run,
 };
 pub use userns::Refusal;
 pub use worker::{Killer, SpawnError, Worker, WorkerChannel, WorkerOptions};

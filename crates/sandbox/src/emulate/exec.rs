@@ -8,6 +8,7 @@ use super::{
     task::{Credentials, Task},
     vfs::Place,
 };
+use crate::run::Limit;
 use nix::libc;
 use rustix::{fd::OwnedFd, fs::fstat, io::Errno};
 use std::sync::{Arc, PoisonError};
@@ -89,7 +90,7 @@ pub(crate) fn plan(shared: &Shared, task: &Arc<Task>, number: i64, args: [u64; 6
         interpreted = line.interpreter;
     }
     if elf::is_32_bit(&head) {
-        tracing::warn!("32-bit programs cannot be executed under this isolation");
+        shared.kernel.meet(Limit::Program32);
         return Err(Errno::NOEXEC);
     }
     let parsed = elf::parse(&program.file, &head)?;

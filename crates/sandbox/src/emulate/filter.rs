@@ -7,9 +7,12 @@
 //! What is simply allowed depends on the number alone, so that the kernel (5.11) need not run the program for it.
 
 use super::calls::table::{Disposition, TABLE};
-use crate::bpf::{
-    ARCH_OFFSET, ARGUMENTS_OFFSET, AUDIT_ARCH_X86_64, JUMP_IF_EQUAL, LOAD, NUMBER_OFFSET, RET_ALLOW, RET_ERRNO,
-    RET_USER_NOTIF, RETURN, jump, search, statement,
+use crate::{
+    bpf::{
+        ARCH_OFFSET, ARGUMENTS_OFFSET, AUDIT_ARCH_X86_64, JUMP_IF_EQUAL, LOAD, NUMBER_OFFSET, RET_ALLOW, RET_ERRNO,
+        RET_USER_NOTIF, RETURN, jump, search, statement,
+    },
+    run::TELL_LIMITS,
 };
 use nix::libc;
 use seccompiler::sock_filter;
@@ -83,6 +86,7 @@ const FURTHER: &[(i64, Verdict)] = &[
                 libc::PR_GET_NO_NEW_PRIVS as u32,
                 libc::PR_CAP_AMBIENT as u32,
                 NEST,
+                TELL_LIMITS,
             ]),
             Action::Notify,
         ),

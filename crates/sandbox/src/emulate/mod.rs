@@ -15,7 +15,7 @@ pub(crate) mod task;
 mod tracer;
 pub(crate) mod vfs;
 
-use crate::sys::notify::Notification;
+use crate::{run::Limit, sys::notify::Notification};
 use calls::{Answer, Call};
 use exec::Program;
 use rustix::{fd::OwnedFd, io::Errno};
@@ -23,7 +23,10 @@ use std::{
     collections::HashMap,
     fmt::Debug,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 use task::Task;
@@ -39,9 +42,23 @@ pub(crate) struct Kernel {
     pub(crate) tasks: RwLock<HashMap<u32, Arc<Task>>>,
     /// A directory of the user's own, for files of emulated memory file systems.
     pub(crate) scratch: PathBuf,
+    /// Bits of the limits that were met.
+    limits: AtomicU32,
 }
 
 impl Kernel {
+    pub(crate) fn new(scratch: PathBuf) -> Self {
+        Self { tasks: RwLock::default(), scratch, limits: AtomicU32::new(0) }
+    }
+
+    pub(crate) fn meet(&self, limit: Limit) {
+        self.limits.fetch_or(limit.bit(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn take_limits(&self) -> u32 {
+        self.limits.swap(0, Ordering::Relaxed)
+    }
+
     pub(crate) fn task(&self, tid: u32) -> Option<Arc<Task>> {
         self.tasks.read().unwrap_or_else(PoisonError::into_inner).get(&tid).cloned()
     }

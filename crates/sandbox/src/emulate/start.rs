@@ -27,11 +27,10 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
 };
 use std::{
-    collections::HashMap,
     io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU32},
+    sync::{Arc, Mutex, atomic::AtomicU32},
 };
 
 /// How the directories for what is emulated in memory are called; a process id and a time follow.
@@ -109,7 +108,7 @@ fn begin(pid: Pid, worker: &Channel, directory: &Path, attributes_in: Option<&Pa
     }
     keep_directories_in(scratch.clone());
     let task = first_task(number, directory).map_err(|error| Failed("look at the root", error.into()))?;
-    Ok(Begun { task, kernel: Kernel { tasks: RwLock::new(HashMap::new()), scratch }, listener, pidfd })
+    Ok(Begun { task, kernel: Kernel::new(scratch), listener, pidfd })
 }
 
 fn become_supervised(supervisor: &Channel) -> Result<(), ChannelError> {

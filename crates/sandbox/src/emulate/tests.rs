@@ -25,11 +25,10 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::HashMap,
     ffi::CString,
     os::unix::{ffi::OsStringExt, fs::PermissionsExt},
     process::Command,
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU32},
+    sync::{Arc, Mutex, atomic::AtomicU32},
 };
 
 const COMMAND: &str = "RBUILD_TEST_EMULATE";
@@ -176,7 +175,7 @@ fn supervised() {
             ptrace::seize(pid).unwrap();
             ours.send(&()).unwrap();
             let listener: OwnedFd = ours.recv_descriptor().unwrap();
-            let kernel = Kernel { tasks: RwLock::new(HashMap::new()), scratch: "/tmp".into() };
+            let kernel = Kernel::new(std::env::temp_dir());
             supervise(kernel, Box::new(Real), root(pid), listener, || ours.send(&()).map_err(std::io::Error::other))
                 .unwrap()
         }

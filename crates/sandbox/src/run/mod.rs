@@ -4,6 +4,7 @@ mod cancel;
 mod devices;
 mod error;
 mod identity;
+mod limit;
 mod lookup;
 mod mounts;
 mod nodes;
@@ -16,6 +17,8 @@ mod wire;
 
 pub use cancel::Cancel;
 pub use error::{ExecError, RunError};
+pub(crate) use limit::TELL_LIMITS;
+pub use limit::{Limit, limits_met};
 pub use spec::{
     Access, ExitStatus, Mount, Network, Output, Resource, RootAccess, RootFs, RunReport, RunSpec, Security, Stream,
     Stub, Ulimit,

@@ -30,10 +30,11 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Makes a call of prctl(2) that no kernel has, without arguments; whether it was answered.
-pub(crate) fn ask_for_rights(option: u32) -> bool {
+/// Makes a call of prctl(2) that the emulated kernel alone has, without arguments; its answer, if there was one.
+pub(crate) fn ask(option: u32) -> Option<u32> {
     // SAFETY: an option without arguments reads and writes no memory.
-    unsafe { nix::libc::prctl(option as i32, 0, 0, 0, 0) == 0 }
+    let answer = unsafe { nix::libc::prctl(option as i32, 0, 0, 0, 0) };
+    u32::try_from(answer).ok()
 }
 
 /// Waits for a child and takes its status.

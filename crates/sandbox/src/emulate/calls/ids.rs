@@ -6,10 +6,13 @@ use super::{
     capabilities::{self, SETGID},
     int,
 };
-use crate::emulate::{
-    Kernel,
-    filter::NEST,
-    task::{Credentials, Task},
+use crate::{
+    emulate::{
+        Kernel,
+        filter::NEST,
+        task::{Credentials, Task},
+    },
+    run::TELL_LIMITS,
 };
 use nix::libc;
 use rustix::io::Errno;
@@ -127,10 +130,15 @@ pub(super) fn capset(task: &Task, header: u64, data: u64) -> Outcome {
 }
 
 /// Those options of prctl(2) that are about ids, capabilities or being looked at; all others are made as they are.
-pub(super) fn prctl(task: &Task, args: [u64; 6]) -> Outcome {
+pub(super) fn prctl(kernel: &Kernel, task: &Task, args: [u64; 6]) -> Outcome {
     let [option, a, b, c, d, _] = args;
     if option as u32 == NEST {
         return if task.nest() { Ok(DONE) } else { Err(Errno::PERM) };
+    }
+    if option as u32 == TELL_LIMITS {
+        // The commands of a worker have not its rights.
+        let is_worker = lock(&task.credentials).has(capabilities::SYS_ADMIN);
+        return if is_worker { Ok(Answer::Return(kernel.take_limits().into())) } else { Err(Errno::INVAL) };
     }
     let mut it = lock(&task.credentials);
     let none_further = b | c | d == 0;

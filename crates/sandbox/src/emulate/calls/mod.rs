@@ -24,6 +24,7 @@ mod walk;
 mod xattrs;
 
 use super::{Kernel, task::Task};
+use crate::run::Limit;
 use caller::Caller;
 use nix::libc;
 use rustix::{fd::OwnedFd, io::Errno};
@@ -113,7 +114,7 @@ fn dispatch(calls: &Calls, kernel: &Kernel, call: &Call) -> Outcome {
         libc::SYS_setgroups => return ids::set_groups(task, int(a), b),
         libc::SYS_capget => return ids::capget(kernel, task, a, b),
         libc::SYS_capset => return ids::capset(task, a, b),
-        libc::SYS_prctl => return ids::prctl(task, call.args),
+        libc::SYS_prctl => return ids::prctl(kernel, task, call.args),
         libc::SYS_umask => return process::umask(task, uint(a)),
         libc::SYS_uname => return process::uname(task, a),
         libc::SYS_sethostname => return process::set_host_name(task, a, int(b)),
@@ -129,6 +130,10 @@ fn dispatch(calls: &Calls, kernel: &Kernel, call: &Call) -> Outcome {
         libc::SYS_socket => return sockets::socket(task, int(a), int(b), int(c)),
         libc::SYS_unshare => return process::unshare(task, a),
         libc::SYS_setns => return Err(Errno::PERM),
+        libc::SYS_ptrace => {
+            kernel.meet(Limit::Debugger);
+            return Err(Errno::PERM);
+        }
         _ => {}
     }
     let caller = &Caller::new(calls, kernel, task);

@@ -65,7 +65,7 @@ pub(crate) const TABLE: &[(i64, Disposition)] = &[
     (libc::SYS_fchown, Notify),                               // 93
     (libc::SYS_lchown, Notify),                               // 94
     (libc::SYS_umask, Notify),                                // 95
-    (libc::SYS_ptrace, Errno(libc::EPERM)),                   // 101: a process has one tracer
+    (libc::SYS_ptrace, Notify),                               // 101: a process has one tracer
     (libc::SYS_getuid, Notify),                               // 102
     (libc::SYS_getgid, Notify),                               // 104
     (libc::SYS_setuid, Notify),                               // 105

@@ -2,7 +2,7 @@
 
 use super::{Place, Test, do_it, listing, output, try_do, upper, words};
 use crate::nested::{READ_ONLY, WORD};
-use rbuild_sandbox::{Access, ExitStatus, Mount, Network, Privilege, RunError, Security};
+use rbuild_sandbox::{Access, ExitStatus, Limit, Mount, Network, Privilege, RunError, Security, limits_met};
 use std::{fs, path::Path};
 
 pub(super) const TESTS: &[Test] = &[
@@ -12,6 +12,7 @@ pub(super) const TESTS: &[Test] = &[
     ("paths_are_masked", paths_are_masked),
     ("devices_are_dockers", devices_are_dockers),
     ("no_network", no_network),
+    ("limits_are_told", limits_are_told),
     ("a_nested_root_undoes_nothing", a_nested_root_undoes_nothing),
     ("insecure_is_not_confined", insecure_is_not_confined),
     ("the_host_is_not_seen", the_host_is_not_seen),
@@ -137,6 +138,15 @@ fn no_network(place: &Place) {
     let outside = fs::read_to_string("/proc/net/dev").unwrap().lines().count() - 2;
     let seen = output(&place.script("network", "ls /sys/class/net"));
     assert_eq!(seen.lines().count(), outside);
+}
+
+fn limits_are_told(place: &Place) {
+    // The beginning of a program for i386.
+    let script = r"printf '\177ELF\1\1\1\0\0\0\0\0\0\0\0\0\2\0\3\0' >/x; chmod 755 /x; /x";
+    assert_ne!(do_it(&place.script("limits", script)).report.status, ExitStatus::Code(0));
+    let emulated = place.facts().privilege == Privilege::Emulated;
+    assert_eq!(limits_met(), if emulated { vec![Limit::Program32] } else { vec![] });
+    assert_eq!(limits_met(), [], "they are told once");
 }
 
 fn a_nested_root_undoes_nothing(place: &Place) {
