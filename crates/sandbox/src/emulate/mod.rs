@@ -20,7 +20,7 @@ use calls::{Answer, Call};
 use exec::Program;
 use rustix::{fd::OwnedFd, io::Errno};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt::Debug,
     path::PathBuf,
     sync::{
@@ -148,6 +148,12 @@ struct Late {
     since: Instant,
 }
 
+/// What the kernel takes for a call that a signal has interrupted (linux/errno.h): it is made again, or ends with EINTR,
+/// as the handler was installed (`ERESTARTSYS`).
+const RESTART: i64 = 512;
+/// The same, but it is made again in any case (`ERESTARTNOINTR`).
+const RESTART_ALWAYS: i64 = 513;
+
 /// How long a handler may take until the interrupted call is made again.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -158,6 +164,8 @@ pub(crate) struct Shared {
     semantics: Box<dyn Semantics>,
     foretold: Mutex<HashMap<u32, Foretold>>,
     late: Mutex<HashMap<u32, Late>>,
+    /// Threads whose call, that blocks, a signal has rightly interrupted.
+    interrupted: Mutex<HashSet<u32>>,
     over: AtomicBool,
 }
 
@@ -200,7 +208,12 @@ impl Shared {
         None
     }
 
+    fn take_interrupted(&self, tid: u32) -> bool {
+        self.interrupted.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid)
+    }
+
     fn forget(&self, tid: u32) {
+        self.take_interrupted(tid);
         self.late.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
         self.foretold.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
     }

@@ -1,7 +1,7 @@
 //! The threads of the supervisor.
 
 use super::{
-    Answer, Call, Kernel, Meaning, Semantics, Shared,
+    Answer, Call, Kernel, Meaning, RESTART, Semantics, Shared,
     filter::{CARRIER, is_trapped},
     task::Task,
     tracer::Tracer,
@@ -19,7 +19,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -47,6 +47,7 @@ pub(crate) fn supervise(
         semantics,
         foretold: Mutex::new(HashMap::new()),
         late: Mutex::new(HashMap::new()),
+        interrupted: Mutex::new(HashSet::new()),
         over: AtomicBool::new(false),
     });
     let first = task.tid;
@@ -108,7 +109,7 @@ fn handle(shared: &Arc<Shared>, listener: &Arc<OwnedFd>, notification: &Notifica
         Answer::Later(later) => {
             let (own, to, notification) = (Arc::clone(shared), Arc::clone(listener), *notification);
             let spawned = thread::Builder::new().name("later".into()).spawn(move || {
-                if let Some(answer) = wait_for(&to, &notification, later) {
+                if let Some(answer) = wait_for(&own, &to, &notification, later) {
                     give(&own, &to, &notification, number, answer);
                 }
             });
@@ -124,13 +125,10 @@ fn handle(shared: &Arc<Shared>, listener: &Arc<OwnedFd>, notification: &Notifica
 /// How often a call that blocks is looked after.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// What the kernel takes for a call that a signal has interrupted: it is made again, or ends with EINTR, as the handler
-/// was installed (`ERESTARTSYS` of linux/errno.h).
-const RESTART: i32 = 512;
-
 /// Finds an answer that needs time; none where nobody waits for it any more. A thread that waits for a notification is
 /// told of no signal, as it is traced: here they are looked for.
 fn wait_for(
+    shared: &Shared,
     listener: &OwnedFd,
     notification: &Notification,
     later: Box<dyn FnOnce() -> Answer + Send>,
@@ -154,7 +152,10 @@ fn wait_for(
         answer
     });
     match answer {
-        Answer::Error(Errno::INTR) => is_waiting().then(|| Answer::Error(Errno::from_raw_os_error(RESTART))),
+        Answer::Error(Errno::INTR) => is_waiting().then(|| {
+            shared.interrupted.lock().unwrap_or_else(PoisonError::into_inner).insert(notification.tid);
+            Answer::Error(Errno::from_raw_os_error(RESTART as i32))
+        }),
         answer => Some(answer),
     }
 }

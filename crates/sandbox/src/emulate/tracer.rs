@@ -4,7 +4,8 @@
 //! A task can vanish at any time (SIGKILL): then every request fails with ESRCH, and its end is told by `wait` later.
 
 use super::{
-    Meaning, Shared, arch,
+    Meaning, RESTART, RESTART_ALWAYS, Shared, arch,
+    calls::table::is_notified,
     exec::{self, Plan},
     filter::{CARRIER, EMULATED_CLONE_FLAGS, TRAP_MARK},
     inject::{self, Script},
@@ -158,7 +159,22 @@ impl<'a> Tracer<'a> {
             Status::Signal(libc::SIGSYS) if ptrace::signal_info(tid)? == (SYS_SECCOMP, TRAP_MARK.into()) => {
                 return self.trapped(tid);
             }
-            Status::Signal(signal) => return self.resume(tid, signal),
+            Status::Signal(signal) => {
+                self.insist(tid)?;
+                return self.resume(tid, signal);
+            }
+        }
+        Ok(())
+    }
+
+    /// A signal may interrupt a call before its notification is received. No such call ends with EINTR by itself, so that it
+    /// has to be made again whatever the handler says; but for those that were answered so.
+    fn insist(&self, tid: u32) -> Result<(), Errno> {
+        let mut registers = ptrace::registers(tid)?;
+        let number = arch::number(&registers);
+        if arch::result(&registers) == -RESTART && is_notified(number) && !self.shared.take_interrupted(tid) {
+            arch::set_restart(&mut registers, number, -RESTART_ALWAYS);
+            ptrace::set_registers(tid, &registers)?;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ pub(super) const TESTS: &[Test] = &[
     ("output_is_kept_apart_and_in_order", output_is_kept_apart_and_in_order),
     ("output_is_binary_and_unlimited", output_is_binary_and_unlimited),
     ("nothing_survives_the_command", nothing_survives_the_command),
+    ("signals_interrupt_no_lookup", signals_interrupt_no_lookup),
     ("waiting_for_a_pipe_can_be_interrupted", waiting_for_a_pipe_can_be_interrupted),
     ("cancel_ends_a_command", cancel_ends_a_command),
     ("a_panic_in_the_callback_ends_the_command", a_panic_in_the_callback_ends_the_command),
@@ -230,4 +231,11 @@ fn waiting_for_a_pipe_can_be_interrupted(place: &Place) {
     let begun = Instant::now();
     assert_eq!(output(&place.script("pipe", script)), "143\n143\npassed\nagain\n");
     assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+fn signals_interrupt_no_lookup(place: &Place) {
+    // The shell's handlers are installed without SA_RESTART, and a directory that cannot be opened has no files for it.
+    let script = "touch /tmp/a.f /tmp/b.f; trap : USR1; (while kill -USR1 $$; do :; done) 2>/dev/null & pid=$!; i=0; \
+        while [ $i -lt 500 ]; do set -- /tmp/*.f; [ $# = 2 ] && [ -e /tmp/a.f ] || echo lost; i=$((i+1)); done; kill $pid; echo done";
+    assert_eq!(output(&place.script("signals", script)), "done\n");
 }
