@@ -13,9 +13,10 @@ use crate::{
     guardian::{Report, Side, watch},
     isolation::Facts,
     root::{beside, xattr},
+    seccomp::RELEASE,
     sys::{
         notify,
-        process::{Fork, fork},
+        process::{Fork, ask, fork},
         ptrace,
     },
     worker::WorkerChannel,
@@ -116,7 +117,14 @@ fn become_supervised(supervisor: &Channel) -> Result<(), ChannelError> {
     if !armed || supervisor.recv::<()>()?.is_none() {
         return Err(ChannelError::Truncated);
     }
-    let listener = rustix::thread::set_no_new_privs(true).and_then(|()| notify::install(&filter::program()));
+    let listener = rustix::thread::set_no_new_privs(true).and_then(|()| match notify::install(&filter::program()) {
+        // In a step of a build.
+        Err(Errno::BUSY) => {
+            let _ = ask(RELEASE);
+            notify::install(&filter::program())
+        }
+        other => other,
+    });
     supervisor.send(&listener.as_ref().map(drop).map_err(|errno| errno.raw_os_error()))?;
     let Ok(listener) = listener else { return Err(ChannelError::Truncated) };
     supervisor.send_descriptor(listener.as_fd()).map_err(|_| ChannelError::Truncated)?;

@@ -25,10 +25,14 @@ const CAP_MKNOD: u64 = 1 << 27;
 
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Answers one call that waits.
-pub(super) fn answer(listener: BorrowedFd<'_>) {
-    let Ok(Some(call)) = notify::receive(listener) else { return };
+/// Answers one call that waits; whether there will be more. Who does not want to be asked again closes the listener, which
+/// ends the call, too.
+pub(super) fn answer(listener: BorrowedFd<'_>) -> bool {
+    let Ok(Some(call)) = notify::receive(listener) else { return true };
     let [a, b, c, d, ..] = call.args;
+    if call.number == libc::SYS_prctl {
+        return false;
+    }
     let (dir, path, mode, device) = match call.number {
         libc::SYS_mknodat => (a as i32, b, c as u32, d),
         _ => (libc::AT_FDCWD, a, b as u32, c),
@@ -43,6 +47,7 @@ pub(super) fn answer(listener: BorrowedFd<'_>) {
     if let Err(errno) = answered {
         tracing::debug!("a process that makes a device is gone: {errno}");
     }
+    true
 }
 
 /// A line of `/proc/PID/status`.

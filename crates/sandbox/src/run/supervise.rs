@@ -150,8 +150,8 @@ impl Running {
                 return Err(RunError::Cancelled);
             }
             match &self.listener {
-                Some(listener) if asked.contains(PollFlags::IN) => nodes::answer(listener.as_fd()),
-                // No process is left that could ask.
+                Some(listener) if asked.contains(PollFlags::IN) && nodes::answer(listener.as_fd()) => {}
+                // No process is left that could ask, or wants to.
                 Some(_) if !asked.is_empty() => self.listener = None,
                 _ => {}
             }

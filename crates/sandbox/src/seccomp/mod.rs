@@ -84,7 +84,11 @@ fn profile() -> io::Result<Vec<sock_filter>> {
     compile(Arch::NATIVE).map_err(io::Error::other)
 }
 
-/// Notifies mknod(2) of a device; all else is for the program that comes after it.
+/// The option of prctl(2) by which a process asks for the end of such notifications, since it has a use for some of its own
+/// and there can be one listener only. No kernel has it.
+pub(crate) const RELEASE: u32 = 0x7262_7265;
+
+/// Notifies mknod(2) of a device, and [`RELEASE`]; all else is for the program that comes after it.
 fn devices() -> Vec<sock_filter> {
     let number = |name: &str| {
         let call = ALLOWED.iter().find(|call| call.name == name)?;
@@ -101,6 +105,15 @@ fn devices() -> Vec<sock_filter> {
             statement(AND, libc::S_IFMT),
             jump(JUMP_IF_EQUAL, libc::S_IFCHR, 1, 0),
             jump(JUMP_IF_EQUAL, libc::S_IFBLK, 0, 1),
+            statement(RETURN, RET_USER_NOTIF),
+        ]);
+    }
+    if let Some(number) = number("prctl") {
+        program.extend([
+            statement(LOAD, NUMBER_OFFSET),
+            jump(JUMP_IF_EQUAL, number, 0, 3),
+            statement(LOAD, ARGUMENTS_OFFSET),
+            jump(JUMP_IF_EQUAL, RELEASE, 0, 1),
             statement(RETURN, RET_USER_NOTIF),
         ]);
     }
@@ -256,6 +269,8 @@ mod tests {
             // Of another table, where the number means something else.
             assert_ne!(verdict(AUDIT_ARCH_I386, libc::SYS_mknod, [path, mode, 0x103, 0, 0, 0]), RET_USER_NOTIF);
         }
+        assert_eq!(verdict(AUDIT_ARCH_X86_64, libc::SYS_prctl, [RELEASE.into(), 0, 0, 0, 0, 0]), RET_USER_NOTIF);
+        assert_eq!(verdict(AUDIT_ARCH_X86_64, libc::SYS_prctl, [4, 0, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(verdict(AUDIT_ARCH_X86_64, libc::SYS_read, [0; 6]), RET_ALLOW);
         assert_eq!(verdict(AUDIT_ARCH_X86_64, libc::SYS_mount, [0; 6]), EPERM);
     }

@@ -33,8 +33,11 @@ const ONE_ID: &[&str] = &["user with no_new_privs", "user without a name", "root
 fn main() -> ExitCode {
     init(&[("inside", inside::serve), ("sleeper", outside::sleeper), (nested::WORD, nested::attack)]);
     if std::env::args().next().is_some_and(|name| name == "probe") {
-        let is_nested = std::env::args().nth(1).is_some_and(|word| word == nested::WORD);
-        return if is_nested { nested::main() } else { probe::main() };
+        return match std::env::args().nth(1).as_deref() {
+            Some(nested::WORD) => nested::main(),
+            Some(nested::START) => nested::start(),
+            _ => probe::main(),
+        };
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     match std::env::var(MODE) {

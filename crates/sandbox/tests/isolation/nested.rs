@@ -44,6 +44,19 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The first argument of the program for [`start`].
+pub(crate) const START: &str = "start";
+
+/// In the step: tells what kind of worker starts there.
+pub(crate) fn start() -> ExitCode {
+    let mut options = options(WORD);
+    options.isolation = Isolation::Auto;
+    let mut worker = Worker::spawn(options).unwrap();
+    println!("{:?}", worker.facts().privilege);
+    worker.kill().unwrap();
+    ExitCode::SUCCESS
+}
+
 /// In that worker: sends what it could do that it must not.
 pub(crate) fn attack(mut channel: WorkerChannel) -> i32 {
     let outer = [0, 1].map(|index| channel.take_fd(index).unwrap());

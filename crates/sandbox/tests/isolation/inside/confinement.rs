@@ -1,7 +1,7 @@
 //! What a command may do and see.
 
 use super::{Place, Test, do_it, listing, output, try_do, upper, words};
-use crate::nested::{READ_ONLY, WORD};
+use crate::nested::{READ_ONLY, START, WORD};
 use rbuild_sandbox::{Access, ExitStatus, Limit, Mount, Network, Privilege, RunError, Security, limits_met};
 use std::{fs, path::Path};
 
@@ -13,6 +13,7 @@ pub(super) const TESTS: &[Test] = &[
     ("devices_are_dockers", devices_are_dockers),
     ("no_network", no_network),
     ("limits_are_told", limits_are_told),
+    ("a_step_may_start_a_worker", a_step_may_start_a_worker),
     ("a_nested_root_undoes_nothing", a_nested_root_undoes_nothing),
     ("insecure_is_not_confined", insecure_is_not_confined),
     ("the_host_is_not_seen", the_host_is_not_seen),
@@ -147,6 +148,13 @@ fn limits_are_told(place: &Place) {
     let emulated = place.facts().privilege == Privilege::Emulated;
     assert_eq!(limits_met(), if emulated { vec![Limit::Program32] } else { vec![] });
     assert_eq!(limits_met(), [], "they are told once");
+}
+
+fn a_step_may_start_a_worker(place: &Place) {
+    let mut spec = place.script("worker", "");
+    spec.argv = words(&["probe", START]);
+    // Under Docker's profile it gets no namespaces.
+    assert_eq!(output(&spec), "Emulated\n");
 }
 
 fn a_nested_root_undoes_nothing(place: &Place) {
