@@ -122,9 +122,9 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     };
     let argv = command.argv.to_vec();
     let result = rbuild_sandbox::run(&spec, session.cancel().commands(), &mut output);
-    let limits = rbuild_sandbox::limits_met();
+    // Not after a success: what another command meets at the same time is to be told with that one.
     if !matches!(&result, Ok(report) if report.status.success()) {
-        for limit in limits {
+        for limit in rbuild_sandbox::limits_met() {
             emitter.emit(Fact::Note { text: limit.to_string(), shown: true });
         }
     }

@@ -26,6 +26,7 @@ pub mod remove;
 pub mod root;
 pub mod run;
 mod seccomp;
+mod status;
 mod sys;
 pub mod userns;
 pub mod worker;

@@ -3,6 +3,7 @@
 use crate::{
     chroot,
     idmap::{IdKind, current_map},
+    status::TaskStatus,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -118,8 +119,7 @@ pub(crate) fn apparmor_restricts_userns() -> Option<bool> {
 
 /// The line `Seccomp` of `/proc/self/status`.
 pub(crate) fn seccomp_mode() -> Option<u32> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Seccomp:"))?.trim().parse().ok()
+    TaskStatus::own()?.number("Seccomp")
 }
 
 /// Whether the ids of this process exist in its user namespace; an unmapped one is seen as the overflow id.

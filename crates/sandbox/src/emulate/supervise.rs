@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     run::ExitStatus,
+    status::TaskStatus,
     sys::{
         notify::{self, Notification},
         signal::{self, Blocking},
@@ -162,13 +163,9 @@ fn wait_for(
 
 /// Whether a signal is to be delivered to a thread.
 fn has_signal(tid: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    let set = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    let pending = set("SigPnd:").unwrap_or(0) | set("ShdPnd:").unwrap_or(0);
-    pending & !set("SigBlk:").unwrap_or(0) != 0
+    let Some(status) = TaskStatus::of(tid) else { return false };
+    let set = |name| status.bits(name).unwrap_or(0);
+    (set("SigPnd") | set("ShdPnd")) & !set("SigBlk") != 0
 }
 
 fn give(shared: &Shared, listener: &OwnedFd, notification: &Notification, number: i64, mut answer: Answer) {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     run::ExitStatus,
+    status::TaskStatus,
     sys::ptrace::{self, Registers, Resume, Status, event},
 };
 use nix::libc;
@@ -330,11 +331,8 @@ impl<'a> Tracer<'a> {
         let held: Vec<u32> =
             self.tracees.iter().filter(|(_, it)| it.task.is_none() && it.held.is_some()).map(|(tid, _)| *tid).collect();
         for tid in held {
-            let field = |name: &str| {
-                let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-                status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok())
-            };
-            let (Some(process), Some(now)) = (field("Tgid:"), field("PPid:")) else { continue };
+            let Some(status) = TaskStatus::of(tid) else { continue };
+            let (Some(process), Some(now)) = (status.number("Tgid"), status.number("PPid")) else { continue };
             // Where its parent lives, and is not one to whom orphans go, that is its real one and will tell of it.
             let told = self.tracees.get(&now).is_some_and(|it| !it.exit_traced && now != self.first);
             if process != tid || told {

@@ -6,6 +6,7 @@
 use crate::{
     memory::Memory,
     root::{FileKind, record, xattr::Target},
+    status::TaskStatus,
     sys::notify::{self, Notification},
 };
 use nix::libc;
@@ -15,13 +16,9 @@ use rustix::{
         AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstat, major, minor, openat, openat2, unlinkat,
     },
     io::Errno,
+    thread::CapabilitySet,
 };
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt};
-
-/// capabilities(7).
-const CAP_CHOWN: u64 = 1 << 0;
-const CAP_DAC_OVERRIDE: u64 = 1 << 1;
-const CAP_MKNOD: u64 = 1 << 27;
 
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -50,24 +47,15 @@ pub(super) fn answer(listener: BorrowedFd<'_>) -> bool {
     true
 }
 
-/// A line of `/proc/PID/status`.
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-}
-
-fn status(of: &str) -> Option<String> {
-    fs::read_to_string(format!("/proc/{of}/status")).ok()
-}
-
 /// The ids of a process in the pid namespace of `/proc` and in each one inside, the last its own.
-fn ids(status: &str) -> Option<Vec<u32>> {
-    field(status, "NSpid")?.split_ascii_whitespace().map(|id| id.parse().ok()).collect()
+fn ids(status: TaskStatus) -> Option<Vec<u32>> {
+    status.numbers("NSpid")
 }
 
 /// The id that a thread has in `/proc`, which may be that of a pid namespace around this one. Such calls are rare, so
 /// that looking at all processes does no harm.
 fn id_in_proc(tid: u32) -> Option<u32> {
-    let own = ids(&status("self")?)?;
+    let own = ids(TaskStatus::own()?)?;
     let (level, own) = (own.len().checked_sub(1)?, *own.first()?);
     if level == 0 {
         return Some(tid);
@@ -81,40 +69,36 @@ fn id_in_proc(tid: u32) -> Option<u32> {
             if pid == own {
                 return true;
             }
-            let above = status(&pid.to_string()).and_then(|status| field(&status, "PPid")?.parse().ok());
-            pid = above.unwrap_or(0);
+            pid = TaskStatus::of(pid).and_then(|status| status.number("PPid")).unwrap_or(0);
         }
         false
     };
-    let processes = numbers("/proc").into_iter().filter(|pid| {
-        let ids = status(&pid.to_string()).and_then(|status| ids(&status));
-        ids.is_some_and(|ids| ids.len() > level)
-    });
+    let processes = numbers("/proc")
+        .into_iter()
+        .filter(|pid| TaskStatus::of(*pid).and_then(ids).is_some_and(|ids| ids.len() > level));
     processes
         .filter(|pid| is_below_own(*pid))
         .flat_map(|pid| numbers(&format!("/proc/{pid}/task")))
-        .find(|thread| status(&thread.to_string()).and_then(|status| ids(&status)?.get(level).copied()) == Some(tid))
+        .find(|thread| TaskStatus::of(*thread).and_then(|status| ids(status)?.get(level).copied()) == Some(tid))
 }
 
 /// What of a thread decides what it may make, and how.
 struct Maker {
     uid: u32,
     gid: u32,
-    capabilities: u64,
+    capabilities: CapabilitySet,
     umask: u32,
 }
 
 impl Maker {
-    /// From `/proc/TID/status`.
-    fn parse(status: &str) -> Option<Self> {
-        let field = |name| field(status, name);
+    fn new(status: &TaskStatus) -> Option<Self> {
         // The fourth is that for files.
-        let id = |name| field(name)?.split_ascii_whitespace().nth(3)?.parse().ok();
+        let id = |name| status.numbers(name)?.get(3).copied();
         Some(Self {
             uid: id("Uid")?,
             gid: id("Gid")?,
-            capabilities: u64::from_str_radix(field("CapEff")?, 16).ok()?,
-            umask: u32::from_str_radix(field("Umask")?, 8).ok()?,
+            capabilities: CapabilitySet::from_bits_retain(status.bits("CapEff")?),
+            umask: status.umask()?,
         })
     }
 }
@@ -127,7 +111,7 @@ fn make(
     mode: u32,
     device: u64,
 ) -> Result<(), Errno> {
-    let id = id_in_proc(call.tid).ok_or(Errno::SRCH)?.to_string();
+    let id = id_in_proc(call.tid).ok_or(Errno::SRCH)?;
     let path = Memory::of(call.tid).read_path(path)?;
     if path.is_empty() {
         return Err(Errno::NOENT);
@@ -139,7 +123,7 @@ fn make(
         libc::AT_FDCWD => Some(open("cwd")?),
         fd => Some(open(&format!("fd/{fd}")).map_err(|errno| if errno == Errno::NOENT { Errno::BADF } else { errno })?),
     };
-    let maker = status(&id).and_then(|status| Maker::parse(&status)).ok_or(Errno::SRCH)?;
+    let maker = TaskStatus::of(id).and_then(|status| Maker::new(&status)).ok_or(Errno::SRCH)?;
     // All of it was of the thread that waits, and not of another one with its id.
     if !notify::is_waiting(listener, call.id) {
         return Err(Errno::SRCH);
@@ -151,8 +135,8 @@ fn make(
         return Err(Errno::EXIST);
     }
     let name = OsStr::from_bytes(name);
-    let allowed = CAP_MKNOD | CAP_DAC_OVERRIDE | CAP_CHOWN;
-    if maker.capabilities & allowed != allowed {
+    let needed = CapabilitySet::MKNOD | CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN;
+    if !maker.capabilities.contains(needed) {
         let there = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         return Err(if there { Errno::EXIST } else { Errno::PERM });
     }
@@ -225,9 +209,9 @@ mod tests {
 
     #[test]
     fn makers_are_read() {
-        let status = "Name:\tx\nUmask:\t0022\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nCapEff:\t00000000a80425fb\n";
-        let maker = Maker::parse(status).unwrap();
-        assert_eq!((maker.uid, maker.gid, maker.umask, maker.capabilities), (4, 8, 0o22, 0xa804_25fb));
-        assert!(Maker::parse("Uid:\t1\n").is_none());
+        let status = "Umask:\t0022\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nCapEff:\t00000000a80425fb\n";
+        let maker = Maker::new(&status.into()).unwrap();
+        assert_eq!((maker.uid, maker.gid, maker.umask, maker.capabilities.bits()), (4, 8, 0o22, 0xa804_25fb));
+        assert!(Maker::new(&"Uid:\t1\n".into()).is_none());
     }
 }

@@ -117,9 +117,9 @@ fn devices() -> Vec<sock_filter> {
             statement(RETURN, RET_USER_NOTIF),
         ]);
     }
-    let skipped = u8::try_from(program.len()).unwrap_or_default();
     let arch = Arch::NATIVE.first().map_or(0, |arch| arch.audit());
-    [vec![statement(LOAD, ARCH_OFFSET), jump(JUMP_IF_EQUAL, arch, 0, skipped)], program].concat()
+    let skip = statement(JUMP, program.len() as u32);
+    [vec![statement(LOAD, ARCH_OFFSET), jump(JUMP_IF_EQUAL, arch, 1, 0), skip], program].concat()
 }
 
 fn compile(arches: &[Arch]) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
