@@ -9,6 +9,7 @@ mod frontends;
 mod hostile;
 mod image;
 mod killed;
+mod lookaside;
 mod parallel;
 mod rawjson;
 mod refusals;

@@ -6,6 +6,7 @@ use super::{
     elf::{self, Elf, PAGE, Segment},
     exec::Plan,
     filter::CARRIER,
+    lookaside::{AddressSpace, MAPPINGS},
 };
 use crate::{
     memory::Memory,
@@ -13,6 +14,7 @@ use crate::{
 };
 use nix::libc;
 use rustix::io::Errno;
+use std::{ops::Range, sync::Arc};
 
 /// What comes with a program on its stack (linux/auxvec.h).
 mod aux {
@@ -49,6 +51,9 @@ pub(crate) struct Script {
     list: u64,
     /// Calls without whose success the program cannot run: indices in the list.
     needed: Vec<usize>,
+    /// The first of those that map [`MAPPINGS`].
+    mappings: Option<usize>,
+    loader: Range<u64>,
     /// What is zeroed at last: ends of segments.
     zeros: Vec<(u64, u64)>,
     /// Where the thread is seen while it makes a call.
@@ -126,9 +131,23 @@ impl Image {
 struct Calls {
     list: Vec<[u64; CALL_WORDS]>,
     needed: Vec<usize>,
+    mappings: Option<usize>,
 }
 
 impl Calls {
+    /// Of a descriptor that the carrier gives.
+    fn map_lookaside(&mut self) {
+        self.push(CARRIER, LOOKASIDE);
+        self.mappings = Some(self.list.len());
+        for mapping in MAPPINGS {
+            let (fd, offset) = mapping.offset.map_or((u64::MAX, 0), |offset| (FIRST_RESULT, offset));
+            let flags = (mapping.flags | libc::MAP_FIXED_NOREPLACE) as u64;
+            let args = [mapping.address, mapping.length, mapping.protection as u64, flags, fd, offset];
+            self.push(libc::SYS_mmap, args);
+        }
+        self.push(libc::SYS_close, [FIRST_RESULT, 0, 0, 0, 0, 0]);
+    }
+
     fn push(&mut self, number: i64, args: [u64; 6]) {
         let [a, b, c, d, e, f] = args;
         self.list.push([number as u64, a, b, c, d, e, f, 0]);
@@ -187,11 +206,15 @@ fn extents(elf: &Elf, base: u64) -> [u64; 5] {
     [code.0, code.1, data.0, data.1, top]
 }
 
+/// The arguments of the carrier for the program, and for what [`MAPPINGS`] is of.
+pub(crate) const PROGRAM: [u64; 6] = [0; 6];
+pub(crate) const LOOKASIDE: [u64; 6] = [1, 0, 0, 0, 0, 0];
+
 /// At the exec event: prepares the new program and has its thread make the calls.
 ///
 /// # Errors
 /// Where the program cannot be made to run: it must be killed then, as there is no way back.
-pub(crate) fn begin(tid: u32, plan: &Plan) -> Result<Script, Errno> {
+pub(crate) fn begin(tid: u32, plan: &Plan, with_lookaside: bool) -> Result<Script, Errno> {
     let memory = Memory::of(tid);
     let registers = ptrace::registers(tid)?;
     let mut image = Image::read(memory, arch::stack(&registers))?;
@@ -249,11 +272,15 @@ pub(crate) fn begin(tid: u32, plan: &Plan) -> Result<Script, Errno> {
     let mut mapped = None;
     if let Some((_, elf)) = &plan.program {
         let base = Plan::base(elf, random(0));
-        calls.push_needed(CARRIER, [0; 6]);
+        calls.push_needed(CARRIER, PROGRAM);
         for segment in &elf.segments {
             zeros.extend(calls.map(segment, base));
         }
         calls.push(libc::SYS_close, [FIRST_RESULT, 0, 0, 0, 0, 0]);
+        if with_lookaside {
+            // The number of its descriptor is that of the one just closed: the lowest that is free.
+            calls.map_lookaside();
+        }
         let loader = arch::instruction(&registers).wrapping_sub(plan.real_elf.entry);
         image.set(aux::BASE, if plan.real_elf.movable { loader } else { 0 });
         image.set(aux::PHDR, base.wrapping_add(elf.table));
@@ -327,7 +354,20 @@ pub(crate) fn begin(tid: u32, plan: &Plan) -> Result<Script, Errno> {
     arch::skip(&mut start, 0);
     arch::go_to(&mut running, code, list - 4096);
     ptrace::set_registers(tid, &running)?;
-    Ok(Script { start, code, covered, list, needed: calls.needed, zeros, instruction: code + AFTER_CALL })
+    let base = entry.wrapping_sub(plan.real_elf.entry);
+    let ends = plan.real_elf.segments.iter().map(|segment| segment.address.saturating_add(segment.memory_size));
+    let top = ends.max().unwrap_or(0);
+    Ok(Script {
+        start,
+        code,
+        covered,
+        list,
+        needed: calls.needed,
+        mappings: calls.mappings,
+        loader: base..base.wrapping_add(top),
+        zeros,
+        instruction: code + AFTER_CALL,
+    })
 }
 
 /// Where arguments and variables lie.
@@ -354,29 +394,36 @@ fn argument_area(
 }
 
 impl Script {
-    /// At the stop that ends the calls: the program starts.
+    /// At the stop that ends the calls: the program starts. Gives its memory.
     ///
     /// # Errors
     /// Where a call has failed that the program needs.
-    pub(crate) fn end(&self, tid: u32) -> Result<(), Errno> {
+    pub(crate) fn end(&self, tid: u32) -> Result<Arc<AddressSpace>, Errno> {
         let memory = Memory::of(tid);
         let size = 8 * CALL_WORDS;
-        let count = self.needed.last().map_or(0, |last| last + 1);
+        let mappings = self.mappings.map_or(0..0, |first| first..first + MAPPINGS.len());
+        let count = self.needed.last().map_or(0, |last| last + 1).max(mappings.end);
         let mut bytes = vec![0; count * size];
         memory.read(self.list, &mut bytes)?;
-        for index in &self.needed {
+        let result = |index: usize| {
             let result = bytes.get((index + 1) * size - 8..(index + 1) * size).unwrap_or_default();
-            let result = result.try_into().map_or(-1, i64::from_le_bytes);
+            result.try_into().map_or(-1, i64::from_le_bytes)
+        };
+        for index in &self.needed {
+            let result = result(*index);
             if (-4095..0).contains(&result) {
                 return Err(Errno::from_raw_os_error(-result as i32));
             }
         }
+        let is_mapped = !mappings.is_empty()
+            && mappings.zip(MAPPINGS).all(|(index, mapping)| result(index) as u64 == mapping.address);
         for (at, length) in &self.zeros {
             memory.write(*at, &vec![0; *length as usize])?;
         }
         for (index, word) in self.covered.iter().enumerate() {
             ptrace::poke(tid, self.code + 8 * index as u64, *word)?;
         }
-        ptrace::set_registers(tid, &self.start)
+        ptrace::set_registers(tid, &self.start)?;
+        Ok(AddressSpace::new(is_mapped.then(|| self.loader.clone())))
     }
 }

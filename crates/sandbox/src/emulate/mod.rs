@@ -7,6 +7,7 @@ mod elf;
 mod exec;
 pub(crate) mod filter;
 mod inject;
+pub(crate) mod lookaside;
 mod rewrite;
 mod script;
 mod start;
@@ -18,6 +19,7 @@ pub(crate) mod vfs;
 use crate::{run::Limit, sys::notify::Notification};
 use calls::{Answer, Call};
 use exec::Program;
+use lookaside::Lookaside;
 use rustix::{fd::OwnedFd, io::Errno};
 use std::{
     collections::{HashMap, HashSet},
@@ -161,8 +163,10 @@ const LATE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) kernel: Kernel,
+    /// None where it cannot be had.
+    lookaside: Option<Lookaside>,
     semantics: Box<dyn Semantics>,
-    foretold: Mutex<HashMap<u32, Foretold>>,
+    foretold: Mutex<HashMap<u32, Vec<Foretold>>>,
     late: Mutex<HashMap<u32, Late>>,
     /// Threads whose call, that blocks, a signal has rightly interrupted.
     interrupted: Mutex<HashSet<u32>>,
@@ -172,17 +176,15 @@ pub(crate) struct Shared {
 impl Shared {
     fn foretell(&self, tid: u32, args: [u64; 6], instruction: u64, what: Meaning) {
         let mut foretold = self.foretold.lock().unwrap_or_else(PoisonError::into_inner);
-        foretold.insert(tid, Foretold { args, instruction, what });
+        foretold.entry(tid).or_default().push(Foretold { args, instruction, what });
     }
 
     /// What was foretold of this very call.
     fn take_foretold(&self, tid: u32, args: [u64; 6], instruction: u64) -> Option<Meaning> {
         let mut foretold = self.foretold.lock().unwrap_or_else(PoisonError::into_inner);
-        let this = foretold.get(&tid)?;
-        if this.args != args || this.instruction != instruction {
-            return None;
-        }
-        foretold.remove(&tid).map(|foretold| foretold.what)
+        let all = foretold.get_mut(&tid)?;
+        let index = all.iter().position(|this| this.args == args && this.instruction == instruction)?;
+        Some(all.remove(index).what)
     }
 
     /// Keeps the answer to a call that does not wait any more, for when it is made again.

@@ -235,7 +235,13 @@ fn first_task(pid: u32, directory: &Path) -> Result<Arc<Task>, Errno> {
     let pids = Arc::new(PidSpace { init: AtomicU32::new(pid), parent: None });
     Ok(Arc::new(Task {
         tid: pid,
-        process: Arc::new(Process { pid, exe: Mutex::new(exe), dumpable: Mutex::new(1), pids }),
+        process: Arc::new(Process {
+            pid,
+            exe: Mutex::new(exe),
+            dumpable: Mutex::new(1),
+            pids,
+            space: Mutex::default(),
+        }),
         fs: Mutex::new(Arc::new(Mutex::new(Fs { root: root.clone(), cwd, umask: UMASK }))),
         credentials: Mutex::new(Credentials::root()),
         namespace: Mutex::new(Arc::clone(&namespace)),

@@ -1,7 +1,7 @@
 //! The threads of the supervisor.
 
 use super::{
-    Answer, Call, Kernel, Meaning, RESTART, Semantics, Shared,
+    Answer, Call, Kernel, Lookaside, Meaning, RESTART, Semantics, Shared,
     filter::{CARRIER, is_trapped},
     task::Task,
     tracer::Tracer,
@@ -45,6 +45,7 @@ pub(crate) fn supervise(
 ) -> io::Result<ExitStatus> {
     let shared = Arc::new(Shared {
         kernel,
+        lookaside: Lookaside::new().inspect_err(|errno| tracing::debug!("every call is notified: {errno}")).ok(),
         semantics,
         foretold: Mutex::new(HashMap::new()),
         late: Mutex::new(HashMap::new()),
@@ -105,7 +106,7 @@ fn handle(shared: &Arc<Shared>, listener: &Arc<OwnedFd>, notification: &Notifica
         }
     };
     let call = Call { number, args, task };
-    let answer = shared.take_late(notification).unwrap_or_else(|| shared.semantics.answer(&shared.kernel, &call));
+    let answer = shared.take_late(notification).unwrap_or_else(|| answer(shared, &call, instruction));
     match answer {
         Answer::Later(later) => {
             let (own, to, notification) = (Arc::clone(shared), Arc::clone(listener), *notification);
@@ -121,6 +122,16 @@ fn handle(shared: &Arc<Shared>, listener: &Arc<OwnedFd>, notification: &Notifica
         }
         answer => give(shared, listener, notification, number, answer),
     }
+}
+
+fn answer(shared: &Shared, call: &Call, instruction: u64) -> Answer {
+    let Some(lookaside) = &shared.lookaside else {
+        return shared.semantics.answer(&shared.kernel, call);
+    };
+    lookaside.watch(call);
+    let mut answer = shared.semantics.answer(&shared.kernel, call);
+    lookaside.learn(call, &mut answer, instruction);
+    answer
 }
 
 /// How often a call that blocks is looked after.

@@ -1,6 +1,9 @@
 //! Processes and threads as the supervisor knows them.
 
-use super::vfs::{Identity, Namespace, Place};
+use super::{
+    lookaside::AddressSpace,
+    vfs::{Identity, Namespace, Place},
+};
 use crate::memory::Memory;
 use nix::libc;
 use std::sync::{
@@ -71,6 +74,7 @@ pub(crate) struct Process {
     pub(crate) exe: Mutex<Option<Place>>,
     pub(crate) dumpable: Mutex<u32>,
     pub(crate) pids: Arc<PidSpace>,
+    pub(crate) space: Mutex<Arc<AddressSpace>>,
 }
 
 /// A thread. The pieces behind `Arc` are shared as clone(2) shares them; `namespace` and `hostname` as unshare(2) parts them.
@@ -99,6 +103,15 @@ impl Task {
         other.process.pids.is_within(self.process.pids.init.load(Ordering::Relaxed))
     }
 
+    pub(crate) fn space(&self) -> Arc<AddressSpace> {
+        Arc::clone(&lock(&self.process.space))
+    }
+
+    /// Whether its process may have others.
+    pub(crate) fn has_threads(&self) -> bool {
+        Arc::strong_count(&self.process) > 1
+    }
+
     pub(crate) fn memory(&self) -> Memory {
         Memory::of(self.tid)
     }
@@ -123,6 +136,7 @@ impl Task {
                 exe: Mutex::new(lock(&self.process.exe).clone()),
                 dumpable: Mutex::new(*lock(&self.process.dumpable)),
                 pids,
+                space: Mutex::new(if has(libc::CLONE_VM) { self.space() } else { self.space().fork() }),
             })
         };
         let fs = lock(&self.fs);

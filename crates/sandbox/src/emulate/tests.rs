@@ -138,7 +138,13 @@ fn root(pid: u32) -> Arc<Task> {
     let pids = Arc::new(PidSpace { init: AtomicU32::new(pid), parent: None });
     Arc::new(Task {
         tid: pid,
-        process: Arc::new(Process { pid, exe: Mutex::new(None), dumpable: Mutex::new(1), pids }),
+        process: Arc::new(Process {
+            pid,
+            exe: Mutex::new(None),
+            dumpable: Mutex::new(1),
+            pids,
+            space: Mutex::default(),
+        }),
         fs: Mutex::new(Arc::new(Mutex::new(Fs { root: place.clone(), cwd: place, umask: 0o22 }))),
         credentials: Mutex::new(credentials),
         namespace: Mutex::new(namespace),

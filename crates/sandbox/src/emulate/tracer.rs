@@ -265,12 +265,15 @@ impl<'a> Tracer<'a> {
                 let registers = ptrace::registers(tid)?;
                 match arch::number(&registers) {
                     libc::SYS_clone => arch::args(&registers)[0],
-                    // fork and vfork: nothing that is emulated is shared.
+                    libc::SYS_vfork => (libc::CLONE_VM | libc::CLONE_VFORK) as u64,
                     _ => 0,
                 }
             }
         };
         self.adopt(new, &parent, flags)?;
+        if let (Some(lookaside), Some(child)) = (&self.shared.lookaside, self.shared.kernel.task(new)) {
+            lookaside.cloned(&parent, &child, flags);
+        }
         self.resume(tid, 0)
     }
 
@@ -342,6 +345,10 @@ impl<'a> Tracer<'a> {
                 tracing::debug!("task {tid} was not adopted: {errno}");
                 kill(tid);
             }
+            // What it shares is not known.
+            if let (Some(lookaside), Some(task)) = (&self.shared.lookaside, self.shared.kernel.task(tid)) {
+                lookaside.end(&task);
+            }
         }
     }
 
@@ -407,7 +414,12 @@ impl<'a> Tracer<'a> {
                 if arch::number(&registers) != arch::SCRIPT_END {
                     return Err(Errno::PROTO);
                 }
-                script.end(tid)?;
+                let space = script.end(tid)?;
+                let task = self.task(tid)?;
+                *task.process.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
+                if let Some(lookaside) = &self.shared.lookaside {
+                    lookaside.begin(&task)?;
+                }
                 ptrace::set_signal_mask(tid, mask)?;
                 return self.plain(tid);
             }
@@ -612,7 +624,8 @@ impl<'a> Tracer<'a> {
         if (real.st_dev, real.st_ino) != plan.identity {
             return Err(Errno::ACCESS);
         }
-        let script = inject::begin(tid, &plan)?;
+        let aside = self.shared.lookaside.as_ref().and_then(|lookaside| lookaside.file().ok());
+        let script = inject::begin(tid, &plan, aside.is_some())?;
         let process = &task.process;
         *process.exe.lock().unwrap_or_else(PoisonError::into_inner) = plan.place;
         let same =
@@ -620,7 +633,10 @@ impl<'a> Tracer<'a> {
         *process.dumpable.lock().unwrap_or_else(PoisonError::into_inner) = u32::from(same);
         *task.credentials.lock().unwrap_or_else(PoisonError::into_inner) = plan.credentials;
         if let Some((program, _)) = plan.program {
-            self.shared.foretell(tid, [0; 6], script.instruction, Meaning::Descriptor(program));
+            self.shared.foretell(tid, inject::PROGRAM, script.instruction, Meaning::Descriptor(program));
+            if let Some(file) = aside {
+                self.shared.foretell(tid, inject::LOOKASIDE, script.instruction, Meaning::Descriptor(file));
+            }
         }
         self.go(tid, State::Script(Box::new(script), mask), Resume::Continue)
     }

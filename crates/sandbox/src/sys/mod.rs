@@ -2,6 +2,8 @@
 
 pub(crate) mod descriptor;
 pub(crate) mod filter;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod lookaside;
 pub(crate) mod loopback;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod memory;

@@ -13,7 +13,7 @@ mod resolve;
 mod token;
 
 pub(crate) use mount::{Detached, Namespace};
-pub(crate) use place::Place;
+pub(crate) use place::{Place, PlaceKey};
 pub(crate) use resolve::Parent;
 pub(crate) use token::{is_token, keep_directories_in};
 
@@ -24,7 +24,7 @@ use std::path::PathBuf;
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
 /// Who asks, for permission checks and for the owner of what is made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,

@@ -6,7 +6,7 @@ use super::{
     overlay::{Node, OverlayFs},
     token,
 };
-use crate::root::FileKind;
+use crate::{emulate::lookaside::mounts_changed, root::FileKind};
 use rustix::{
     fd::AsFd,
     io::{Errno, fcntl_dupfd_cloexec},
@@ -214,6 +214,7 @@ impl Mount {
         let key = point.key();
         *locked(&child.above) = Some((Arc::downgrade(self), point));
         self.children_mut().insert(key, Arc::clone(child));
+        mounts_changed();
     }
 
     /// What is attached beneath `root`, and where.
@@ -380,6 +381,7 @@ impl Namespace {
                 child.is_locked()
             });
         }
+        mounts_changed();
         Ok(())
     }
 
@@ -527,6 +529,7 @@ fn detach(mount: &Arc<Mount>) -> Result<()> {
     let (above, point) = mount.above().ok_or(Errno::INVAL)?;
     above.children_mut().remove(&point.key());
     *locked(&mount.above) = None;
+    mounts_changed();
     Ok(())
 }
 

@@ -24,6 +24,13 @@ pub(crate) struct Place {
     pub(super) file: FileRef,
 }
 
+/// Stands for a directory of an overlay, as long as this process lives.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PlaceKey {
+    mount: u64,
+    file: u64,
+}
+
 /// A place together with the file system that knows it.
 enum In<'a> {
     Host(&'a HostFs, &'a Arc<HostFile>),
@@ -51,6 +58,14 @@ impl Place {
     /// Whether nothing here may be changed, by whomever.
     pub(crate) fn is_read_only(&self) -> bool {
         self.mount.flags().read_only || matches!(&self.mount.fs, Fs::Overlay(fs, _) if !fs.is_writable())
+    }
+
+    /// None where it is in no overlay.
+    pub(crate) fn key(&self) -> Option<PlaceKey> {
+        match &self.file {
+            FileRef::Overlay(node) => Some(PlaceKey { mount: self.mount.id, file: node.number() }),
+            FileRef::Host(_) => None,
+        }
     }
 
     fn check_writable(&self) -> Result<()> {

@@ -5,7 +5,7 @@ use super::{
     mount::{FileRef, Fs},
     permission::{self, EXECUTE},
 };
-use crate::root::FileKind;
+use crate::{emulate::lookaside, root::FileKind};
 use rustix::io::Errno;
 use std::sync::Arc;
 
@@ -124,6 +124,14 @@ impl Place {
         })
     }
 
+    /// Tells that a name is about to be looked for here.
+    fn is_searched(&self) {
+        lookaside::searches(match &self.file {
+            FileRef::Overlay(node) => Some(node.number()),
+            FileRef::Host(_) => None,
+        });
+    }
+
     /// Whether this may be gone through by name.
     fn check_search(&self, start: &Start<'_>) -> Result<()> {
         if self.file.kind() != FileKind::Directory {
@@ -156,6 +164,7 @@ impl Namespace {
             },
         };
         if !name.is_empty() {
+            dir.is_searched();
             dir.check_search(start)?;
         }
         Ok(Parent { dir, name: name.to_vec(), trailing_slash: slashes > 0 })
@@ -171,12 +180,14 @@ impl Namespace {
         let mut needs_dir = false;
         loop {
             if let Some((place, to)) = at.descend(&rest, start) {
+                at.is_searched();
                 (at, rest.at) = (place, to);
             }
             let Some((from, to)) = rest.next() else {
                 break;
             };
             let name = rest.text.get(from..to).unwrap_or_default();
+            at.is_searched();
             at.check_search(start)?;
             let (last, slash) = rest.is_last();
             match name {

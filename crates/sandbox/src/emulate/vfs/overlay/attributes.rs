@@ -2,10 +2,13 @@
 
 use super::{Node, OverlayFs, UPPER, change};
 use crate::{
-    emulate::vfs::{
-        Identity, NewTime, Result, attributes,
-        permission::{self, WRITE},
-        real::{self, Real, Shown},
+    emulate::{
+        lookaside,
+        vfs::{
+            Identity, NewTime, Result, attributes,
+            permission::{self, WRITE},
+            real::{self, Real, Shown},
+        },
     },
     root::{FileKind, beside, xattr::Target},
 };
@@ -33,6 +36,9 @@ impl OverlayFs {
         state.shown = *shown;
         let recorded = state.stored.recorded;
         drop(state);
+        if shown.kind == FileKind::Directory {
+            lookaside::directory_changed(node.number());
+        }
         let names: Vec<_> = super::locked(&node.inode.names).iter().filter_map(Weak::upgrade).collect();
         for other in names.iter().filter(|other| !std::ptr::eq(&***other, node) && other.is_linked()) {
             if let Some(dir) = other.parent() {

@@ -6,10 +6,13 @@ use super::{
     join, locked,
 };
 use crate::{
-    emulate::vfs::{
-        Identity, Result, Stat,
-        permission::{self, EXECUTE, WRITE},
-        real::{self, Real, Shown},
+    emulate::{
+        lookaside,
+        vfs::{
+            Identity, Result, Stat,
+            permission::{self, EXECUTE, WRITE},
+            real::{self, Real, Shown},
+        },
     },
     root::FileKind,
 };
@@ -61,20 +64,21 @@ impl OverlayFs {
     /// Puts a file, a whiteout or nothing at a name.
     pub(super) fn set_child(dir: &Node, name: &[u8], what: Option<What>) {
         let mut state = dir.state();
-        let Some(children) = state.dir.as_mut().and_then(|dir| dir.children.as_mut()) else {
-            return;
-        };
-        match what {
-            Some(what) => match children.get_mut(name) {
-                Some(child) => child.what = what,
+        if let Some(children) = state.dir.as_mut().and_then(|dir| dir.children.as_mut()) {
+            match what {
+                Some(what) => match children.get_mut(name) {
+                    Some(child) => child.what = what,
+                    None => {
+                        children.insert(Arc::from(name), Child { lower: false, what });
+                    }
+                },
                 None => {
-                    children.insert(Arc::from(name), Child { lower: false, what });
+                    children.remove(name);
                 }
-            },
-            None => {
-                children.remove(name);
             }
         }
+        drop(state);
+        lookaside::directory_changed(dir.number());
     }
 
     /// Makes something in a directory; gives the open file if it is one.

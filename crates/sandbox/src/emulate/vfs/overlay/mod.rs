@@ -31,7 +31,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -102,6 +102,8 @@ enum Parent {
 #[derive(Debug)]
 struct Inode {
     kind: FileKind,
+    /// No other file of this process has, or had, the same.
+    number: u64,
     state: Mutex<State>,
     /// Of a file whose owner is recorded by its name: its names.
     names: Mutex<Vec<Weak<Node>>>,
@@ -109,7 +111,9 @@ struct Inode {
 
 impl Inode {
     fn new(kind: FileKind, state: State) -> Arc<Self> {
-        Arc::new(Inode { kind, state: Mutex::new(state), names: Mutex::default() })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Inode { kind, number, state: Mutex::new(state), names: Mutex::default() })
     }
 }
 
@@ -181,6 +185,10 @@ impl Node {
 
     pub(crate) fn kind(&self) -> FileKind {
         self.inode.kind
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.inode.number
     }
 
     /// Stands for the file, whatever its name is.

@@ -23,34 +23,34 @@ use std::{
 };
 
 /// An ordinary user of no account.
-const USER: u32 = 61_235;
+pub(super) const USER: u32 = 61_235;
 const LAYERS: usize = 2;
 
 /// Runs something in a thread, whose ids and root are its own.
-fn apart<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+pub(super) fn apart<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| match scope.spawn(act).join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     })
 }
 
-fn become_user() {
+pub(super) fn become_user() {
     set_thread_groups(&[]).unwrap();
     let (uid, gid) = (rustix::process::Uid::from_raw(USER), rustix::process::Gid::from_raw(USER));
     set_thread_res_gid(gid, gid, gid).unwrap();
     set_thread_res_uid(uid, uid, uid).unwrap();
 }
 
-fn open(path: &Path) -> std::os::fd::OwnedFd {
+pub(super) fn open(path: &Path) -> std::os::fd::OwnedFd {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
 }
 
-fn on_host(path: &Path) -> Ours {
+pub(super) fn on_host(path: &Path) -> Ours {
     let namespace = Namespace::new(FileSystem::Host { root: open(path), path: path.into(), is_proc: false }).unwrap();
     Ours { namespace }
 }
 
-fn run_all(subject: &mut dyn Subject, ops: &[(u32, Op)]) -> Vec<Outcome> {
+pub(super) fn run_all(subject: &mut dyn Subject, ops: &[(u32, Op)]) -> Vec<Outcome> {
     ops.iter().map(|(who, op)| subject.run(op, *who)).collect()
 }
 

@@ -5,6 +5,7 @@ mod namespaces;
 mod ours;
 mod sequence;
 mod theirs;
+mod vain;
 
 use rustix::io::Errno;
 

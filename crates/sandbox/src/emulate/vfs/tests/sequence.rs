@@ -101,7 +101,7 @@ impl Random {
         self.of(&["a", "b", "c", "d", "e"])
     }
 
-    fn path(&mut self) -> String {
+    pub(super) fn path(&mut self) -> String {
         let depth = self.of(&[1, 1, 2, 2, 2, 3, 3]);
         let mut path = String::new();
         for _ in 0..depth {
