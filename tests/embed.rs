@@ -201,5 +201,5 @@ fn a_failure_has_facts(place: &Place) {
     let (result, events) = run(place.options("fails", "FROM busybox\nRUN exit 42\n"), &Cancel::new());
     let Err(BuildError::Failed(failure)) = result else { panic!("{result:?}") };
     assert!(format!("{failure:?}").contains("42"), "{failure:?}");
-    assert!(matches!(outcome(&events), Outcome::Failure { failure: told, .. } if *told == *failure));
+    assert!(matches!(outcome(&events), Outcome::Failure { failure: told, .. } if *told == failure.failure));
 }

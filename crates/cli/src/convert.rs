@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use rbuild_executor::logfmt::event::{Builder, Dialect, Version};
 use rbuild_executor::{
-    BuildOptions, ContainerRemoval, ContextSource, Destination, DockerfileSource, Isolation, Network, Output,
-    RegistryAccess, Secret, SecretSource, Ssh, StoreOptions,
+    BuildOptions, ContainerRemoval, ContextSource, Destination, DockerfileSource, Isolation, KeepFailed, Network,
+    Output, RegistryAccess, Secret, SecretSource, Ssh, StoreOptions,
 };
 use rbuild_logfmt::Format;
 
 use crate::args::{
     self, ArgsError, Assignment, BuildArgs, CallSpec, CommonArgs, DockerVersion, Environment, IsolationArg, LogFormat,
-    NetworkArg, Progress, RegistryArgs, ReplayArgs, SecretSpec, SshSpec,
+    NetworkArg, Progress, RegistryArgs, ReplayArgs, ResumeArgs, SecretSpec, SshSpec,
 };
 use crate::logs::{LogFileSpec, LogSpec};
 
@@ -161,6 +161,10 @@ pub(crate) struct BuildRequest {
     pub(crate) iidfile: Option<PathBuf>,
     /// `--metadata-file`.
     pub(crate) metadata_file: Option<PathBuf>,
+    /// `--failure-file`.
+    pub(crate) failure_file: Option<PathBuf>,
+    /// What is left of a failure is told beside the log, whoever reads it.
+    pub(crate) tells_failure: bool,
 }
 
 /// Where the store is: `--root`, `RBUILD_ROOT`, `$XDG_DATA_HOME/rbuild`, `~/.local/share/rbuild`.
@@ -289,6 +293,10 @@ pub(crate) fn build_request(
             None => source_date_epoch(environment)?,
         },
         quiet,
+        keep_failed: KeepFailed {
+            max_bytes: args.keep_failed.unwrap_or(KeepFailed::default().max_bytes),
+            named: args.interactive,
+        },
     };
     let log = LogSpec {
         format: Some(format),
@@ -299,7 +307,16 @@ pub(crate) fn build_request(
         no_clip: args.no_clip,
         quiet: None,
     };
-    Ok(BuildRequest { options, log, stdout_taken, check, iidfile: args.iidfile, metadata_file: args.metadata_file })
+    Ok(BuildRequest {
+        options,
+        tells_failure: args.interactive || tells_failure(format, log.hints, terminals),
+        log,
+        stdout_taken,
+        check,
+        iidfile: args.iidfile,
+        metadata_file: args.metadata_file,
+        failure_file: args.failure_file,
+    })
 }
 
 /// How the log of a recorded build is shown.
@@ -313,6 +330,66 @@ pub(crate) fn replay_log(args: &ReplayArgs) -> Result<LogSpec, ConvertError> {
         no_clip: args.no_clip,
         quiet: args.quiet,
     })
+}
+
+/// How the log of a build that the store remembers is shown.
+pub(crate) fn recorded_log(format: Option<LogFormat>, hints: bool) -> LogSpec {
+    LogSpec {
+        format: format.map(form),
+        files: Vec::new(),
+        hints,
+        expand_warnings: false,
+        check_json: false,
+        no_clip: false,
+        quiet: None,
+    }
+}
+
+/// Turns a build that is remembered into one of now.
+pub(crate) fn resume_request(
+    args: ResumeArgs,
+    recorded: BuildOptions,
+    environment: &Environment,
+    terminals: Terminals,
+) -> Result<BuildRequest, ConvertError> {
+    let of_dialect = match recorded.dialect.builder {
+        Builder::Legacy => Format::Legacy,
+        Builder::Buildkit if terminals.stderr => Format::Tty,
+        Builder::Buildkit => Format::Buildkit,
+    };
+    let format = args.log_format.map_or(of_dialect, form);
+    let mut log = recorded_log(args.log_format, !args.common.no_hint);
+    log.format = Some(format);
+    let given = registry_access(&args.registry, environment);
+    let options = BuildOptions {
+        store: store_options(&args.common, environment)?,
+        registry: RegistryAccess {
+            http_proxy: given.http_proxy,
+            https_proxy: given.https_proxy,
+            no_proxy: given.no_proxy,
+            mirrors: if given.mirrors.is_empty() { recorded.registry.mirrors.clone() } else { given.mirrors },
+            ..recorded.registry.clone()
+        },
+        secrets: args.secret.into_iter().map(|spec| secret(spec, environment)).collect::<Result<_, _>>()?,
+        ..recorded
+    };
+    let stdout_taken = options.outputs.iter().any(writes_stdout);
+    Ok(BuildRequest {
+        tells_failure: tells_failure(format, log.hints, terminals),
+        options,
+        log,
+        stdout_taken,
+        check: None,
+        iidfile: None,
+        metadata_file: None,
+        failure_file: None,
+    })
+}
+
+/// Whether what is left of a failure is told beside the log. Where Docker's log goes into a file or a pipe there is
+/// nothing but Docker's log.
+fn tells_failure(format: Format, hints: bool, terminals: Terminals) -> bool {
+    hints && (terminals.stderr || !matches!(format, Format::Legacy | Format::Buildkit | Format::Quiet))
 }
 
 /// Whether the build checks are to be run in place of a build.

@@ -1,11 +1,11 @@
-//! Files that tell what a build gave: `--iidfile` and `--metadata-file`.
+//! Files that tell what a build gave: `--iidfile`, `--metadata-file` and `--failure-file`.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use rbuild_executor::BuildResult;
+use rbuild_executor::{BuildResult, FailureReport};
 use serde_json::json;
 
 /// Why a file about the result could not be written.
@@ -53,6 +53,16 @@ pub(crate) fn write_metadata(path: &Path, result: &BuildResult) -> Result<(), Re
         metadata["image.name"] = json!(result.names.join(","));
     }
     write_whole(path, format!("{metadata:#}").as_bytes())
+}
+
+/// Writes what is known of a failure.
+pub(crate) fn write_failure(path: &Path, report: &FailureReport) -> Result<(), ResultFileError> {
+    let bytes = serde_json::to_vec_pretty(report).map_err(|error| ResultFileError {
+        action: "write",
+        path: path.to_owned(),
+        source: error.into(),
+    })?;
+    write_whole(path, &bytes)
 }
 
 /// A name that can be given to another file; a device or a pipe is written to instead.

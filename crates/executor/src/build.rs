@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -17,9 +18,12 @@ use rbuild_sandbox::Facts;
 use crate::cancel::Cancel;
 use crate::context::{Context, ContextError, ContextRequest};
 use crate::emit::{Emitter, Told};
+use crate::error::FailedBuild;
+use crate::kept;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::options::{BuildOptions, BuildResult, CheckResult, ContextSource, DockerfileSource};
 use crate::plan::buildkit::requested_config;
+use crate::record::{BuildStatus, Recorder};
 use crate::session::Session;
 use crate::solve::{Built, Checked};
 use crate::stop::{Failed, Stop};
@@ -27,7 +31,7 @@ use crate::{export, solve};
 
 /// How a build ended without a result.
 pub(crate) enum Ended {
-    Failed(Box<Failure>),
+    Failed(Box<FailedBuild>),
     Cancelled,
 }
 
@@ -48,7 +52,8 @@ pub(crate) fn run(
     output: Option<OwnedFd>,
     write: Box<dyn FnMut(Told) + Send>,
 ) -> Result<Done, Ended> {
-    let emitter = Emitter::new(write);
+    let recorder = Arc::new(Mutex::new(Recorder::new()));
+    let emitter = Emitter::new(recorded(write, &recorder));
     emitter.emit(Fact::BuildStarted {
         format: rbuild_logfmt::EVENT_FORMAT,
         dialect: options.dialect,
@@ -58,19 +63,105 @@ pub(crate) fn run(
     });
     match Session::open(options, facts, cancel, emitter, input, output) {
         Ok(session) => {
-            let done = match call {
-                Call::Check => check(&session).map(Ok),
-                _ => build(&session).map(Err),
-            };
+            if call == Call::Check {
+                let done = check(&session).map(Ok);
+                let ended = finish(session.emitter(), cancel, done);
+                session.close();
+                return ended.map_err(Into::into);
+            }
+            lock(&recorder).open(session.store().root());
+            let done = build(&session).map(Err);
             let ended = finish(session.emitter(), cancel, done);
+            // The log is complete: what follows delays nobody who reads it.
+            let ended = remember(&session, cancel, &recorder, ended);
             session.close();
             ended
         }
-        Err((emitter, stop)) => finish(&emitter, cancel, Err(stop)),
+        Err((emitter, stop)) => finish(&emitter, cancel, Err(stop)).map_err(Into::into),
     }
 }
 
-fn finish(emitter: &Emitter, cancel: &Cancel, done: Result<Result<Checked, BuildResult>, Stop>) -> Result<Done, Ended> {
+fn lock(recorder: &Mutex<Recorder>) -> MutexGuard<'_, Recorder> {
+    recorder.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has a recorder see what is told.
+fn recorded(mut write: Box<dyn FnMut(Told) + Send>, recorder: &Arc<Mutex<Recorder>>) -> Box<dyn FnMut(Told) + Send> {
+    let recorder = Arc::clone(recorder);
+    Box::new(move |told| {
+        if let Told::Event(event) = &told {
+            lock(&recorder).event(event);
+        }
+        write(told);
+    })
+}
+
+/// Keeps what a failed command has left, and writes the record.
+fn remember(
+    session: &Session<'_>,
+    cancel: &Cancel,
+    recorder: &Mutex<Recorder>,
+    ended: Result<Done, Finished>,
+) -> Result<Done, Ended> {
+    let recorder = std::mem::replace(&mut *lock(recorder), Recorder::new());
+    let options = session.options();
+    match ended {
+        Ok(done) => {
+            let image = match &done {
+                Done::Built(result) => Some(result.image_id.clone()),
+                Done::Checked(_) => None,
+            };
+            recorder.finish(options, BuildStatus::Succeeded, image, None);
+            Ok(done)
+        }
+        Err(Finished::Cancelled) => {
+            recorder.finish(options, BuildStatus::Cancelled, None, None);
+            Err(Ended::Cancelled)
+        }
+        Err(Finished::Failed(failed)) => {
+            let Failed { failure, step, lines, half } = *failed;
+            cancel.settle();
+            let kept = half.map(|half| half.keep(session, lines, options.keep_failed.named));
+            let kept = kept.map(|kept| {
+                kept.map_err(|stop| match stop {
+                    Stop::Failed(failed) => match failed.failure {
+                        Failure::Own { message, .. } => message,
+                        other => format!("{other:?}"),
+                    },
+                    Stop::Cancelled => "the build was cancelled".to_owned(),
+                })
+            });
+            let isolation = session.facts().isolation;
+            let report = recorder.report(failure.clone(), step, lines, kept, isolation);
+            recorder.finish(options, BuildStatus::Failed, None, Some(report.clone()));
+            if report.image.is_some() {
+                kept::limit(session, options.keep_failed.max_bytes);
+            }
+            Err(Ended::Failed(Box::new(FailedBuild { failure, report: Some(report) })))
+        }
+    }
+}
+
+/// How a build ended without a result, with what it left.
+enum Finished {
+    Failed(Box<Failed>),
+    Cancelled,
+}
+
+impl From<Finished> for Ended {
+    fn from(finished: Finished) -> Ended {
+        match finished {
+            Finished::Failed(failed) => Ended::Failed(Box::new(FailedBuild { failure: failed.failure, report: None })),
+            Finished::Cancelled => Ended::Cancelled,
+        }
+    }
+}
+
+fn finish(
+    emitter: &Emitter,
+    cancel: &Cancel,
+    done: Result<Result<Checked, BuildResult>, Stop>,
+) -> Result<Done, Finished> {
     let (outcome, ended) = match done {
         Ok(Err(result)) => {
             let tags = result.names.iter().map(|name| familiar(name)).collect();
@@ -79,17 +170,17 @@ fn finish(emitter: &Emitter, cancel: &Cancel, done: Result<Result<Checked, Build
         Ok(Ok(checked)) if !cancel.was_asked() => {
             let warnings = u32::try_from(checked.warnings).unwrap_or(u32::MAX);
             let (failure, step, lines) = match checked.failed.map(|failed| *failed) {
-                Some(Failed { failure, step, lines }) => (Some(failure), step, lines),
+                Some(Failed { failure, step, lines, .. }) => (Some(failure), step, lines),
                 None => (None, None, None),
             };
             let result = CheckResult { warnings, failure: failure.clone().map(Box::new) };
             (Outcome::Checked { warnings, failure, step, lines, ignored: false }, Ok(Done::Checked(result)))
         }
         Err(Stop::Failed(failed)) if !cancel.was_asked() => {
-            let Failed { failure, step, lines } = *failed;
-            (Outcome::Failure { failure: failure.clone(), step, lines }, Err(Ended::Failed(Box::new(failure))))
+            let (failure, step, lines) = (failed.failure.clone(), failed.step, failed.lines);
+            (Outcome::Failure { failure, step, lines }, Err(Finished::Failed(failed)))
         }
-        Ok(Ok(_)) | Err(_) => (Outcome::Cancelled { signal: None }, Err(Ended::Cancelled)),
+        Ok(Ok(_)) | Err(_) => (Outcome::Cancelled { signal: None }, Err(Finished::Cancelled)),
     };
     emitter.emit(Fact::BuildEnded { outcome });
     ended

@@ -33,6 +33,14 @@ impl Cancel {
         self.asked.load(Ordering::SeqCst)
     }
 
+    /// Nothing runs any more that a failed step was to end: what follows is only ended on somebody's wish.
+    pub(crate) fn settle(&self) {
+        self.flag.store(false, Ordering::SeqCst);
+        if self.was_asked() {
+            self.cancel();
+        }
+    }
+
     pub(crate) fn is_cancelled(&self) -> bool {
         self.flag.load(Ordering::SeqCst)
     }

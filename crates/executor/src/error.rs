@@ -1,6 +1,9 @@
 //! Why a build gave no image.
 
 use rbuild_logfmt::event::Failure;
+use serde::{Deserialize, Serialize};
+
+use crate::record::FailureReport;
 
 /// Why a build gave no image.
 #[derive(Debug, thiserror::Error)]
@@ -8,7 +11,7 @@ use rbuild_logfmt::event::Failure;
 pub enum BuildError {
     /// The build failed; the last event told so, with the same facts.
     #[error("the build failed")]
-    Failed(Box<Failure>),
+    Failed(Box<FailedBuild>),
     /// It was cancelled.
     #[error("the build was cancelled")]
     Cancelled,
@@ -20,4 +23,13 @@ pub enum BuildError {
         /// What to do about it, if anything is known.
         hint: Option<String>,
     },
+}
+
+/// A build that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailedBuild {
+    /// What Docker says of it, as a fact.
+    pub failure: Failure,
+    /// What else is known; nothing where not even the store could be opened.
+    pub report: Option<FailureReport>,
 }

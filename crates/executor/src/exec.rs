@@ -13,6 +13,7 @@ use rbuild_sandbox::{
     Access, ExecError, Mount, Network, Privilege, Resource, RootAccess, RootFs, RunError, RunSpec, Ulimit,
 };
 
+use crate::kept::HalfBuilt;
 use crate::options;
 use crate::plan::{go, users};
 use crate::rootfs::{self, CopyOptions, Source};
@@ -24,6 +25,8 @@ use crate::stop::Stop;
 pub(crate) struct Command<'a> {
     pub(crate) argv: &'a [String],
     pub(crate) env: Vec<String>,
+    /// Further variables, which are in no image: secrets and proxies.
+    pub(crate) hidden_env: Vec<String>,
     /// Absolute; made if it is missing.
     pub(crate) cwd: &'a str,
     /// Value of USER.
@@ -49,8 +52,18 @@ pub(crate) fn run(
         None => Vec::new(),
     };
     let change = Change::begin(session, layers, &beneath)?;
+    let (argv, env) = (command.argv.to_vec(), command.env.clone());
+    let (cwd, user) = (command.cwd.to_owned(), command.user.to_owned());
     match run_in(session, &change, command, step) {
         Ok(()) => change.commit(session),
+        Err(Stop::Failed(failed)) if session.options().keep_failed.max_bytes > 0 => {
+            let Failure::Run { code: exit_code, .. } = failed.failure else {
+                change.discard(session);
+                return Err(Stop::Failed(failed));
+            };
+            let layers = layers.to_vec();
+            Err(Stop::Failed(failed).leaving(HalfBuilt { change, layers, argv, env, cwd, user, exit_code }))
+        }
         Err(stop) => {
             change.discard(session);
             Err(stop)
@@ -77,6 +90,7 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     let host_network = command.network != RunNetwork::None && session.options().network != options::Network::None;
     let hostname = hostname(session, &command);
     let mut env = command.env;
+    env.extend(command.hidden_env);
     let has = |env: &[String], name: &str| env.iter().any(|pair| pair.split('=').next() == Some(name));
     if command.container.is_some() && !has(&env, "HOSTNAME") {
         env.push(format!("HOSTNAME={hostname}"));

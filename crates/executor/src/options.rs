@@ -176,6 +176,22 @@ pub enum Isolation {
     Ptrace,
 }
 
+/// Whether the file system of a RUN that failed is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepFailed {
+    /// Bytes that the layers of all kept failures may have; the oldest go. 0 keeps none.
+    pub max_bytes: u64,
+    /// The image gets the names that the build was to give, with `-failed` added to their tags.
+    pub named: bool,
+}
+
+impl Default for KeepFailed {
+    /// 10 GiB, without names.
+    fn default() -> KeepFailed {
+        KeepFailed { max_bytes: 10 << 30, named: false }
+    }
+}
+
 /// Everything a build is asked to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BuildOptions {
@@ -233,6 +249,8 @@ pub struct BuildOptions {
     pub source_date_epoch: Option<i64>,
     /// Only the image id is shown.
     pub quiet: bool,
+    /// What becomes of a RUN that failed.
+    pub keep_failed: KeepFailed,
 }
 
 impl BuildOptions {
@@ -267,6 +285,7 @@ impl BuildOptions {
             isolation: Isolation::Auto,
             source_date_epoch: None,
             quiet: false,
+            keep_failed: KeepFailed::default(),
         }
     }
 }

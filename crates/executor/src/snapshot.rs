@@ -15,6 +15,7 @@ use crate::session::Session;
 use crate::stop::Stop;
 
 /// A place where a snapshot is changed: all changes end up in one directory.
+#[derive(Debug)]
 pub(crate) struct Change {
     dir: PathBuf,
     overlay: Overlay,

@@ -2,6 +2,7 @@
 
 use rbuild_logfmt::event::{Failure, Lines, StepId};
 
+use crate::kept::HalfBuilt;
 use crate::plan::PlanError;
 use crate::rootfs::RootfsError;
 use crate::worker::with_causes;
@@ -21,11 +22,13 @@ pub(crate) struct Failed {
     pub(crate) failure: Failure,
     pub(crate) step: Option<StepId>,
     pub(crate) lines: Option<Lines>,
+    /// What the failed command has left.
+    pub(crate) half: Option<Box<HalfBuilt>>,
 }
 
 impl Stop {
     pub(crate) fn failed(failure: Failure) -> Stop {
-        Stop::Failed(Box::new(Failed { failure, step: None, lines: None }))
+        Stop::Failed(Box::new(Failed { failure, step: None, lines: None, half: None }))
     }
 
     /// Adds where it happened, unless that is known.
@@ -33,6 +36,14 @@ impl Stop {
         if let Stop::Failed(failed) = &mut self {
             failed.step.get_or_insert(step);
             failed.lines = failed.lines.or(lines);
+        }
+        self
+    }
+
+    /// Adds what the failed command has left.
+    pub(crate) fn leaving(mut self, half: HalfBuilt) -> Stop {
+        if let Stop::Failed(failed) = &mut self {
+            failed.half = Some(Box::new(half));
         }
         self
     }
@@ -91,7 +102,7 @@ fn changed_meanwhile(error: &RootfsError) -> bool {
 
 impl From<PlanError> for Stop {
     fn from(error: PlanError) -> Stop {
-        Stop::Failed(Box::new(Failed { failure: error.failure, step: None, lines: error.lines }))
+        Stop::Failed(Box::new(Failed { failure: error.failure, step: None, lines: error.lines, half: None }))
     }
 }
 

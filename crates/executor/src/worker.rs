@@ -9,13 +9,13 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rbuild_logfmt::event::{Call, Event, Fact, Failure};
+use rbuild_logfmt::event::{Call, Event, Fact};
 use rbuild_sandbox::{Channel, ExitStatus, SpawnError, Worker, WorkerChannel, WorkerOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::build::Done;
 use crate::emit::Told;
-use crate::error::BuildError;
+use crate::error::{BuildError, FailedBuild};
 use crate::options::{BuildOptions, BuildResult, CheckResult, Isolation, StoreOptions};
 use crate::{build as worker_side, cancel};
 
@@ -49,7 +49,7 @@ enum Reply {
 
 #[derive(Serialize, Deserialize)]
 enum End {
-    Failed(Box<Failure>),
+    Failed(Box<FailedBuild>),
     Cancelled,
 }
 
@@ -232,7 +232,7 @@ fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Ob
     }
     match ending {
         Some(Ok(result)) => Ok(result),
-        Some(Err(End::Failed(failure))) => Err(BuildError::Failed(failure)),
+        Some(Err(End::Failed(failed))) => Err(BuildError::Failed(failed)),
         Some(Err(End::Cancelled)) => Err(BuildError::Cancelled),
         None if cancel.is_cancelled() => Err(BuildError::Cancelled),
         None => Err(BuildError::Worker {
@@ -327,7 +327,7 @@ fn serve(mut channel: WorkerChannel) -> i32 {
     });
     let facts = channel.facts().clone();
     let end = worker_side::run(call, &options, facts, &cancel, input, output, write).map_err(|error| match error {
-        worker_side::Ended::Failed(failure) => End::Failed(failure),
+        worker_side::Ended::Failed(failed) => End::Failed(failed),
         worker_side::Ended::Cancelled => End::Cancelled,
     });
     i32::from(channel.send(&Reply::End(end)).is_err())

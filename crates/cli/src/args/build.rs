@@ -92,6 +92,17 @@ pub(crate) struct BuildArgs {
     /// Write digests and names of the image to this file, as JSON.
     #[arg(long, value_name = "FILE", help_heading = "Result")]
     pub(crate) metadata_file: Option<PathBuf>,
+    /// Write what is known of a failure to this file, as JSON: stage, step, lines, command, exit code or signal, the last
+    /// lines of output, changed files, the kept image.
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    pub(crate) failure_file: Option<PathBuf>,
+    /// When a RUN fails, give the half-built image the names of --tag with `-failed` added, and tell its id (also in the
+    /// file of --iidfile). The exit code is that of the failure.
+    #[arg(short, long, help_heading = "Result")]
+    pub(crate) interactive: bool,
+    /// How much of failed RUNs is kept in the store, as 10g; older ones go. 0 keeps nothing [default: 10g].
+    #[arg(long, value_name = "SIZE", value_parser = values::size, help_heading = "Result")]
+    pub(crate) keep_failed: Option<u64>,
     /// Every time in the result, in seconds since 1970 [default: $SOURCE_DATE_EPOCH, else the current time].
     #[arg(long, value_name = "SECONDS", value_parser = values::timestamp, help_heading = "Result")]
     pub(crate) timestamp: Option<i64>,

@@ -60,6 +60,14 @@ pub(crate) enum Command {
     History(HistoryArgs),
     /// Show the log of a recorded build, in any form, without building.
     Replay(ReplayArgs),
+    /// List builds; show one, its log, or what it left.
+    Builds(BuildsArgs),
+    /// Build again from the failed instruction on.
+    #[command(
+        after_help = "Example: rbuild resume\n\nWhat came before the failed instruction is in the build cache. Secrets are \
+                      not remembered and must be given again."
+    )]
+    Resume(ResumeArgs),
     /// Tell what this machine allows and what is missing.
     Doctor(DoctorArgs),
     /// Write the completion script of a shell.
@@ -328,6 +336,65 @@ pub(crate) struct ReplayArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: rbuild builds log 6922b4f01a2b --log-format=docker")]
+pub(crate) struct BuildsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<BuildsCommand>,
+    /// Form of the list.
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<ListFormat>,
+    /// Show ids only.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// What is done with remembered builds; without one they are listed.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BuildsCommand {
+    /// Show what is known of a build, as JSON.
+    Show {
+        /// Its id, or the beginning of it [default: the last build].
+        build: Option<String>,
+    },
+    /// Show the log of a build.
+    Log {
+        /// Its id, or the beginning of it [default: the last build].
+        build: Option<String>,
+        /// Form of the log [default: docker or buildkit, as the builder was].
+        #[arg(long, value_name = "FORMAT")]
+        log_format: Option<LogFormat>,
+    },
+    /// Forget builds, and remove what is left of their failed steps.
+    Rm {
+        /// Ids, or beginnings of ids.
+        #[arg(required = true, value_name = "BUILD")]
+        builds: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// The build: its id, or the beginning of it [default: the last build].
+    #[arg(value_name = "BUILD")]
+    pub(crate) build: Option<String>,
+    /// Build although the Dockerfile is another now.
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Secret that RUN --mount=type=secret may read. May be repeated.
+    #[arg(long, value_name = "id=NAME[,src=FILE|,env=VARIABLE]", value_parser = values::secret)]
+    pub(crate) secret: Vec<values::SecretSpec>,
+    /// Form of the log [default: as the build's].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// A Dockerfile, or a directory that has one: tell of each RUN what it will run under, and what is likely not to work
     /// in it; `-` reads it from standard input.
@@ -382,6 +449,8 @@ impl Command {
             Command::Inspect(args) => &args.common,
             Command::History(args) => &args.common,
             Command::Replay(args) => &args.common,
+            Command::Builds(args) => &args.common,
+            Command::Resume(args) => &args.common,
             Command::Doctor(args) => &args.common,
             Command::Completion(args) => &args.common,
             Command::Man(args) => &args.common,

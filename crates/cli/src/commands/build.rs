@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rbuild_executor::logfmt::event::{Event, Fact, Outcome};
-use rbuild_executor::{BuildError, BuildResult, Cancel, CheckResult, Observer};
+use rbuild_executor::{BuildError, BuildResult, Cancel, CheckResult, FailedBuild, FailureReport, Observer};
 use rbuild_logfmt::{Format, IdFileAction};
 
 use crate::args::{BuildArgs, Environment};
@@ -18,11 +18,19 @@ use crate::{results, signals};
 /// Builds.
 pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let request = convert::build_request(args, environment, Output::terminals())?;
+    run_request(request, output)
+}
+
+/// Builds what was understood.
+pub(super) fn run_request(request: BuildRequest, output: &mut Output) -> Result<(), CliError> {
     if request.stdout_taken {
         output.give_away_stdout();
     }
     if let Some(path) = &request.iidfile {
         results::remove_stale(path).map_err(|error| id_file_failed(IdFileAction::Remove, error, &request))?;
+    }
+    if let Some(path) = &request.failure_file {
+        results::remove_stale(path)?;
     }
     let logs = Logs::open(request.log.clone(), output)?;
     let cancel = Cancel::new();
@@ -58,9 +66,13 @@ pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Outpu
         }
         // A log that cannot be written ends the build; `output` knows why.
         Err(_) if output.has_failed() => Ok(()),
-        Err(BuildError::Failed(failure)) => {
+        Err(BuildError::Failed(failed)) => {
             report_lost_log(written, request.log.hints, output);
-            let outcome = Outcome::Failure { failure: *failure, step: None, lines: None };
+            let FailedBuild { failure, report } = *failed;
+            if let Some(report) = report {
+                tell_failure(&report, &request, output)?;
+            }
+            let outcome = Outcome::Failure { failure, step: None, lines: None };
             Err(CliError::Build { outcome: Box::new(outcome), dialect })
         }
         Err(BuildError::Cancelled) => {
@@ -70,6 +82,36 @@ pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Outpu
         Err(BuildError::Worker { message, hint }) => Err(CliError::Worker { message, hint }),
         Err(other) => Err(CliError::Worker { message: causes(&other), hint: None }),
     }
+}
+
+/// Tells what is left of a failed step, where it is asked for or can be seen.
+fn tell_failure(report: &FailureReport, request: &BuildRequest, output: &mut Output) -> Result<(), CliError> {
+    if let Some(path) = &request.failure_file {
+        results::write_failure(path, report)?;
+    }
+    if let Some(why) = report.not_kept.as_ref().filter(|_| request.tells_failure) {
+        output.err(format!("rbuild: note: the failed step is not kept: {why}\n"));
+    }
+    let Some(image) = &report.image else { return Ok(()) };
+    if request.options.keep_failed.named
+        && let Some(path) = &request.iidfile
+    {
+        write_id(path, image, request)?;
+    }
+    if request.tells_failure {
+        let names = match report.image_names.as_slice() {
+            [] => String::new(),
+            names => format!(" ({})", names.join(", ")),
+        };
+        output.err(format!("rbuild: the failed step is kept as image {image}{names}\n"));
+        if request.log.hints {
+            output.err(format!(
+                "hint: `rbuild builds show {}` tells more; `rbuild resume` builds again from the failed instruction\n",
+                report.build
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn write_id(path: &Path, id: &str, request: &BuildRequest) -> Result<(), CliError> {

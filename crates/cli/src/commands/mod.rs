@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod builds;
 mod doctor;
 mod images;
 mod login;
@@ -37,6 +38,8 @@ pub(crate) fn run(command: Command, environment: &Environment, output: &mut Outp
         Command::Completion(args) => program::completion(&args, output),
         Command::Man(args) => program::man(&args, output),
         Command::Version(_) => program::version(output),
+        Command::Builds(args) => builds::builds(args, environment, output),
+        Command::Resume(args) => builds::resume(args, environment, output),
         Command::Doctor(args) => doctor::doctor(args, environment, output),
     }
 }

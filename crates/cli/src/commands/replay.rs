@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use rbuild_logfmt::{EventsError, read_recording};
 use crate::args::ReplayArgs;
 use crate::convert;
 use crate::error::CliError;
-use crate::logs::Logs;
+use crate::logs::{LogSpec, Logs};
 use crate::output::Output;
 
 /// Events that are read ahead of the clock; enough that reading never makes one late.
@@ -24,16 +24,18 @@ const TICK: Duration = Duration::from_millis(100);
 /// Shows the log of a recording, and ends as the build did.
 pub(crate) fn replay(args: ReplayArgs, output: &mut Output) -> Result<(), CliError> {
     let spec = convert::replay_log(&args)?;
-    let source = open(&args.file)?;
+    show(args.file, spec, args.realtime, output)
+}
+
+/// The same of any file, in real time or at once.
+pub(super) fn show(file: PathBuf, spec: LogSpec, realtime: bool, output: &mut Output) -> Result<(), CliError> {
+    let source = open(&file)?;
     let mut logs = Logs::open(spec, output)?;
     let mut ending = Ending::default();
-    let shown = if args.realtime {
-        in_real_time(source, &mut logs, &mut ending)
-    } else {
-        at_once(source, &mut logs, &mut ending)
-    };
+    let shown =
+        if realtime { in_real_time(source, &mut logs, &mut ending) } else { at_once(source, &mut logs, &mut ending) };
     let written = logs.finish();
-    shown.map_err(|source| CliError::Replay { file: args.file, source })?;
+    shown.map_err(|source| CliError::Replay { file, source })?;
     ending.result()?;
     Ok(written?)
 }

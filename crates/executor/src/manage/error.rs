@@ -19,11 +19,31 @@ pub enum ManageError {
         /// As it was asked for, with the tag that was meant.
         name: String,
     },
-    /// The beginning of an id fits several images.
-    #[error("several images have ids that begin with {prefix}")]
+    /// The beginning of an id fits several images, or builds.
+    #[error("several ids begin with {prefix}")]
     Ambiguous {
         /// The beginning.
         prefix: String,
+    },
+    /// There is no record of such a build.
+    #[error("there is no record of {}", name.as_ref().map_or("any build".to_owned(), |name| format!("the build {name}")))]
+    NoBuild {
+        /// As it was asked for.
+        name: Option<String>,
+    },
+    /// A build cannot be repeated.
+    #[error("the build {build} cannot be resumed: {reason}")]
+    CannotResume {
+        /// Its id.
+        build: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The log of a build was not kept.
+    #[error("the log of the build {build} was not kept")]
+    NoLog {
+        /// Its id.
+        build: String,
     },
     /// A name is none.
     #[error("`{name}` is no name of an image")]
@@ -126,6 +146,13 @@ impl ManageError {
     pub fn hint(&self) -> Option<String> {
         match self {
             ManageError::NoImage { .. } => Some("`rbuild images` shows the images there are".to_owned()),
+            ManageError::NoBuild { .. } => Some("`rbuild builds` lists the builds that are remembered".to_owned()),
+            ManageError::CannotResume { reason, .. } if reason.ends_with("has changed since") => {
+                Some("resume with --force, or build anew".to_owned())
+            }
+            ManageError::NoLog { .. } => {
+                Some("logs of more than 64 MiB are not kept; write one with `--log-file events:FILE`".to_owned())
+            }
             ManageError::Ambiguous { .. } => Some("give more of the id".to_owned()),
             ManageError::SeveralNames { .. } => Some("remove its names, or use --force".to_owned()),
             ManageError::Collect { no_worker: Some(why), .. } => Some(super::worker::explain(why)),

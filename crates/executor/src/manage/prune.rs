@@ -8,6 +8,7 @@ use super::images::open;
 use super::remove::{Removed, all_of};
 use super::{ManageError, worker};
 use crate::StoreOptions;
+use crate::record;
 
 /// What is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub enum PruneScope {
     Dangling,
     /// The build cache.
     Cache,
-    /// All images and the build cache.
+    /// All images, the build cache, and the records of builds.
     All,
 }
 
@@ -47,6 +48,14 @@ pub fn prune(store: &StoreOptions, scope: PruneScope) -> Result<PruneReport, Man
             PruneScope::All => Prune::All,
         },
     )?;
+    if scope == PruneScope::All {
+        let path = store.root.join(record::BUILDS);
+        record::forget_all(&store.root, report.live_leases > 0).map_err(|source| ManageError::Io {
+            action: "remove",
+            path,
+            source,
+        })?;
+    }
     let after: BTreeSet<_> = open(store)?.list()?.into_iter().map(|listed| listed.id).collect();
     let gone = before.iter().filter(|listed| !after.contains(&listed.id));
     Ok(PruneReport {

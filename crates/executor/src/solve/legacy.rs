@@ -554,13 +554,12 @@ impl Builder<'_> {
         if let Some((name, data)) = script {
             prepared.add_script(name, data)?;
         }
-        let mut env = env;
-        env.extend(prepared.secret_env());
         let container = self.container(&current)?;
         let cwd = current.stage.image.working_dir();
         let command = Command {
             argv,
             env,
+            hidden_env: prepared.secret_env(),
             cwd: if cwd.is_empty() { "/" } else { cwd },
             user: current.stage.image.user(),
             mounts: prepared.mounts(),

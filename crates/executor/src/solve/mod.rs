@@ -31,13 +31,13 @@ pub(crate) struct Checked {
 }
 
 /// The time that an image of this build bears, as Docker writes it.
-fn created(session: &Session<'_>) -> String {
+pub(crate) fn created(session: &Session<'_>) -> String {
     let fixed = session.options().source_date_epoch.and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
     go_time(fixed.unwrap_or_else(OffsetDateTime::now_utc))
 }
 
 /// Completes a configuration with its layers and time, and puts it into the store.
-fn write_config(
+pub(crate) fn write_config(
     session: &Session<'_>,
     mut config: ImageConfig,
     layers: &[DiffId],

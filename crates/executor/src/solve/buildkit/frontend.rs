@@ -98,7 +98,7 @@ impl Named {
     }
 
     fn failed(&self, failure: &Failure) -> Stop {
-        Stop::Failed(Box::new(Failed { failure: failure.clone(), step: None, lines: self.lines }))
+        Stop::Failed(Box::new(Failed { failure: failure.clone(), step: None, lines: self.lines, half: None }))
     }
 
     fn failed_at(&self, session: &Session<'_>, step: StepId, stop: Stop) -> Stop {

@@ -702,12 +702,12 @@ impl<'s> Solver<'s> {
         if let Some((name, data)) = &run.script {
             prepared.add_script(name, data)?;
         }
-        let mut env = run.env.clone();
-        env.extend(run.proxy.iter().cloned());
-        env.extend(prepared.secret_env());
+        let mut hidden_env = run.proxy.clone();
+        hidden_env.extend(prepared.secret_env());
         let command = Command {
             argv: &run.argv,
-            env,
+            env: run.env.clone(),
+            hidden_env,
             cwd: &run.cwd,
             user: &run.user,
             mounts: prepared.mounts(),
