@@ -399,18 +399,35 @@ fn log_format(
     })
 }
 
-/// What PATH is: `-`, a URL, or a directory. Forms of URLs are those of Docker's client.
+/// What PATH is: `-`, a directory that is there, a URL, or a directory that is missing. Forms of URLs are those of Docker's
+/// client, and `file://` for repositories on this machine.
 fn context_source(path: &Path) -> ContextSource {
     if path.as_os_str() == "-" {
         return ContextSource::Stdin;
     }
+    if path.is_dir() {
+        return ContextSource::Dir(path.to_owned());
+    }
     let is_url = |text: &str| {
-        ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|prefix| text.starts_with(prefix))
+        ["http://", "https://", "git://", "ssh://", "file://", "github.com/"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+            || is_scp(text)
     };
     match path.to_str() {
         Some(text) if is_url(text) => ContextSource::Url(text.to_owned()),
         _ => ContextSource::Dir(path.to_owned()),
     }
+}
+
+/// `user@host:path`, as ssh and BuildKit's client have it.
+fn is_scp(text: &str) -> bool {
+    let Some((user, rest)) = text.split_once('@') else { return false };
+    let Some((host, _)) = rest.split_once(':') else { return false };
+    let is_name = |name: &str, more: &str| {
+        !name.is_empty() && name.chars().all(|char| char.is_ascii_alphanumeric() || more.contains(char))
+    };
+    is_name(user, "-_") && is_name(host, "-.")
 }
 
 fn outputs(args: &BuildArgs) -> Result<(Vec<Output>, Vec<String>), ConvertError> {

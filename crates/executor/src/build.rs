@@ -23,7 +23,7 @@ use crate::plan::buildkit::requested_config;
 use crate::session::Session;
 use crate::solve::{Built, Checked};
 use crate::stop::{Failed, Stop};
-use crate::{export, solve};
+use crate::{export, remote, solve};
 
 /// How a build ended without a result.
 pub(crate) enum Ended {
@@ -200,15 +200,24 @@ fn open_context(session: &Session<'_>) -> Result<Context, Stop> {
             }));
         }
     };
-    let opened = Context::open(ContextRequest {
+    let mut request = ContextRequest {
         source: options.context.clone(),
         dockerfile: options.dockerfile.clone(),
         input,
         working_dir,
         scratch_dir: session.scratch_dir()?,
         dialect: options.dialect,
-    });
-    opened.map_err(|error: ContextError| {
+    };
+    match &options.context {
+        ContextSource::Url(url) => return remote::open(session, url, request),
+        source @ ContextSource::Repository { .. } => {
+            let (directory, dockerfile) = remote::clone_for_build(session, source)?;
+            request.source = ContextSource::Dir(directory);
+            request.dockerfile = DockerfileSource::Path(dockerfile);
+        }
+        ContextSource::Dir(_) | ContextSource::Stdin => {}
+    }
+    Context::open(request).map_err(|error: ContextError| {
         if let ContextError::Transferred { tar_bytes, dockerfile, .. } = &error {
             // The client had sent what there was before the other end found fault with it.
             let emitter = session.emitter();

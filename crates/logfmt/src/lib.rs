@@ -45,11 +45,14 @@ mod rawjson;
 mod reference;
 mod renderer;
 pub mod report;
+mod repository_failure;
+mod repository_text;
 mod solve_status;
 pub mod tty;
 pub mod units;
 mod usage;
 
+pub use download_text::download_problem;
 pub use event::Event;
 pub use events::{EVENT_FORMAT, EventsError, read_events, read_recording};
 pub use exit_code::exit_code;

@@ -12,6 +12,7 @@ mod follow;
 mod legacy;
 mod named;
 mod open;
+mod remote;
 mod request;
 mod scratch;
 mod sync;
@@ -31,6 +32,7 @@ pub use error::ContextError;
 pub(crate) use error::DAEMON_MOUNT;
 pub(crate) use named::layout_digest;
 pub use named::{NamedContext, NamedSource, context_name_error};
+pub(crate) use open::{is_archive_file, is_plain_tar};
 pub use request::ContextRequest;
 pub use sync::{Sync, SyncSnapshot};
 
@@ -75,6 +77,8 @@ pub struct Context {
     hides: OnceLock<bool>,
     /// Where a copy is of what is seen of the tree.
     seen_copy: Mutex<Option<PathBuf>>,
+    /// The log tells already how it came.
+    is_told: bool,
 }
 
 impl std::fmt::Debug for Context {
@@ -94,6 +98,8 @@ enum Kind {
     Directory,
     /// A tar of so many bytes as they came in.
     Archive(u64),
+    /// Files that were fetched one by one: of a repository, or a Dockerfile.
+    Fetched,
 }
 
 #[derive(Debug, Default)]
@@ -134,6 +140,38 @@ impl Context {
     /// As Docker's clients and daemons fail ([`ContextError::failure`] has their words), or if a file cannot be read.
     pub fn open(request: ContextRequest) -> Result<Self, ContextError> {
         open::open(request)
+    }
+
+    /// Opens the files of a repository, or a Dockerfile alone, that were fetched: `directory`, with no ignore file
+    /// (BuildKit).
+    pub(crate) fn open_fetched(
+        name: &str,
+        directory: &Path,
+        dockerfile: &crate::DockerfileSource,
+        dialect: Dialect,
+    ) -> Result<Self, ContextError> {
+        remote::open_fetched(name, directory, dockerfile, dialect)
+    }
+
+    /// Opens the files of a repository that stands for a named context.
+    pub(crate) fn open_fetched_named(name: &str, directory: &Path, dialect: Dialect) -> Result<Self, ContextError> {
+        remote::open_fetched_named(name, directory, dialect)
+    }
+
+    /// The same context, of which the log tells already how it came.
+    pub(crate) fn told(mut self) -> Self {
+        self.is_told = true;
+        self
+    }
+
+    /// Whether the log tells already how it came.
+    pub(crate) fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    /// Whether the Dockerfile comes from elsewhere than a context that was fetched.
+    pub(crate) fn has_added_dockerfile(&self) -> bool {
+        matches!(self.dockerfile.from, From::Added)
     }
 
     /// Opens the directory of a named context, which has an ignore file of its own (BuildKit).
@@ -269,10 +307,10 @@ impl Context {
         self.ignore.patterns.matches_as_written(path).unwrap_or(false)
     }
 
-    /// Whether the context is a tar: BuildKit then transfers nothing and shows other steps.
+    /// Whether the context is a tar or was fetched: BuildKit then transfers nothing and shows other steps.
     #[must_use]
     pub fn is_archive(&self) -> bool {
-        matches!(self.kind, Kind::Archive(_))
+        !matches!(self.kind, Kind::Directory)
     }
 
     /// Legacy: the bytes after `Sending build context to Docker daemon`.

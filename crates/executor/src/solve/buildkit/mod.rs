@@ -88,7 +88,7 @@ fn read_dockerfile(session: &Session<'_>, context: &Context) -> Result<Frontend,
         text: String::from_utf8_lossy(text).into_owned(),
         path: client_path(session.options(), context.is_archive()),
     });
-    if context.is_archive() {
+    if context.is_archive() && !context.is_told() {
         // It was unpacked already; what is shown is that it came.
         let hash = context.content_hash()?;
         let key = KeyBuilder::new("archive").field("content", hash).finish();
