@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_logfmt::event::{Builder, Fact, Failure, Speaker, StepId, StepKind};
+use rbuild_logfmt::event::{Builder, Fact, Failure, Speaker, StepId, StepKind, Version};
 
 use crate::context::{Context, ContextError, ContextRequest, is_archive_file, is_plain_tar};
 use crate::git::{self, Address, AddressError, Wanted, without_password};
@@ -119,29 +119,34 @@ fn web(session: &Session<'_>, url: &str, mut request: ContextRequest) -> Result<
 
 fn legacy_web(session: &Session<'_>, url: &str, mut request: ContextRequest) -> Result<Context, Stop> {
     let emitter = session.emitter();
+    let is_old = session.options().dialect.version == Version::V20;
+    // 28's client forgets what is wrong, and sends an empty tar.
+    let forgotten = |why: String| {
+        let text = format!("the context cannot be had from {}: {why}", without_password(url));
+        emitter.emit(Fact::Note { text, shown: true });
+        emitter.emit(Fact::Context { tar_bytes: EMPTY_TAR });
+        session.context_failed(&ContextError::DockerfileMissing { name: "Dockerfile".to_owned() })
+    };
     let file = match session.download(url, None) {
         Ok(file) => file,
-        Err(stop) => {
-            let Stop::Failed(failed) = &stop else { return Err(stop) };
-            // The client forgets its error, and sends an empty tar.
-            if let Failure::Download { problem, .. } = &failed.failure {
-                let url = without_password(url);
-                let text = format!(
-                    "the context cannot be fetched from {url}: {}",
-                    rbuild_logfmt::download_problem(&url, problem)
-                );
-                emitter.emit(Fact::Note { text, shown: true });
-                emitter.emit(Fact::Context { tar_bytes: EMPTY_TAR });
-                let name = match &session.options().dockerfile {
-                    DockerfileSource::Path(path) => path.to_string_lossy().into_owned(),
-                    _ => "Dockerfile".to_owned(),
-                };
-                return Err(session.context_failed(&ContextError::DockerfileMissing { name }));
-            }
-            return Err(stop);
+        Err(Stop::Failed(failed)) => {
+            return Err(match failed.failure {
+                Failure::Download { problem, .. } if is_old => {
+                    Stop::failed(Failure::ContextDownload { url: without_password(url), problem })
+                }
+                Failure::Download { problem, .. } => {
+                    forgotten(rbuild_logfmt::download_problem(&without_password(url), &problem))
+                }
+                failure => Stop::failed(failure),
+            });
         }
+        Err(stop) => return Err(stop),
     };
     let mut opened = std::fs::File::open(file.path())?;
+    let is_named = matches!(request.dockerfile, DockerfileSource::Path(_));
+    if is_named && !is_old && !is_archive_file(&mut opened)? {
+        return Err(forgotten("it is a Dockerfile, and another is named".to_owned()));
+    }
     emitter.emit(Fact::ContextFetched {
         url: without_password(url),
         bytes: file.size(),

@@ -707,6 +707,13 @@ pub enum Failure {
         /// Why.
         problem: DownloadProblem,
     },
+    /// Legacy: the client cannot fetch the context.
+    ContextDownload {
+        /// Its address, without passwords.
+        url: String,
+        /// Why.
+        problem: DownloadProblem,
+    },
     /// A git repository cannot be had.
     Repository {
         /// Its address, without passwords.

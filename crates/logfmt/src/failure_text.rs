@@ -47,6 +47,10 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
             }
         }
         Failure::Download { url, problem } => format!("ADD failed: {}", download_text::legacy(url, problem, version)),
+        Failure::ContextDownload { url, problem } => {
+            let why = download_text::legacy(url, problem, version);
+            format!("unable to prepare context: unable to download remote context {url}: {why}")
+        }
         Failure::Repository { remote, problem, .. } => repository_text::legacy(remote, problem),
         Failure::Own { .. } => return None,
     })
@@ -90,7 +94,9 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
         },
         Failure::Lint { rules } => lint(rules),
         Failure::Pull { reference, cause, .. } => pull_text::vertex(reference, cause, version),
-        Failure::Download { url, problem } => download_text::buildkit(url, problem, version),
+        Failure::Download { url, problem } | Failure::ContextDownload { url, problem } => {
+            download_text::buildkit(url, problem, version)
+        }
         Failure::Repository { remote, problem, .. } => repository_text::buildkit(remote, problem, version),
         Failure::Own { message, .. } => message.lines().next().unwrap_or_default().to_owned(),
     }
