@@ -136,6 +136,10 @@ fn check_platform(session: &Session<'_>) -> Result<(), Stop> {
 
 /// Recalls what earlier builds found out about the files of a directory; the key under which that is kept.
 fn known_files(session: &Session<'_>, context: &Context) -> Result<Option<CacheKey>, Stop> {
+    // What was cloned for this build lies nowhere else again.
+    if matches!(session.options().context, ContextSource::Url(_) | ContextSource::Repository { .. }) {
+        return Ok(None);
+    }
     let Some(path) = context.path().canonicalize().ok().filter(|_| !context.is_archive()) else { return Ok(None) };
     let key = KeyBuilder::new("known files").field("directory", path.as_os_str().as_bytes()).finish();
     let saved = session.cached_value::<String>(&key)?;

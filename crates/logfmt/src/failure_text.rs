@@ -226,6 +226,15 @@ pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) ->
     format!("{prefix}{}", vertex(failure, Version::V28, step.map_or("", |(_, digest)| digest)))
 }
 
+/// A failure that no log tells of.
+#[must_use]
+pub fn failure_report(failure: &Failure) -> String {
+    match failure {
+        Failure::Own { message, hint } => report(message, hint.as_deref()),
+        failure => report(&vertex(failure, Version::V28, ""), None),
+    }
+}
+
 /// BuildKit's client's last words when the build was interrupted, with the line feed.
 pub(crate) fn buildkit_cancelled(version: Version) -> &'static str {
     match version {

@@ -56,6 +56,7 @@ pub use download_text::download_problem;
 pub use event::Event;
 pub use events::{EVENT_FORMAT, EventsError, read_events, read_recording};
 pub use exit_code::exit_code;
+pub use failure_text::failure_report;
 pub use format::{Format, UnknownFormat};
 pub use go_reason::go_reason;
 pub use id_file::{IdFileAction, id_file_error};
