@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use rbuild_logfmt::event::{Builder, Fact, Failure, Speaker, StepId, StepKind, Version};
 
-use crate::context::{Context, ContextError, ContextRequest, is_archive_file, is_plain_tar};
+use crate::context::{Context, ContextError, ContextRequest, NamedRepository, is_archive_file, is_plain_tar};
 use crate::git::{self, Address, AddressError, Wanted, without_password};
 use crate::key::{CacheKey, KeyBuilder};
-use crate::options::{ContextSource, DockerfileSource};
+use crate::options::{BuildOptions, ContextSource, DockerfileSource};
 use crate::session::Session;
+use crate::solve::instruction_failed;
 use crate::stop::Stop;
 
 /// The build argument that keeps `.git`.
@@ -52,15 +53,80 @@ fn repository(session: &Session<'_>, url: &str, address: Address, request: Conte
     opened.map(Context::told).map_err(|error| session.context_failed(&error))
 }
 
+/// Whether the build argument asks for `.git` (`strconv.ParseBool`).
+fn keeps_git_dir(options: &BuildOptions) -> bool {
+    let argument = options.build_args.iter().rev().find(|(name, _)| name == KEEP_GIT_DIR);
+    let is_true = |text: &str| matches!(text, "1" | "t" | "T" | "TRUE" | "true" | "True");
+    argument.and_then(|(_, value)| value.as_deref()).is_some_and(is_true)
+}
+
 /// Fetches a repository in a step of its own; gives the directory of its files.
 pub(crate) fn load_repository(session: &Session<'_>, url: &str, address: Address) -> Result<PathBuf, Stop> {
     let options = session.options();
-    let argument = options.build_args.iter().rev().find(|(name, _)| name == KEEP_GIT_DIR);
-    let is_true = |text: &str| matches!(text, "1" | "t" | "T" | "TRUE" | "true" | "True");
-    let keeps = argument.and_then(|(_, value)| value.as_deref()).is_some_and(is_true);
-    let keep_git_dir = keeps || address.keep_git_dir == Some(true);
+    let keep_git_dir = keeps_git_dir(options) || address.keep_git_dir == Some(true);
     let step = session.emitter().begin(StepKind::LoadRepository { url: without_password(url) }, &[]);
     Ok(git::load(session, &Wanted { address, keep_git_dir }, step)?.path)
+}
+
+/// What ADD takes from a repository; fetched once in a build, in the step that is given the first time.
+pub(crate) fn load_added(
+    session: &Session<'_>,
+    url: &str,
+    checksum: Option<&str>,
+    keep_git_dir: bool,
+    step: Option<StepId>,
+) -> Result<git::Loaded, Stop> {
+    let id = format!("{url} {} {keep_git_dir}", checksum.unwrap_or_default());
+    let lock = || session.repositories().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(known) = lock().get(&id) {
+        let known = known.clone();
+        if let Some(step) = step {
+            session.emitter().done(step);
+        }
+        return Ok(known);
+    }
+    let mut address = match Address::parse(url, session.options().dialect) {
+        Some(Ok(address)) => address,
+        Some(Err(AddressError(message))) => return Err(instruction_failed(message)),
+        None => return Err(instruction_failed(format!("{} is no git repository", without_password(url)))),
+    };
+    if let Some(checksum) = checksum.filter(|checksum| !checksum.is_empty()) {
+        address.checksum = checksum.to_owned();
+    }
+    let wanted = Wanted { keep_git_dir: keep_git_dir || address.keep_git_dir == Some(true), address };
+    let loaded = match step {
+        Some(step) => git::load(session, &wanted, step)?,
+        None => git::load_quietly(session, &wanted).0?,
+    };
+    lock().insert(id, loaded.clone());
+    Ok(loaded)
+}
+
+/// A repository that stands for a named context: fetched now, shown when its turn comes; `None` for any other URL.
+pub(crate) fn named_repository(session: &Session<'_>, name: &str, url: &str) -> Result<Option<Context>, Stop> {
+    let dialect = session.options().dialect;
+    let address = match Address::parse(url, dialect) {
+        Some(Ok(address)) => address,
+        Some(Err(AddressError(message))) => {
+            return Err(Stop::failed(Failure::Request { message, by: Speaker::Builder }));
+        }
+        None => return Ok(None),
+    };
+    let wanted = Wanted { keep_git_dir: address.keep_git_dir == Some(true), address };
+    let url = without_password(url);
+    let (loaded, log) = git::load_quietly(session, &wanted);
+    match loaded {
+        Ok(loaded) => {
+            let repository = NamedRepository { url, log };
+            let opened = Context::open_repository(name, &loaded.path, repository, dialect);
+            opened.map(Some).map_err(|error| session.context_failed(&error))
+        }
+        Err(stop) => {
+            let step = session.emitter().begin(StepKind::LoadRepository { url }, &[]);
+            log.replay(session.emitter(), step);
+            Err(stop.at(step, None))
+        }
+    }
 }
 
 /// What the cache knows of an archive by its content: whether an earlier build has had it.
@@ -172,6 +238,10 @@ pub(crate) fn clone_for_build(session: &Session<'_>, source: &ContextSource) -> 
         return Err(Stop::failed(Failure::Own { message: "the context is no repository".to_owned(), hint: None }));
     };
     let root = git::check_out(session, url, reference.as_deref())?;
+    if !keeps_git_dir(session.options()) {
+        // As BuildKit has it: what git keeps for itself has times in it, and would make each build another.
+        std::fs::remove_dir_all(root.join(".git"))?;
+    }
     let dockerfile = match dockerfile {
         Some(path) => path.clone(),
         None => git::dockerfiles(&root)?.into_iter().next().ok_or_else(|| {

@@ -6,6 +6,7 @@ use crate::event::{Builder, Dialect, DownloadProblem, Failure, Part, Speaker, St
 use crate::go_quote::quote;
 use crate::reference::canonical;
 use crate::report::report;
+use crate::repository_failure::RepositoryProblem;
 use crate::usage::{WrongUse, WrongValue};
 use crate::{download_text, pull_text, repository_text};
 
@@ -231,6 +232,10 @@ pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) ->
 pub fn failure_report(failure: &Failure) -> String {
     match failure {
         Failure::Own { message, hint } => report(message, hint.as_deref()),
+        Failure::Repository { remote, problem: RepositoryProblem::Git { failed, .. }, .. } => {
+            let causes = failed.output.trim_end();
+            report(&format!("cannot fetch `{remote}`: git failed\n{causes}"), None)
+        }
         failure => report(&vertex(failure, Version::V28, ""), None),
     }
 }

@@ -36,6 +36,7 @@ pub(crate) use open::{is_archive_file, is_plain_tar};
 pub use request::ContextRequest;
 pub use sync::{Sync, SyncSnapshot};
 
+use crate::git::StepLog;
 use crate::key::CacheKey;
 use crate::rootfs::{HashOptions, KnownFiles, RootfsError, Shown, Source, Sums, content_hash};
 use filter::{Candidate, Filter, Judgement, Rules, judge};
@@ -79,6 +80,8 @@ pub struct Context {
     seen_copy: Mutex<Option<PathBuf>>,
     /// The log tells already how it came.
     is_told: bool,
+    /// The repository that a named context comes from.
+    repository: Option<NamedRepository>,
 }
 
 impl std::fmt::Debug for Context {
@@ -89,6 +92,15 @@ impl std::fmt::Debug for Context {
             .field("dockerfile", &self.dockerfile.name)
             .finish_non_exhaustive()
     }
+}
+
+/// The repository that a named context comes from.
+#[derive(Debug)]
+pub(crate) struct NamedRepository {
+    /// As given, without passwords.
+    pub(crate) url: String,
+    /// What the step that fetches it shows.
+    pub(crate) log: StepLog,
 }
 
 /// What the context is.
@@ -154,8 +166,19 @@ impl Context {
     }
 
     /// Opens the files of a repository that stands for a named context.
-    pub(crate) fn open_fetched_named(name: &str, directory: &Path, dialect: Dialect) -> Result<Self, ContextError> {
-        remote::open_fetched_named(name, directory, dialect)
+    pub(crate) fn open_repository(
+        name: &str,
+        directory: &Path,
+        repository: NamedRepository,
+        dialect: Dialect,
+    ) -> Result<Self, ContextError> {
+        let opened = remote::open_fetched_named(name, directory, dialect)?;
+        Ok(Self { repository: Some(repository), ..opened })
+    }
+
+    /// The repository that a named context comes from.
+    pub(crate) fn repository(&self) -> Option<&NamedRepository> {
+        self.repository.as_ref()
     }
 
     /// The same context, of which the log tells already how it came.
@@ -167,11 +190,6 @@ impl Context {
     /// Whether the log tells already how it came.
     pub(crate) fn is_told(&self) -> bool {
         self.is_told
-    }
-
-    /// Whether the Dockerfile comes from elsewhere than a context that was fetched.
-    pub(crate) fn has_added_dockerfile(&self) -> bool {
-        matches!(self.dockerfile.from, From::Added)
     }
 
     /// Opens the directory of a named context, which has an ignore file of its own (BuildKit).

@@ -115,6 +115,7 @@ pub(super) fn assemble(
         hides: Default::default(),
         seen_copy: Default::default(),
         is_told: false,
+        repository: None,
     }
 }
 

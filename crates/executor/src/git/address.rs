@@ -160,11 +160,6 @@ impl Address {
         rest.split('/').next().unwrap_or_default()
     }
 
-    /// Whether it is reached by ssh.
-    pub(crate) fn is_ssh(&self) -> bool {
-        scheme(&self.remote).map_or_else(|| is_scp(&self.remote), |scheme| scheme == "ssh")
-    }
-
     /// Whether it lies on this machine's disks.
     pub(crate) fn is_file(&self) -> bool {
         scheme(&self.remote).as_deref() == Some("file")
@@ -332,7 +327,6 @@ mod tests {
         assert!(!format!("{found:?}").contains("p@ss"));
         assert_eq!(without_password("https://token@h/r.git#a@b"), "https://xxxxx@h/r.git#a@b");
         assert_eq!(without_password("https://h/a@b"), "https://h/a@b");
-        assert!(parsed("git@h:r").is_ssh() && parsed("ssh://h/r").is_ssh() && !found.is_ssh());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) fn clone(session: &Session<'_>, address: &Address) -> Result<PathBuf,
     let auth = Auth::of(address, &session.options().secrets, &session.options().ssh)?;
     let own = session.scratch_dir()?;
     let git = Git::new(session.cancel(), &own, None, auth);
-    let git = if address.is_file() { git.with_files() } else { git };
+    let git = git.reaching(address)?;
     let root = own.join("clone");
     std::fs::create_dir(&root)?;
     let git = git.within(&root);

@@ -6,17 +6,16 @@ use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rbuild_logfmt::event::{Fact, Failure, GitFailed, GitTask, StepId, Stream};
+use rbuild_logfmt::event::{Failure, GitFailed, GitTask, Stream};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Address;
+use super::shown::Shown;
 use crate::cancel::Cancel;
-use crate::emit::Emitter;
 use crate::options::{Secret, SecretSource, Ssh};
 use crate::stop::Stop;
 
@@ -105,25 +104,6 @@ fn scope(remote: &str) -> String {
     hosts.into_iter().find(|host| remote.starts_with(host)).unwrap_or(remote).to_owned()
 }
 
-/// Shows what git writes as the output of a step.
-pub(crate) struct Shown<'a> {
-    emitter: &'a Emitter,
-    step: StepId,
-    written: [AtomicU64; 2],
-}
-
-impl<'a> Shown<'a> {
-    pub(crate) fn new(emitter: &'a Emitter, step: StepId) -> Shown<'a> {
-        Shown { emitter, step, written: Default::default() }
-    }
-
-    fn write(&self, stream: Stream, data: &[u8]) {
-        let index = usize::from(stream == Stream::Stderr);
-        let offset = self.written[index].fetch_add(data.len() as u64, Ordering::Relaxed);
-        self.emitter.emit(Fact::Output { step: self.step, stream, offset, data: data.to_vec() });
-    }
-}
-
 /// Why a git command gave nothing.
 pub(crate) enum GitError {
     /// git says no.
@@ -156,13 +136,25 @@ pub(crate) struct Git<'a> {
     work_tree: Option<PathBuf>,
     dir: Option<PathBuf>,
     file_allowed: bool,
+    /// Settings that programs which git starts need, too.
+    settings: Option<PathBuf>,
 }
 
 impl<'a> Git<'a> {
     /// `own` is a directory for what git's helpers keep.
     pub(crate) fn new(cancel: &'a Cancel, own: &Path, shown: Option<&'a Shown<'a>>, auth: Auth) -> Git<'a> {
         let new_hosts = own.join("known_hosts");
-        Git { cancel, shown, auth, new_hosts, git_dir: None, work_tree: None, dir: None, file_allowed: false }
+        Git {
+            cancel,
+            shown,
+            auth,
+            new_hosts,
+            git_dir: None,
+            work_tree: None,
+            dir: None,
+            file_allowed: false,
+            settings: None,
+        }
     }
 
     /// The same in another repository.
@@ -183,6 +175,23 @@ impl<'a> Git<'a> {
     /// The same, and a repository may be fetched from this machine's disks.
     pub(crate) fn with_files(&self) -> Git<'a> {
         Git { file_allowed: true, ..self.clone() }
+    }
+
+    /// The same for an address. One on this machine's disks may belong to somebody else if the user's own settings say
+    /// that it is to be trusted (`safe.directory`): git refuses it otherwise.
+    pub(crate) fn reaching(&self, address: &Address) -> Result<Git<'a>, Stop> {
+        if !address.is_file() {
+            return Ok(self.clone());
+        }
+        let asked = Command::new("git").args(["config", "--global", "--get-all", "safe.directory"]).output();
+        let trusted = asked.map_err(|error| not_started(&error))?.stdout;
+        let trusted = String::from_utf8_lossy(&trusted);
+        let lines = trusted
+            .lines()
+            .map(|path| format!("\tdirectory = \"{}\"\n", path.replace('\\', "\\\\").replace('"', "\\\"")));
+        let settings = self.new_hosts.with_file_name("gitconfig");
+        std::fs::write(&settings, format!("[safe]\n{}", lines.collect::<String>()))?;
+        Ok(Git { settings: Some(settings), ..self.with_files() })
     }
 
     /// Runs a command and gives what it wrote to standard output. As `GitCLI.Run`, one that a server cannot serve for
@@ -327,9 +336,14 @@ impl<'a> Git<'a> {
         let mut set = |name: &str, value: &OsStr| variables.push((name.into(), value.to_owned()));
         set("GIT_TERMINAL_PROMPT", "0".as_ref());
         set("GIT_CONFIG_NOSYSTEM", "1".as_ref());
+        // What is missing is an error, not one more fetch.
+        set("GIT_NO_LAZY_FETCH", "1".as_ref());
         set("HOME", "/dev/null".as_ref());
         set("XDG_CONFIG_HOME", "/dev/null".as_ref());
         set("LC_ALL", "C".as_ref());
+        if let Some(settings) = &self.settings {
+            set("GIT_CONFIG_GLOBAL", settings.as_os_str());
+        }
         let protocols = if self.file_allowed { format!("{PROTOCOLS}:file") } else { PROTOCOLS.to_owned() };
         set("GIT_ALLOW_PROTOCOL", protocols.as_ref());
         set("GIT_SSH_COMMAND", self.ssh().as_ref());

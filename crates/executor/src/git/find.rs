@@ -39,8 +39,6 @@ pub struct FoundDockerfiles {
 /// Lists the Dockerfiles of a commit, in the order in which they would be built: that at the root, then the shallowest,
 /// of equally deep ones by name. Files called `Dockerfile.NAME` or `NAME.Dockerfile` come after all others.
 ///
-/// Only the names are fetched where the server allows it.
-///
 /// # Errors
 /// [`BuildError::Failed`] if the repository or the commit cannot be had, or git is not there.
 pub fn find_dockerfiles(options: &RepositoryOptions) -> Result<FoundDockerfiles, BuildError> {
@@ -51,10 +49,10 @@ pub fn find_dockerfiles(options: &RepositoryOptions) -> Result<FoundDockerfiles,
         let auth = Auth::of(&address, &options.secrets, &options.ssh)?;
         let git = Git::new(&cancel, &place.0, None, auth);
         let repository = place.0.join("repository");
-        let git = fetch(&git, &address, options.reference.as_deref(), &repository, true)?;
+        let (git, fetched) = fetch(&git, &address, options.reference.as_deref(), &repository)?;
         let run = |arguments: &[&str]| git.run(GitTask::Other, arguments).map_err(|error| stop(&address, error, ""));
-        let commit = run(&["rev-parse", "FETCH_HEAD^{commit}"])?.trim().to_owned();
-        let names = run(&["ls-tree", "-r", "-z", "--name-only", "FETCH_HEAD"])?;
+        let commit = run(&["rev-parse", &format!("{fetched}^{{commit}}")])?.trim().to_owned();
+        let names = run(&["ls-tree", "-r", "-z", "--name-only", &fetched])?;
         let paths = names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect();
         Ok(FoundDockerfiles { commit, paths: in_order(paths) })
     };
@@ -126,14 +124,8 @@ fn stop(address: &Address, error: GitError, what: &str) -> Stop {
     }
 }
 
-/// Makes a repository with one commit as its `FETCH_HEAD`: as little of its history as the server allows.
-fn fetch<'a>(
-    git: &Git<'a>,
-    address: &Address,
-    reference: Option<&str>,
-    dir: &Path,
-    only_names: bool,
-) -> Result<Git<'a>, Stop> {
+/// Makes a repository with one commit, and gives the commit's name: with as little of its history as the server allows.
+fn fetch<'a>(git: &Git<'a>, address: &Address, reference: Option<&str>, dir: &Path) -> Result<(Git<'a>, String), Stop> {
     let given = reference.unwrap_or(&address.reference);
     let reference = if given.is_empty() { "HEAD" } else { given };
     let failed = |error| stop(address, error, &dir.display().to_string());
@@ -142,17 +134,12 @@ fn fetch<'a>(
         return Err(Stop::failed(Failure::Own { message, hint: None }));
     }
     std::fs::create_dir(dir)?;
-    let git = if address.is_file() { git.with_files() } else { git.clone() };
-    let git = git.within(dir);
+    let git = git.reaching(address)?.within(dir);
     git.run(GitTask::Initialise, &["-c", "init.defaultBranch=main", "init", "-q"]).map_err(failed)?;
     git.run(GitTask::AddRemote, &["remote", "add", "origin", &address.remote]).map_err(failed)?;
-    let mut wanted = vec!["fetch", "-q", "--no-tags", "--depth=1"];
-    if only_names {
-        wanted.push("--filter=blob:none");
-    }
-    wanted.extend(["origin", reference]);
+    let wanted = ["fetch", "-q", "--no-tags", "--depth=1", "origin", reference];
     let error = match git.run_once(GitTask::Fetch, &wanted) {
-        Ok(_) => return Ok(git),
+        Ok(_) => return Ok((git, FETCHED.to_owned())),
         Err(GitError::Stop(stop)) => return Err(stop),
         Err(error) => error,
     };
@@ -166,8 +153,7 @@ fn fetch<'a>(
             let problem = RepositoryProblem::NoReference { reference, output: String::new() };
             Stop::failed(Failure::Repository { remote, problem, resolving: false })
         })?;
-        git.run(GitTask::Fetch, &["update-ref", "FETCH_HEAD", reference]).map_err(failed)?;
-        return Ok(git);
+        return Ok((git, reference.to_owned()));
     }
     // Servers of plain files give no part of a history.
     match &error {
@@ -175,8 +161,11 @@ fn fetch<'a>(
         _ => return Err(failed(error)),
     }
     git.run_once(GitTask::Fetch, &["fetch", "-q", "--no-tags", "origin", reference]).map_err(failed)?;
-    Ok(git)
+    Ok((git, FETCHED.to_owned()))
 }
+
+/// git's name for what came last.
+const FETCHED: &str = "FETCH_HEAD";
 
 /// Checks out a commit, with the repositories inside of it; gives the directory.
 pub(crate) fn check_out(session: &Session<'_>, url: &str, reference: Option<&str>) -> Result<PathBuf, Stop> {
@@ -185,9 +174,10 @@ pub(crate) fn check_out(session: &Session<'_>, url: &str, reference: Option<&str
     let auth = Auth::of(&address, &options.secrets, &options.ssh)?;
     let own = session.scratch_dir()?;
     let dir = own.join("repository");
-    let git = fetch(&Git::new(session.cancel(), &own, None, auth), &address, reference, &dir, false)?;
+    let git = Git::new(session.cancel(), &own, None, auth);
+    let (git, fetched) = fetch(&git, &address, reference, &dir)?;
     let run = |task, arguments: &[&str]| git.run(task, arguments).map_err(|error| stop(&address, error, ""));
-    run(GitTask::Checkout, &["checkout", "-q", "--detach", "FETCH_HEAD"])?;
+    run(GitTask::Checkout, &["checkout", "-q", "--detach", &fetched])?;
     if dir.join(".gitmodules").exists() {
         run(GitTask::Submodules, &["submodule", "update", "-q", "--init", "--recursive", "--depth=1"])?;
     }

@@ -8,6 +8,7 @@ mod address;
 mod clone;
 mod command;
 mod find;
+mod shown;
 mod source;
 
 pub(crate) use address::{Address, AddressError, without_password};
@@ -15,7 +16,8 @@ pub(crate) use clone::{clone, directory_of};
 pub(crate) use command::Auth;
 pub use find::{FoundDockerfiles, RepositoryOptions, find_dockerfiles};
 pub(crate) use find::{check_out, dockerfiles};
-pub(crate) use source::{Loaded, Wanted, load};
+pub(crate) use shown::StepLog;
+pub(crate) use source::{Loaded, Wanted, load, load_quietly};
 
 /// Whether this is the whole hash of a commit (`gitutil.IsCommitSHA`).
 pub(crate) fn is_commit(text: &str) -> bool {

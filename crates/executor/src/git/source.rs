@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_logfmt::event::{Fact, Failure, GitTask, RepositoryProblem, StepId, Version};
+use rbuild_logfmt::event::{Failure, GitTask, RepositoryProblem, StepId, Version};
 use rustix::io::Errno;
 
-use super::command::{Git, GitError, Shown};
+use super::command::{Git, GitError};
+use super::shown::{Shown, StepLog};
 use super::{Address, Auth, is_commit};
 use crate::session::Session;
 use crate::stop::Stop;
@@ -31,21 +32,32 @@ pub(crate) struct Loaded {
 /// Loads a repository in a step that has begun, and ends the step.
 pub(crate) fn load(session: &Session<'_>, wanted: &Wanted, step: StepId) -> Result<Loaded, Stop> {
     let shown = Shown::new(session.emitter(), step);
-    let done = Loader::new(session, wanted, &shown).and_then(|loader| loader.load(step));
-    done.map_err(|(error, resolving)| {
-        let stop = match error {
-            Problem::Stop(stop) => stop,
-            Problem::Repository(problem) => {
-                let remote = wanted.address.shown.clone();
-                Stop::failed(Failure::Repository { remote, problem, resolving })
-            }
-        };
-        let failure = match &stop {
-            Stop::Failed(failed) => Some(failed.failure.clone()),
-            Stop::Cancelled => None,
-        };
-        session.emitter().emit(Fact::StepFailed { step, failure });
-        stop.at(step, None)
+    let stop = match load_shown(session, wanted, &shown) {
+        Ok(loaded) => return Ok(loaded),
+        Err(stop) => stop,
+    };
+    shown.failed(&stop);
+    Err(stop.at(step, None))
+}
+
+/// Loads a repository, and keeps what its step will show.
+pub(crate) fn load_quietly(session: &Session<'_>, wanted: &Wanted) -> (Result<Loaded, Stop>, StepLog) {
+    let shown = Shown::kept(session.emitter());
+    let loaded = load_shown(session, wanted, &shown);
+    if let Err(stop) = &loaded {
+        shown.failed(stop);
+    }
+    (loaded, shown.into_log())
+}
+
+fn load_shown(session: &Session<'_>, wanted: &Wanted, shown: &Shown<'_>) -> Result<Loaded, Stop> {
+    let done = Loader::new(session, wanted, shown).and_then(|loader| loader.load(shown));
+    done.map_err(|(error, resolving)| match error {
+        Problem::Stop(stop) => stop,
+        Problem::Repository(problem) => {
+            let remote = wanted.address.shown.clone();
+            Stop::failed(Failure::Repository { remote, problem, resolving })
+        }
     })
 }
 
@@ -95,29 +107,28 @@ impl<'a> Loader<'a> {
         let git = Auth::of(&wanted.address, &options.secrets, &options.ssh)
             .and_then(|auth| Ok(Git::new(session.cancel(), &session.scratch_dir()?, Some(shown), auth)))
             .map_err(|stop| (stop.into(), true))?;
-        let git = if wanted.address.is_file() { git.with_files() } else { git };
+        let git = git.reaching(&wanted.address).map_err(|stop| (stop.into(), true))?;
         Ok(Loader { session, wanted, git, is_old: options.dialect.version == Version::V20 })
     }
 
-    fn load(&self, step: StepId) -> Result<Loaded, (Problem, bool)> {
+    fn load(&self, shown: &Shown<'_>) -> Result<Loaded, (Problem, bool)> {
         let found = self.resolve().map_err(|problem| (problem, true))?;
         let snapshot = format!("git snapshot {}:{}", found.key, self.wanted.address.directory);
-        let emitter = self.session.emitter();
         let loaded = |path: PathBuf| Loaded { path, key: snapshot.clone() };
         let held = || self.session.lease().hold_mount(&snapshot).map_err(|error| (Stop::from(error).into(), false));
         if let Some(path) = held()? {
-            emitter.emit(Fact::StepDone { step, cached: true, image: None });
+            shown.done(true);
             return Ok(loaded(path));
         }
         // Its key is known; it begins again for the files.
-        emitter.done(step);
-        emitter.emit(Fact::StepStarted { step });
+        shown.done(false);
+        shown.started();
         let _one_at_a_time = self.lock().map_err(|stop| (stop.into(), false))?;
         let path = match held()? {
             Some(path) => path,
             None => self.fetch(&found, &snapshot).map_err(|problem| (problem, false))?,
         };
-        emitter.done(step);
+        shown.done(false);
         Ok(loaded(path))
     }
 

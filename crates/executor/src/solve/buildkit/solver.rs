@@ -22,6 +22,7 @@ use crate::plan::buildkit::{
     CopyOp, CopySource, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex, StagePlan,
 };
 use crate::plan::users;
+use crate::remote;
 use crate::rootfs::{self, CopyOptions};
 use crate::session::{PullProgress, Session, Unwatched};
 use crate::snapshot::{Change, View};
@@ -294,6 +295,10 @@ impl<'s> Solver<'s> {
             let copy = loaded.iter().filter(|(_, name)| *name == directory.name()).count();
             loaded.push((step, directory.name()));
             self.session.emitter().emit(Fact::StepStarted { step });
+            if let Some(repository) = directory.repository() {
+                repository.log.replay(self.session.emitter(), step);
+                continue;
+            }
             let wanted = self.plan.wanted_paths(StageIndex(index));
             let sent = transferred_to(self.session, directory, Transfer::Context, step, copy, |held| {
                 directory.check_ignore().map_err(ContextError::of_named)?;
@@ -330,6 +335,10 @@ impl<'s> Solver<'s> {
             self.check()?;
             let emitter = self.session.emitter();
             emitter.emit(Fact::StepStarted { step: *step });
+            if let Some(keep_git_dir) = file.keep_git_dir {
+                remote::load_added(self.session, &file.url, file.checksum.as_deref(), keep_git_dir, Some(*step))?;
+                continue;
+            }
             match self.session.download(&file.url, file.checksum.as_deref()) {
                 Ok(_) => emitter.done(*step),
                 Err(stop) => return Err(fail_step(self.session, *step, stop).at(*step, None)),

@@ -26,6 +26,8 @@ pub(super) struct StageSteps {
 pub(super) struct Download {
     pub(super) url: String,
     pub(super) checksum: Option<String>,
+    /// It is a git repository: whether `.git` is kept.
+    pub(super) keep_git_dir: Option<bool>,
 }
 
 /// The steps of a plan.
@@ -119,7 +121,10 @@ impl Graph<'_> {
             StageBase::Missing(image, _) => found.from = self.base(image, stage),
             StageBase::Directory(directory) => {
                 let name = directory.name();
-                let kind = StepKind::LoadContext { name: Some(name.to_owned()) };
+                let kind = match directory.repository() {
+                    Some(repository) => StepKind::LoadRepository { url: repository.url.clone() },
+                    None => StepKind::LoadContext { name: Some(name.to_owned()) },
+                };
                 let what = format!("{CONTEXT} {name} {:?}", plan.wanted_paths(index));
                 found.load = Some(self.vertex(what, kind, Vec::new()));
             }
@@ -221,9 +226,14 @@ fn graph_inputs(op: &Op) -> Vec<Input> {
     let input = |source: &CopySource| match source {
         CopySource::Files { from, .. } => Some(Input::Files(*from)),
         CopySource::Http { url, checksum, .. } => {
-            Some(Input::Download(Download { url: url.clone(), checksum: checksum.clone() }))
+            let (url, checksum) = (url.clone(), checksum.clone());
+            Some(Input::Download(Download { url, checksum, keep_git_dir: None }))
         }
-        CopySource::Inline { .. } | CopySource::Git { .. } => None,
+        CopySource::Git { url, checksum, keep_git_dir } => {
+            let (url, checksum) = (url.clone(), checksum.clone());
+            Some(Input::Download(Download { url, checksum, keep_git_dir: Some(*keep_git_dir) }))
+        }
+        CopySource::Inline { .. } => None,
     };
     copy.sources.iter().filter_map(input).collect()
 }
