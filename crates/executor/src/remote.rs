@@ -3,6 +3,7 @@
 //! In BuildKit the frontend fetches them in steps of the log (`frontend/dockerui/context.go`). Docker's legacy client
 //! fetches them before it sends anything (`docker/cli`, `cli/command/image/build/context.go`).
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rbuild_logfmt::event::{Builder, Fact, Failure, Speaker, StepId, StepKind, Version};
@@ -41,12 +42,26 @@ pub(crate) fn open(session: &Session<'_>, url: &str, mut request: ContextRequest
             let path = PathBuf::from(url);
             Err(session.context_failed(&ContextError::NotFound { path }))
         }
+        (None, _) if request.dockerfile == DockerfileSource::Stdin => Err(Stop::failed(Failure::Own {
+            message: "a Dockerfile on standard input cannot be used with an archive behind a URL".to_owned(),
+            hint: Some("fetch the archive and pass its directory".to_owned()),
+        })),
         (None, Builder::Buildkit) => web(session, url, request),
         (None, Builder::Legacy) => legacy_web(session, url, request),
     }
 }
 
 fn repository(session: &Session<'_>, url: &str, address: Address, request: ContextRequest) -> Result<Context, Stop> {
+    if request.dockerfile == DockerfileSource::Stdin {
+        // The repository is not needed before a step reads it, and the log shows it there.
+        let mut bytes = Vec::new();
+        if let Some(input) = request.input {
+            input.take(MAX_DOCKERFILE).read_to_end(&mut bytes)?;
+        }
+        let keep_git_dir = keeps_git_dir(session.options());
+        let context = later_repository(session, "context", url, address, keep_git_dir)?;
+        return Ok(context.with_dockerfile(bytes));
+    }
     let loaded = load_repository(session, url, address)?;
     let dialect = session.options().dialect;
     let opened = Context::open_fetched("context", &loaded, &request.dockerfile, dialect);
@@ -112,14 +127,26 @@ pub(crate) fn named_repository(session: &Session<'_>, name: &str, url: &str) -> 
         }
         None => return Ok(None),
     };
-    let wanted = Wanted { keep_git_dir: address.keep_git_dir == Some(true), address };
+    later_repository(session, name, url, address, false).map(Some)
+}
+
+/// A repository that is fetched now and shown when its turn comes.
+fn later_repository(
+    session: &Session<'_>,
+    name: &str,
+    url: &str,
+    address: Address,
+    keep_git_dir: bool,
+) -> Result<Context, Stop> {
+    let dialect = session.options().dialect;
+    let wanted = Wanted { keep_git_dir: keep_git_dir || address.keep_git_dir == Some(true), address };
     let url = without_password(url);
     let (loaded, log) = git::load_quietly(session, &wanted);
     match loaded {
         Ok(loaded) => {
             let repository = NamedRepository { url, log };
             let opened = Context::open_repository(name, &loaded.path, repository, dialect);
-            opened.map(Some).map_err(|error| session.context_failed(&error))
+            opened.map_err(|error| session.context_failed(&error))
         }
         Err(stop) => {
             let step = session.emitter().begin(StepKind::LoadRepository { url }, &[]);
@@ -228,6 +255,9 @@ fn legacy_web(session: &Session<'_>, url: &str, mut request: ContextRequest) -> 
         session.context_failed(&error)
     })
 }
+
+/// The largest Dockerfile that is read, in bytes.
+const MAX_DOCKERFILE: u64 = 64 << 20;
 
 /// Bytes of a tar of nothing.
 const EMPTY_TAR: u64 = 1024;

@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rbuild_logfmt::event::{Builder, Dialect, Version};
+use rbuild_logfmt::event::{Builder, Dialect, StepKind, Version};
 use rbuild_parser::ignore::{IgnoreError, PatternMatcher};
 use rbuild_sandbox::root::Root;
 
@@ -80,7 +80,7 @@ pub struct Context {
     seen_copy: Mutex<Option<PathBuf>>,
     /// The log tells already how it came.
     is_told: bool,
-    /// The repository that a named context comes from.
+    /// The repository that it comes from, which the log has yet to tell of.
     repository: Option<NamedRepository>,
 }
 
@@ -174,6 +174,24 @@ impl Context {
     ) -> Result<Self, ContextError> {
         let opened = remote::open_fetched_named(name, directory, dialect)?;
         Ok(Self { repository: Some(repository), ..opened })
+    }
+
+    /// The same with a Dockerfile from elsewhere.
+    pub(crate) fn with_dockerfile(self, bytes: Vec<u8>) -> Self {
+        Self { dockerfile: Dockerfile { name: "Dockerfile".to_owned(), bytes, from: From::Added }, ..self }
+    }
+
+    /// BuildKit: whether the Dockerfile is transferred.
+    pub(crate) fn transfers_dockerfile(&self) -> bool {
+        !self.is_archive() || matches!(self.dockerfile.from, From::Added)
+    }
+
+    /// BuildKit: the step in which the build loads it; none if it is here before the Dockerfile is read.
+    pub(crate) fn load_step(&self) -> Option<StepKind> {
+        match &self.repository {
+            Some(repository) => Some(StepKind::LoadRepository { url: repository.url.clone() }),
+            None => (!self.is_archive()).then_some(StepKind::LoadContext { name: None }),
+        }
     }
 
     /// The repository that a named context comes from.

@@ -109,7 +109,7 @@ struct Wish {
 
 impl<'s> Solver<'s> {
     pub(super) fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
-        let steps = Steps::declare(session.emitter(), plan, !context.is_archive(), session.options().dialect.version);
+        let steps = Steps::declare(session.emitter(), plan, context.load_step(), session.options().dialect.version);
         Solver {
             session,
             context,
@@ -265,11 +265,13 @@ impl<'s> Solver<'s> {
         }
         let emitter = self.session.emitter();
         emitter.emit(Fact::StepStarted { step });
-        let wanted: Vec<String> = if self.plan.context_paths.contains("/") {
-            Vec::new()
-        } else {
-            self.plan.context_paths.iter().cloned().collect()
-        };
+        if let Some(repository) = self.context.repository() {
+            repository.log.replay(emitter, step);
+            *loaded = true;
+            return Ok(());
+        }
+        let paths = &self.plan.context_paths;
+        let wanted: Vec<String> = if paths.contains("/") { Vec::new() } else { paths.iter().cloned().collect() };
         let sent = transferred(self.session, self.context, Transfer::Context, step, |held| {
             self.context.sync_size(&wanted, held)
         });

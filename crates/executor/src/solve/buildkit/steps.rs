@@ -47,10 +47,10 @@ impl Steps {
     ///
     /// Stages share what is done to the same files in the same way, since to BuildKit that is one vertex; the stage that
     /// is gone through last gives it a name (`client/llb/state.go`, `mergeMetadata`).
-    pub(super) fn declare(emitter: &Emitter, plan: &Plan, shows_context: bool, version: Version) -> Steps {
+    pub(super) fn declare(emitter: &Emitter, plan: &Plan, context: Option<StepKind>, version: Version) -> Steps {
         let mut graph = Graph {
             plan,
-            shows_context,
+            context,
             version,
             downloads: Vec::new(),
             vertices: Vec::new(),
@@ -97,7 +97,8 @@ struct StageVertices {
 
 struct Graph<'a> {
     plan: &'a Plan,
-    shows_context: bool,
+    /// The step that loads the context, if there is one.
+    context: Option<StepKind>,
     version: Version,
     downloads: Vec<(usize, Download)>,
     vertices: Vec<Vertex>,
@@ -187,8 +188,8 @@ impl Graph<'_> {
     }
 
     fn context(&mut self) -> Option<usize> {
-        let kind = StepKind::LoadContext { name: None };
-        self.shows_context.then(|| self.vertex(CONTEXT.to_owned(), kind, Vec::new()))
+        let kind = self.context.clone()?;
+        Some(self.vertex(CONTEXT.to_owned(), kind, Vec::new()))
     }
 
     /// An operation that names the stages it reads from by the vertices of their results.
@@ -303,7 +304,7 @@ mod tests {
                 events.lock().unwrap().push(event.fact);
             }
         }));
-        let steps = Steps::declare(&emitter, &plan, true, Version::V28);
+        let steps = Steps::declare(&emitter, &plan, Some(StepKind::LoadContext { name: None }), Version::V28);
         let told: Vec<String> = told
             .lock()
             .unwrap()
