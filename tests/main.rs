@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cases;
+mod contexts;
 mod failures;
 mod frontends;
 mod hostile;

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use rbuild_executor::logfmt::event::{Builder, Dialect, Version};
 use rbuild_executor::{
     BuildOptions, ContainerRemoval, ContextSource, Destination, DockerfileSource, Isolation, KeepFailed, Network,
-    Output, RegistryAccess, Secret, SecretSource, Ssh, StoreOptions,
+    Output, RegistryAccess, RepositoryOptions, Secret, SecretSource, Ssh, StoreOptions,
 };
 use rbuild_logfmt::Format;
 
 use crate::args::{
-    self, ArgsError, Assignment, BuildArgs, CallSpec, CommonArgs, DockerVersion, Environment, IsolationArg, LogFormat,
-    NetworkArg, Progress, RegistryArgs, ReplayArgs, ResumeArgs, SecretSpec, SshSpec,
+    self, ArgsError, Arity, Assignment, BuildArgs, CallSpec, CommonArgs, DockerVersion, Environment, IsolationArg,
+    LogFormat, NetworkArg, Progress, RegistryArgs, ReplayArgs, RepoArgs, ResumeArgs, SecretSpec, SshSpec,
 };
 use crate::logs::{LogFileSpec, LogSpec};
 
@@ -476,18 +476,80 @@ fn log_format(
     })
 }
 
-/// What PATH is: `-`, a URL, or a directory. Forms of URLs are those of Docker's client.
+/// What `rbuild repo` is asked to do.
+pub(crate) enum RepoRequest {
+    /// To build.
+    Build(Box<BuildRequest>),
+    /// To list Dockerfiles.
+    Find(RepositoryOptions),
+}
+
+/// Turns the flags of `rbuild repo` into a build of its own context.
+pub(crate) fn repo_request(
+    args: RepoArgs,
+    environment: &Environment,
+    terminals: Terminals,
+) -> Result<RepoRequest, ConvertError> {
+    let RepoArgs { dockerfile, find, mut build } = args;
+    args::check_command_arity("repo", "[OPTIONS] URL[@COMMIT]", Arity::Exactly(1), build.contexts.len())?;
+    let given = build.contexts.drain(..).next().unwrap_or_default();
+    let (url, reference) = split_commit(&given.to_string_lossy());
+    let dockerfile = dockerfile.or_else(|| build.file.take());
+    // The rest of the flags is checked as for a build of any directory.
+    build.contexts = vec![PathBuf::from(".")];
+    build.file = None;
+    let mut request = build_request(build, environment, terminals)?;
+    if find {
+        let BuildOptions { secrets, ssh, .. } = request.options;
+        return Ok(RepoRequest::Find(RepositoryOptions { url, reference, secrets, ssh }));
+    }
+    request.options.context = ContextSource::Repository { url, reference, dockerfile };
+    Ok(RepoRequest::Build(Box::new(request)))
+}
+
+/// `URL@COMMIT`: the last `@` in the path of the address divides them.
+fn split_commit(text: &str) -> (String, Option<String>) {
+    let start = match text.split_once("://") {
+        Some((scheme, rest)) => rest.find('/').map(|slash| scheme.len() + 3 + slash),
+        None if is_scp(text) => text.find(':'),
+        None => text.find('/'),
+    };
+    let divided = start.and_then(|start| Some(start + text.get(start..)?.rfind('@')?));
+    match divided {
+        Some(at) => (text[..at].to_owned(), text.get(at + 1..).filter(|commit| !commit.is_empty()).map(str::to_owned)),
+        None => (text.to_owned(), None),
+    }
+}
+
+/// What PATH is: `-`, a directory that is there, a URL, or a directory that is missing. Forms of URLs are those of Docker's
+/// client, and `file://` for repositories on this machine.
 fn context_source(path: &Path) -> ContextSource {
     if path.as_os_str() == "-" {
         return ContextSource::Stdin;
     }
+    if path.is_dir() {
+        return ContextSource::Dir(path.to_owned());
+    }
     let is_url = |text: &str| {
-        ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|prefix| text.starts_with(prefix))
+        ["http://", "https://", "git://", "ssh://", "file://", "github.com/"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+            || is_scp(text)
     };
     match path.to_str() {
         Some(text) if is_url(text) => ContextSource::Url(text.to_owned()),
         _ => ContextSource::Dir(path.to_owned()),
     }
+}
+
+/// `user@host:path`, as ssh and BuildKit's client have it.
+fn is_scp(text: &str) -> bool {
+    let Some((user, rest)) = text.split_once('@') else { return false };
+    let Some((host, _)) = rest.split_once(':') else { return false };
+    let is_name = |name: &str, more: &str| {
+        !name.is_empty() && name.chars().all(|char| char.is_ascii_alphanumeric() || more.contains(char))
+    };
+    is_name(user, "-_") && is_name(host, "-.")
 }
 
 fn outputs(args: &BuildArgs) -> Result<(Vec<Output>, Vec<String>), ConvertError> {

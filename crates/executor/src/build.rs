@@ -27,7 +27,7 @@ use crate::record::{BuildStatus, Recorder};
 use crate::session::Session;
 use crate::solve::{Built, Checked};
 use crate::stop::{Failed, Stop};
-use crate::{export, solve};
+use crate::{export, remote, solve};
 
 /// How a build ended without a result.
 pub(crate) enum Ended {
@@ -227,6 +227,10 @@ fn check_platform(session: &Session<'_>) -> Result<(), Stop> {
 
 /// Recalls what earlier builds found out about the files of a directory; the key under which that is kept.
 fn known_files(session: &Session<'_>, context: &Context) -> Result<Option<CacheKey>, Stop> {
+    // What was cloned for this build lies nowhere else again.
+    if matches!(session.options().context, ContextSource::Url(_) | ContextSource::Repository { .. }) {
+        return Ok(None);
+    }
     let Some(path) = context.path().canonicalize().ok().filter(|_| !context.is_archive()) else { return Ok(None) };
     let key = KeyBuilder::new("known files").field("directory", path.as_os_str().as_bytes()).finish();
     let saved = session.cached_value::<String>(&key)?;
@@ -291,15 +295,24 @@ fn open_context(session: &Session<'_>) -> Result<Context, Stop> {
             }));
         }
     };
-    let opened = Context::open(ContextRequest {
+    let mut request = ContextRequest {
         source: options.context.clone(),
         dockerfile: options.dockerfile.clone(),
         input,
         working_dir,
         scratch_dir: session.scratch_dir()?,
         dialect: options.dialect,
-    });
-    opened.map_err(|error: ContextError| {
+    };
+    match &options.context {
+        ContextSource::Url(url) => return remote::open(session, url, request),
+        source @ ContextSource::Repository { .. } => {
+            let (directory, dockerfile) = remote::clone_for_build(session, source)?;
+            request.source = ContextSource::Dir(directory);
+            request.dockerfile = DockerfileSource::Path(dockerfile);
+        }
+        ContextSource::Dir(_) | ContextSource::Stdin => {}
+    }
+    Context::open(request).map_err(|error: ContextError| {
         if let ContextError::Transferred { tar_bytes, dockerfile, .. } = &error {
             // The client had sent what there was before the other end found fault with it.
             let emitter = session.emitter();

@@ -79,6 +79,11 @@ impl Download {
         Ok(Download { path, url: url.to_owned(), digest: sink.hasher.finish(), answer })
     }
 
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Its bytes.
     pub(crate) fn size(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |found| found.len())

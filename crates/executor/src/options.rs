@@ -39,8 +39,18 @@ pub enum ContextSource {
     Dir(PathBuf),
     /// The standard input of the calling process: a tar (plain or compressed) or a Dockerfile.
     Stdin,
-    /// A URL (git or http).
+    /// A URL (git or http), as `docker build` takes them.
     Url(String),
+    /// The directory of a Dockerfile in a git repository, cloned beside the log: what `rbuild repo` builds.
+    Repository {
+        /// Address of the repository, without `#…`.
+        url: String,
+        /// Commit, branch or tag; the default branch if there is none.
+        reference: Option<String>,
+        /// Path of the Dockerfile in the repository; the one that [`find_dockerfiles`](crate::find_dockerfiles) lists
+        /// first if there is none.
+        dockerfile: Option<PathBuf>,
+    },
 }
 
 /// Where the Dockerfile comes from.

@@ -13,6 +13,7 @@ use rbuild_sandbox::Isolation;
 use serde::{Deserialize, Serialize};
 
 use crate::emit::Emitter;
+use crate::git::without_password;
 use crate::kept::Kept;
 use crate::options::{BuildOptions, ContextSource, DockerfileSource};
 
@@ -322,11 +323,18 @@ fn without_secrets(options: &BuildOptions) -> BuildOptions {
     options.secrets.clear();
     // It may be repeated from elsewhere.
     let absolute = |path: &mut PathBuf| *path = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-    if let ContextSource::Dir(path) = &mut options.context {
-        absolute(path);
+    match &mut options.context {
+        ContextSource::Dir(path) => {
+            absolute(path);
+            if let DockerfileSource::Path(path) = &mut options.dockerfile {
+                absolute(path);
+            }
+        }
+        ContextSource::Url(url) | ContextSource::Repository { url, .. } => *url = without_password(url),
+        ContextSource::Stdin => {}
     }
-    if let DockerfileSource::Path(path) = &mut options.dockerfile {
-        absolute(path);
+    for (_, value) in &mut options.build_contexts {
+        *value = without_password(value);
     }
     absolute(&mut options.store.root);
     options.registry.http_proxy = None;

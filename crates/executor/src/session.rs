@@ -30,7 +30,7 @@ use crate::plan::buildkit::NamedBase;
 use crate::pull_failure::pull_failure;
 use crate::removal::{Removals, remove_large_tree};
 use crate::stop::Stop;
-use crate::{manage, rootfs};
+use crate::{git, manage, rootfs};
 
 /// What all steps of one build share.
 pub(crate) struct Session<'a> {
@@ -45,6 +45,8 @@ pub(crate) struct Session<'a> {
     mount_points: Mutex<Option<PathBuf>>,
     /// Files from the web that came in this build, by address.
     downloads: Mutex<HashMap<String, Download>>,
+    /// Git repositories that ADD names, by what is wanted of them.
+    repositories: Mutex<HashMap<String, git::Loaded>>,
     input: Mutex<Option<OwnedFd>>,
     output: Mutex<Option<OwnedFd>>,
     removals: Removals,
@@ -108,6 +110,7 @@ impl<'a> Session<'a> {
             registry,
             mount_points: Mutex::default(),
             downloads: Mutex::default(),
+            repositories: Mutex::default(),
             input: Mutex::new(input),
             output: Mutex::new(output),
             removals: Removals::default(),
@@ -638,6 +641,11 @@ impl<'a> Session<'a> {
         Ok(file)
     }
 
+    /// Git repositories that ADD names and that are here.
+    pub(crate) fn repositories(&self) -> &Mutex<HashMap<String, git::Loaded>> {
+        &self.repositories
+    }
+
     /// What Docker says of a context that cannot be used.
     pub(crate) fn context_failed(&self, error: &ContextError) -> Stop {
         Stop::failed(error.failure(self.options.dialect))
@@ -693,7 +701,7 @@ impl<'a> Session<'a> {
             }
             NamedSource::Directory(_) | NamedSource::Image(_) => Err(unsupported("no file with images")),
             NamedSource::Target(_) => Err(unsupported("a target of another build")),
-            NamedSource::Remote(_) => Err(unsupported("remote")),
+            NamedSource::Remote(_) => Err(unsupported("a URL that is no git repository")),
         }
     }
 

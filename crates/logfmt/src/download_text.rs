@@ -15,6 +15,12 @@ pub(crate) fn legacy(url: &str, problem: &DownloadProblem, version: Version) -> 
     }
 }
 
+/// Why a file cannot be had, for a text of our own.
+#[must_use]
+pub fn download_problem(url: &str, problem: &DownloadProblem) -> String {
+    buildkit(url, problem, Version::V28)
+}
+
 /// BuildKit, at the step that downloads.
 pub(crate) fn buildkit(url: &str, problem: &DownloadProblem, version: Version) -> String {
     match problem {

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::pull_failure::{Content, Lookup, NoAnswer, Part, PullFailure, Refusal, Request};
+pub use crate::repository_failure::{GitFailed, GitTask, RepositoryProblem};
 
 /// Whose behaviour and words are reproduced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -113,6 +114,17 @@ pub enum Fact {
         /// Size of the tar that Docker's legacy client would send, in bytes; for a context on stdin, the bytes read.
         tar_bytes: u64,
     },
+    /// Legacy: the client fetched the context from a URL.
+    ContextFetched {
+        /// The URL as given.
+        url: String,
+        /// Bytes that came.
+        bytes: u64,
+        /// Bytes that the server announced.
+        total: Option<u64>,
+        /// It is a plain tar, of which the daemon does not read the end, so that nothing is told of its being sent.
+        plain: bool,
+    },
     /// A step is known from now on.
     StepDeclared(Step),
     /// BuildKit: the digest that names a step (its vertex), where it is known; without it one is made from its title.
@@ -140,7 +152,7 @@ pub enum Fact {
         /// It is complete. The first event of an item starts it: one event alone with `done` took no time.
         done: bool,
     },
-    /// A RUN wrote something.
+    /// A RUN wrote something, or git in a step of BuildKit's.
     Output {
         /// In which step.
         step: StepId,
@@ -296,7 +308,12 @@ pub enum StepKind {
         /// The named context, if it is not the main one.
         name: Option<String>,
     },
-    /// BuildKit: `[internal] load remote build context`, for a context that is an archive on standard input.
+    /// BuildKit: `[internal] load git source URL`, for a context that is a git repository.
+    LoadRepository {
+        /// The URL as given, without passwords.
+        url: String,
+    },
+    /// BuildKit: `[internal] load remote build context`, for a context that is an archive on standard input, or a URL.
     LoadRemoteContext,
     /// BuildKit: `copy /context /`, the archive of a context taken apart.
     CopyContext,
@@ -689,6 +706,23 @@ pub enum Failure {
         url: String,
         /// Why.
         problem: DownloadProblem,
+    },
+    /// Legacy: the client cannot fetch the context.
+    ContextDownload {
+        /// Its address, without passwords.
+        url: String,
+        /// Why.
+        problem: DownloadProblem,
+    },
+    /// A git repository cannot be had.
+    Repository {
+        /// Its address, without passwords.
+        remote: String,
+        /// Why.
+        problem: RepositoryProblem,
+        /// BuildKit: this was found while the cache key was computed, and not when the files were wanted.
+        #[serde(default)]
+        resolving: bool,
     },
     /// Nothing to do with Docker: our own words (no space, no permission …).
     Own {

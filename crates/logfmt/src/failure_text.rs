@@ -6,8 +6,9 @@ use crate::event::{Builder, Dialect, DownloadProblem, Failure, Part, Speaker, St
 use crate::go_quote::quote;
 use crate::reference::canonical;
 use crate::report::report;
+use crate::repository_failure::RepositoryProblem;
 use crate::usage::{WrongUse, WrongValue};
-use crate::{download_text, pull_text};
+use crate::{download_text, pull_text, repository_text};
 
 /// The legacy client's last words on standard error, without the line feed. `None` for our own failures.
 pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
@@ -47,6 +48,11 @@ pub(crate) fn legacy(failure: &Failure, version: Version) -> Option<String> {
             }
         }
         Failure::Download { url, problem } => format!("ADD failed: {}", download_text::legacy(url, problem, version)),
+        Failure::ContextDownload { url, problem } => {
+            let why = download_text::legacy(url, problem, version);
+            format!("unable to prepare context: unable to download remote context {url}: {why}")
+        }
+        Failure::Repository { remote, problem, .. } => repository_text::legacy(remote, problem),
         Failure::Own { .. } => return None,
     })
 }
@@ -89,7 +95,10 @@ pub(crate) fn vertex(failure: &Failure, version: Version, vertex: &str) -> Strin
         },
         Failure::Lint { rules } => lint(rules),
         Failure::Pull { reference, cause, .. } => pull_text::vertex(reference, cause, version),
-        Failure::Download { url, problem } => download_text::buildkit(url, problem, version),
+        Failure::Download { url, problem } | Failure::ContextDownload { url, problem } => {
+            download_text::buildkit(url, problem, version)
+        }
+        Failure::Repository { remote, problem, .. } => repository_text::buildkit(remote, problem, version),
         Failure::Own { message, .. } => message.lines().next().unwrap_or_default().to_owned(),
     }
 }
@@ -145,8 +154,12 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
                      code = Unknown desc = "
                 }
             };
+            if let Some(prefix) = context_prefix(failure, step.map(|(kind, _)| kind)) {
+                return format!("{built_in}{prefix}{text}\n");
+            }
             let prefix = match (failure, step.map(|(kind, _)| kind)) {
                 (Failure::Request { by: Speaker::Daemon, .. }, _) => built_in,
+                (Failure::Repository { resolving: true, .. }, _) => "failed to load cache key: ",
                 (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ",
                 (Failure::Download { problem, .. }, _) if !is_checksum(problem) => "failed to load cache key: ",
                 (Failure::Pull { .. }, Some(StepKind::ResolveFrontend { argument: Some(argument), .. })) => {
@@ -170,6 +183,22 @@ pub(crate) fn buildkit(failure: &Failure, version: Version, step: Option<(&StepK
     }
 }
 
+/// What BuildKit was doing when a context from elsewhere could not be had: the frontend fetches that for itself, to read
+/// the Dockerfile.
+fn context_prefix(failure: &Failure, step: Option<&StepKind>) -> Option<&'static str> {
+    match (failure, step?) {
+        (Failure::Repository { resolving: true, .. }, StepKind::LoadRepository { .. }) => {
+            Some("failed to read dockerfile: failed to load cache key: ")
+        }
+        (Failure::Own { .. }, _) => None,
+        (Failure::Download { .. }, StepKind::LoadRemoteContext) => {
+            Some("failed to read downloaded context: failed to load cache key: ")
+        }
+        (_, StepKind::LoadRepository { .. } | StepKind::CopyContext) => Some("failed to read dockerfile: "),
+        _ => None,
+    }
+}
+
 /// What BuildKit 28 says to its client of a failure, without the client's own words.
 pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) -> String {
     if let Failure::Pull { reference, cause, .. } = failure
@@ -178,6 +207,10 @@ pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) ->
         return pull_text::token(reference, cause, Version::V28);
     }
     let prefix = match (failure, step.map(|(kind, _)| kind)) {
+        (failure, kind) if context_prefix(failure, kind).is_some() => {
+            context_prefix(failure, kind).unwrap_or_default().to_owned()
+        }
+        (Failure::Repository { resolving: true, .. }, _) => "failed to load cache key: ".to_owned(),
         (Failure::Copy { missing: Some(_), .. }, _) => "failed to compute cache key: ".to_owned(),
         (Failure::Download { problem, .. }, _) if !is_checksum(problem) => "failed to load cache key: ".to_owned(),
         (
@@ -192,6 +225,19 @@ pub(crate) fn solve_error(failure: &Failure, step: Option<(&StepKind, &str)>) ->
         _ => String::new(),
     };
     format!("{prefix}{}", vertex(failure, Version::V28, step.map_or("", |(_, digest)| digest)))
+}
+
+/// A failure that no log tells of.
+#[must_use]
+pub fn failure_report(failure: &Failure) -> String {
+    match failure {
+        Failure::Own { message, hint } => report(message, hint.as_deref()),
+        Failure::Repository { remote, problem: RepositoryProblem::Git { failed, .. }, .. } => {
+            let causes = failed.output.trim_end();
+            report(&format!("cannot fetch `{remote}`: git failed\n{causes}"), None)
+        }
+        failure => report(&vertex(failure, Version::V28, ""), None),
+    }
 }
 
 /// BuildKit's client's last words when the build was interrupted, with the line feed.

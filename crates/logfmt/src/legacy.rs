@@ -37,6 +37,8 @@ pub(crate) struct Legacy {
     /// With `-q`, what would have gone to standard output; shown on standard error if the build fails.
     held: Vec<u8>,
     steps: BTreeMap<StepId, Known>,
+    /// Nothing is told of the context being sent.
+    context_is_told: bool,
     /// The output of the command that runs: of each stream.
     output: [JsonText; 2],
 }
@@ -50,6 +52,7 @@ impl Legacy {
             numbered: (0, 0),
             held: Vec::new(),
             steps: BTreeMap::new(),
+            context_is_told: false,
             output: Default::default(),
         }
     }
@@ -215,6 +218,22 @@ impl Legacy {
     }
 }
 
+/// So much has come, at most, when the client first shows a download.
+const FIRST_ROW: u64 = 4096;
+
+/// A row of a download by the client.
+fn fetched_row(url: &str, current: u64, total: Option<u64>) -> String {
+    let progress = match total {
+        Some(total) => {
+            let half = usize::try_from((current.saturating_mul(100) / total.max(1)).min(100) / 2).unwrap_or(0);
+            let (done, left) = ("=".repeat(half), " ".repeat(50 - half));
+            format!("[{done}>{left}] {:>8}/{}", human_size(current), human_size(total))
+        }
+        None => format!("{:>8}", human_size(current)),
+    };
+    format!("Downloading build context from remote url: {url} {progress}\r")
+}
+
 /// The twelve digits that stand for an id.
 fn short(id: &str) -> &str {
     let digits = id.split_once(':').map_or(id, |(_, digits)| digits);
@@ -230,6 +249,15 @@ impl Renderer for Legacy {
                     out.write(OutputStream::Stderr, DEPRECATED.as_bytes());
                 }
             }
+            Fact::ContextFetched { url, bytes, total, plain } => {
+                let rows = [FIRST_ROW.min(*bytes), *bytes].map(|current| fetched_row(url, current, *total)).concat();
+                self.log(rows, out);
+                self.context_is_told = *plain;
+                if !plain {
+                    self.log("\r\n", out);
+                }
+            }
+            Fact::Context { .. } if self.context_is_told => {}
             Fact::Context { tar_bytes } => {
                 // The client ends its progress line with a carriage return for each of two updates.
                 self.log(format!("Sending build context to Docker daemon {:>8}\r\r\n", human_size(*tar_bytes)), out);

@@ -45,14 +45,18 @@ mod rawjson;
 mod reference;
 mod renderer;
 pub mod report;
+mod repository_failure;
+mod repository_text;
 mod solve_status;
 pub mod tty;
 pub mod units;
 mod usage;
 
+pub use download_text::download_problem;
 pub use event::Event;
 pub use events::{EVENT_FORMAT, EventsError, read_events, read_recording};
 pub use exit_code::exit_code;
+pub use failure_text::failure_report;
 pub use format::{Format, UnknownFormat};
 pub use go_reason::go_reason;
 pub use id_file::{IdFileAction, id_file_error};

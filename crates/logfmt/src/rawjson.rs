@@ -42,6 +42,7 @@ impl Place {
             | StepKind::LoadIgnore
             | StepKind::LoadContextIgnore { .. }
             | StepKind::LoadContext { .. }
+            | StepKind::LoadRepository { .. }
             | StepKind::LoadRemoteContext
             | StepKind::LoadFrontend { .. }
             | StepKind::ContextImage { .. }

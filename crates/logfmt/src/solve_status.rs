@@ -234,6 +234,7 @@ impl Translator {
             }
             Fact::Warning(_)
             | Fact::Context { .. }
+            | Fact::ContextFetched { .. }
             | Fact::Container { .. }
             | Fact::Triggers { .. }
             | Fact::Pull { .. }
@@ -244,8 +245,13 @@ impl Translator {
     }
 
     fn declare(&mut self, step: &Step) -> Vertex {
-        if matches!(step.kind, StepKind::LoadDefinition { .. } | StepKind::CopyContext) && self.definition.is_none() {
-            self.definition = Some(step.id);
+        match step.kind {
+            StepKind::LoadDefinition { .. } | StepKind::LoadRepository { .. } | StepKind::LoadRemoteContext => {
+                self.definition.get_or_insert(step.id);
+            }
+            // The archive came as a file.
+            StepKind::CopyContext => self.definition = Some(step.id),
+            _ => {}
         }
         let name = names::step(&step.kind, self.version);
         // BuildKit's export is no part of its graph.

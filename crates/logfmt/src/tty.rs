@@ -273,6 +273,7 @@ impl Renderer for Tty {
             Fact::BuildEnded { outcome } => self.end(outcome, at, out),
             Fact::Dockerfile { .. }
             | Fact::Context { .. }
+            | Fact::ContextFetched { .. }
             | Fact::VertexDigest { .. }
             | Fact::Container { .. }
             | Fact::Triggers { .. } => {}

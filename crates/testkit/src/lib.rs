@@ -10,6 +10,7 @@ pub mod case;
 pub mod daemon;
 pub mod docker;
 pub mod docker_registry;
+pub mod git_server;
 pub mod golden;
 pub mod leftovers;
 pub mod listing;

@@ -33,6 +33,13 @@ pub(crate) enum Command {
     /// Build an image (the default command).
     #[command(override_usage = "rbuild [build] [OPTIONS] PATH | URL | -")]
     Build(Box<BuildArgs>),
+    /// Clone a git repository at a commit, find its Dockerfile, and build that in its own directory.
+    #[command(
+        override_usage = "rbuild repo [OPTIONS] URL[@COMMIT]",
+        after_help = "Example:\n  rbuild repo -t app https://github.com/owner/app@3f2a9c1e…\n\nThe flags are those of \
+                      `rbuild build`. COMMIT may also be a branch or a tag; without it, the default branch is built."
+    )]
+    Repo(Box<RepoArgs>),
     /// List images.
     Images(ImagesArgs),
     /// Remove names of images, and images without names.
@@ -86,6 +93,18 @@ pub(crate) enum ListFormat {
     Table,
     /// One JSON object a line.
     Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RepoArgs {
+    /// The Dockerfile, from the root of the repository [default: the one that --find lists first].
+    #[arg(long, value_name = "PATH", conflicts_with = "file")]
+    pub(crate) dockerfile: Option<PathBuf>,
+    /// List the Dockerfiles of the repository, that which would be built first, and build nothing.
+    #[arg(long)]
+    pub(crate) find: bool,
+    #[command(flatten)]
+    pub(crate) build: BuildArgs,
 }
 
 #[derive(Debug, Args)]
@@ -436,6 +455,7 @@ impl Command {
     pub(crate) fn common(&self) -> &CommonArgs {
         match self {
             Command::Build(args) => &args.common,
+            Command::Repo(args) => &args.build.common,
             Command::Images(args) => &args.common,
             Command::Rmi(args) => &args.common,
             Command::Tag(args) => &args.common,
@@ -460,7 +480,11 @@ impl Command {
 
     /// How much is told on standard error: 0 nothing, 1 what is done, 2 and more in detail.
     pub(crate) fn verbosity(&self) -> u8 {
-        let debug = matches!(self, Command::Build(args) if args.harmless.debug);
+        let debug = match self {
+            Command::Build(args) => args.harmless.debug,
+            Command::Repo(args) => args.build.harmless.debug,
+            _ => false,
+        };
         self.common().verbose.max(u8::from(debug))
     }
 }

@@ -68,6 +68,12 @@ pub(crate) enum ArgsError {
 pub(crate) fn command() -> clap::Command {
     CommandLine::command()
         .disable_help_subcommand(true)
+        .mut_subcommand("repo", |repo| {
+            repo.mut_arg("contexts", |url| {
+                url.value_name("URL[@COMMIT]").help("Address of the repository, and what to build of it.")
+            })
+            .mut_arg("file", |file| file.help("The same as --dockerfile."))
+        })
         .mut_subcommands(|command| command.args_override_self(true).disable_version_flag(true).mut_args(like_docker))
 }
 

@@ -17,11 +17,10 @@ use crate::{results, signals};
 
 /// Builds.
 pub(crate) fn run(args: BuildArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
-    let request = convert::build_request(args, environment, Output::terminals())?;
-    run_request(request, output)
+    run_request(convert::build_request(args, environment, Output::terminals())?, output)
 }
 
-/// Builds what was understood.
+/// Does what was asked, and shows it.
 pub(super) fn run_request(request: BuildRequest, output: &mut Output) -> Result<(), CliError> {
     if request.stdout_taken {
         output.give_away_stdout();

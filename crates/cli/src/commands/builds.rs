@@ -60,7 +60,8 @@ pub(crate) fn resume(args: ResumeArgs, environment: &Environment, output: &mut O
 fn context(options: &BuildOptions) -> String {
     match &options.context {
         ContextSource::Dir(path) => path.display().to_string(),
-        _ => "-".to_owned(),
+        ContextSource::Url(url) | ContextSource::Repository { url, .. } => url.clone(),
+        ContextSource::Stdin => "-".to_owned(),
     }
 }
 

@@ -288,3 +288,24 @@ fn registries() {
     let access = convert_with(&["."], &[("HOME", "/h"), ("DOCKER_CONFIG", "/d")]).unwrap().options.registry;
     assert_eq!(access.docker_config, Some("/d/config.json".into()));
 }
+
+#[test]
+fn repositories_and_their_commits() {
+    for (text, url, commit) in [
+        ("https://h/o/r.git@0a1b", "https://h/o/r.git", Some("0a1b")),
+        ("https://me:pw@h/o/r@feature/x", "https://me:pw@h/o/r", Some("feature/x")),
+        ("https://me@h/o/r", "https://me@h/o/r", None),
+        ("git@h:o/r.git", "git@h:o/r.git", None),
+        ("git@h:o/r.git@v1", "git@h:o/r.git", Some("v1")),
+        ("file:///srv/r.git@v1", "file:///srv/r.git", Some("v1")),
+        ("github.com/o/r@", "github.com/o/r", None),
+    ] {
+        assert_eq!(split_commit(text), (url.to_owned(), commit.map(str::to_owned)), "{text}");
+    }
+    for url in ["file:///srv/r.git", "me@host.example:r.git", "ssh://h/r"] {
+        assert_eq!(context_source(Path::new(url)), ContextSource::Url(url.to_owned()));
+    }
+    for directory in ["a@b", "./git@h:r", "a:b@c"] {
+        assert_eq!(context_source(Path::new(directory)), ContextSource::Dir(directory.into()));
+    }
+}

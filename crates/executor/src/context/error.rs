@@ -326,6 +326,13 @@ impl ContextError {
         }
     }
 
+    /// Why the archive of a context cannot be unpacked, as the step that does it shows it; `None` of any other error.
+    pub(crate) fn unpack_failure(&self) -> Option<Failure> {
+        let Self::Archive { source } = self.cause() else { return None };
+        let by = Speaker::Builder;
+        Some(archive(source).map_or_else(|| self.own(), |message| Failure::Request { message, by }))
+    }
+
     /// Whether the transfer had begun when its other end refused it.
     #[must_use]
     pub(crate) fn is_told_late(&self) -> bool {

@@ -12,6 +12,7 @@ mod follow;
 mod legacy;
 mod named;
 mod open;
+mod remote;
 mod request;
 mod scratch;
 mod sync;
@@ -23,7 +24,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rbuild_logfmt::event::{Builder, Dialect, Version};
+use rbuild_logfmt::event::{Builder, Dialect, StepKind, Version};
 use rbuild_parser::ignore::{IgnoreError, PatternMatcher};
 use rbuild_sandbox::root::Root;
 
@@ -31,9 +32,11 @@ pub use error::ContextError;
 pub(crate) use error::DAEMON_MOUNT;
 pub(crate) use named::layout_digest;
 pub use named::{NamedContext, NamedSource, context_name_error};
+pub(crate) use open::{is_archive_file, is_plain_tar};
 pub use request::ContextRequest;
 pub use sync::{Sync, SyncSnapshot};
 
+use crate::git::StepLog;
 use crate::key::CacheKey;
 use crate::rootfs::{HashOptions, KnownFiles, RootfsError, Shown, Source, Sums, content_hash};
 use filter::{Candidate, Filter, Judgement, Rules, judge};
@@ -75,6 +78,10 @@ pub struct Context {
     hides: OnceLock<bool>,
     /// Where a copy is of what is seen of the tree.
     seen_copy: Mutex<Option<PathBuf>>,
+    /// The log tells already how it came.
+    is_told: bool,
+    /// The repository that it comes from, which the log has yet to tell of.
+    repository: Option<NamedRepository>,
 }
 
 impl std::fmt::Debug for Context {
@@ -87,6 +94,15 @@ impl std::fmt::Debug for Context {
     }
 }
 
+/// The repository that a named context comes from.
+#[derive(Debug)]
+pub(crate) struct NamedRepository {
+    /// As given, without passwords.
+    pub(crate) url: String,
+    /// What the step that fetches it shows.
+    pub(crate) log: StepLog,
+}
+
 /// What the context is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -94,6 +110,8 @@ enum Kind {
     Directory,
     /// A tar of so many bytes as they came in.
     Archive(u64),
+    /// Files that were fetched one by one: of a repository, or a Dockerfile.
+    Fetched,
 }
 
 #[derive(Debug, Default)]
@@ -134,6 +152,62 @@ impl Context {
     /// As Docker's clients and daemons fail ([`ContextError::failure`] has their words), or if a file cannot be read.
     pub fn open(request: ContextRequest) -> Result<Self, ContextError> {
         open::open(request)
+    }
+
+    /// Opens the files of a repository, or a Dockerfile alone, that were fetched: `directory`, with no ignore file
+    /// (BuildKit).
+    pub(crate) fn open_fetched(
+        name: &str,
+        directory: &Path,
+        dockerfile: &crate::DockerfileSource,
+        dialect: Dialect,
+    ) -> Result<Self, ContextError> {
+        remote::open_fetched(name, directory, dockerfile, dialect)
+    }
+
+    /// Opens the files of a repository that stands for a named context.
+    pub(crate) fn open_repository(
+        name: &str,
+        directory: &Path,
+        repository: NamedRepository,
+        dialect: Dialect,
+    ) -> Result<Self, ContextError> {
+        let opened = remote::open_fetched_named(name, directory, dialect)?;
+        Ok(Self { repository: Some(repository), ..opened })
+    }
+
+    /// The same with a Dockerfile from elsewhere.
+    pub(crate) fn with_dockerfile(self, bytes: Vec<u8>) -> Self {
+        Self { dockerfile: Dockerfile { name: "Dockerfile".to_owned(), bytes, from: From::Added }, ..self }
+    }
+
+    /// BuildKit: whether the Dockerfile is transferred.
+    pub(crate) fn transfers_dockerfile(&self) -> bool {
+        !self.is_archive() || matches!(self.dockerfile.from, From::Added)
+    }
+
+    /// BuildKit: the step in which the build loads it; none if it is here before the Dockerfile is read.
+    pub(crate) fn load_step(&self) -> Option<StepKind> {
+        match &self.repository {
+            Some(repository) => Some(StepKind::LoadRepository { url: repository.url.clone() }),
+            None => (!self.is_archive()).then_some(StepKind::LoadContext { name: None }),
+        }
+    }
+
+    /// The repository that a named context comes from.
+    pub(crate) fn repository(&self) -> Option<&NamedRepository> {
+        self.repository.as_ref()
+    }
+
+    /// The same context, of which the log tells already how it came.
+    pub(crate) fn told(mut self) -> Self {
+        self.is_told = true;
+        self
+    }
+
+    /// Whether the log tells already how it came.
+    pub(crate) fn is_told(&self) -> bool {
+        self.is_told
     }
 
     /// Opens the directory of a named context, which has an ignore file of its own (BuildKit).
@@ -269,10 +343,10 @@ impl Context {
         self.ignore.patterns.matches_as_written(path).unwrap_or(false)
     }
 
-    /// Whether the context is a tar: BuildKit then transfers nothing and shows other steps.
+    /// Whether the context is a tar or was fetched: BuildKit then transfers nothing and shows other steps.
     #[must_use]
     pub fn is_archive(&self) -> bool {
-        matches!(self.kind, Kind::Archive(_))
+        !matches!(self.kind, Kind::Directory)
     }
 
     /// Legacy: the bytes after `Sending build context to Docker daemon`.

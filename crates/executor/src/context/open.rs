@@ -27,12 +27,31 @@ const DOCKERFILE: &str = "Dockerfile";
 /// How much of a stream Docker looks at to tell what it is.
 const HEAD: u64 = 1024;
 
+/// Whether the beginning of a file is that of an archive.
+pub(crate) fn is_archive_file(file: &mut std::fs::File) -> io::Result<bool> {
+    use std::io::Seek as _;
+    let mut head = Vec::new();
+    Read::by_ref(file).take(HEAD).read_to_end(&mut head)?;
+    file.rewind()?;
+    Ok(is_archive(&head))
+}
+
+/// Whether it is a tar that is not compressed.
+pub(crate) fn is_plain_tar(file: &mut std::fs::File) -> io::Result<bool> {
+    use std::io::Seek as _;
+    let mut head = Vec::new();
+    Read::by_ref(file).take(HEAD).read_to_end(&mut head)?;
+    file.rewind()?;
+    Ok(is_archive(&head) && Compression::detect(&head) == Compression::None)
+}
+
 pub(super) fn open(mut request: ContextRequest) -> Result<Context, ContextError> {
     if request.source == ContextSource::Stdin && request.dockerfile == DockerfileSource::Stdin {
         return Err(ContextError::StdinTwice);
     }
     match request.source.clone() {
-        ContextSource::Url(url) => Err(ContextError::Remote { url }),
+        // Fetching is told of in the log, for which see `crate::remote`.
+        ContextSource::Url(url) | ContextSource::Repository { url, .. } => Err(ContextError::Remote { url }),
         ContextSource::Dir(path) => open_directory(&mut request, &path),
         ContextSource::Stdin => open_stream(&mut request),
     }
@@ -68,7 +87,7 @@ pub(super) fn open_named(
 }
 
 #[allow(clippy::too_many_arguments)] // The parts of a context, named at the only places that put one together.
-fn assemble(
+pub(super) fn assemble(
     dialect: Dialect,
     tree: SourceTree,
     scratch: Option<ScratchDir>,
@@ -95,6 +114,8 @@ fn assemble(
         selections: Default::default(),
         hides: Default::default(),
         seen_copy: Default::default(),
+        is_told: false,
+        repository: None,
     }
 }
 
@@ -419,7 +440,7 @@ fn open_archive(request: &mut ContextRequest, stream: impl Read) -> Result<Conte
     let drained = io::copy(&mut counted, &mut io::sink());
     let bytes = counted.bytes;
     let unpacked = unpacked.and_then(|()| drained.map(drop).map_err(input_error));
-    let read = unpacked.and_then(|()| read_archived_dockerfile(request, &tree));
+    let read = unpacked.and_then(|()| read_archived_dockerfile(&request.dockerfile, request.dialect, &tree));
     let (dockerfile, removed) = read.map_err(|source| ContextError::Transferred {
         tar_bytes: (request.dialect.builder == Builder::Legacy).then_some(bytes),
         dockerfile: None,
@@ -489,12 +510,13 @@ fn unpack_through<'r>(
     Ok(())
 }
 
-fn read_archived_dockerfile(
-    request: &ContextRequest,
+pub(super) fn read_archived_dockerfile(
+    source: &DockerfileSource,
+    dialect: Dialect,
     tree: &SourceTree,
 ) -> Result<(Dockerfile, Vec<PathBuf>), ContextError> {
-    let Dialect { builder, version } = request.dialect;
-    let given = match &request.dockerfile {
+    let Dialect { builder, version } = dialect;
+    let given = match source {
         DockerfileSource::Path(path) => path.to_string_lossy().into_owned(),
         _ => DOCKERFILE.to_owned(),
     };

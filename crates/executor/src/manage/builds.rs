@@ -56,16 +56,18 @@ pub fn resumed(record: &BuildRecord, force: Force) -> Result<BuildOptions, Manag
     if record.status == BuildStatus::Succeeded {
         return cannot("it succeeded".to_owned());
     }
-    let ContextSource::Dir(context) = &options.context else {
-        return cannot("its context came from standard input and is gone".to_owned());
-    };
-    let dockerfile = match &options.dockerfile {
-        DockerfileSource::Stdin => return cannot("its Dockerfile came from standard input and is gone".to_owned()),
-        DockerfileSource::Path(path) => path.clone(),
-        DockerfileSource::Default => context.join("Dockerfile"),
+    let dockerfile = match (&options.dockerfile, &options.context) {
+        (DockerfileSource::Stdin, _) => {
+            return cannot("its Dockerfile came from standard input and is gone".to_owned());
+        }
+        (_, ContextSource::Stdin) => return cannot("its context came from standard input and is gone".to_owned()),
+        (DockerfileSource::Path(path), ContextSource::Dir(_)) => Some(path.clone()),
+        (DockerfileSource::Default, ContextSource::Dir(context)) => Some(context.join("Dockerfile")),
+        // What it is now is found out by the build.
+        (_, ContextSource::Url(_) | ContextSource::Repository { .. }) => None,
     };
     if force == Force::No
-        && let Some(was) = &record.dockerfile
+        && let (Some(was), Some(dockerfile)) = (&record.dockerfile, dockerfile)
     {
         match fs::read(&dockerfile) {
             Ok(bytes) if record::dockerfile_digest(&bytes) == *was => {}

@@ -35,6 +35,7 @@ pub(super) fn step(kind: &StepKind, version: Version) -> String {
         StepKind::LoadContext { name: Some(name) } => format!("[context {name}] load from client"),
         StepKind::ContextImage { context, reference } => format!("[context {context}] {reference}"),
         StepKind::ContextLayout { context } => format!("[context {context}] OCI load from client"),
+        StepKind::LoadRepository { url } => format!("[internal] load git source {url}"),
         StepKind::LoadRemoteContext => "[internal] load remote build context".to_owned(),
         StepKind::CopyContext => "copy /context /".to_owned(),
         StepKind::InlineDocument => "[internal] preparing inline document".to_owned(),

@@ -6,6 +6,7 @@ use super::solver::{Snapshot, Solver};
 use super::steps::sources;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::plan::buildkit::{CopyOp, CopySource, MountFrom, Op, PlannedStep, RunOp, StageIndex};
+use crate::remote;
 use crate::snapshot::View;
 use crate::solve::copy::{self, CopySourceTree};
 use crate::stop::Stop;
@@ -136,7 +137,10 @@ impl Solver<'_> {
                     let file = self.session.download(url, checksum.as_deref())?;
                     key.field("url", file.digest()).field("unpack", unpack.to_string())
                 }
-                CopySource::Git { url, .. } => key.field("git", url),
+                CopySource::Git { url, checksum, keep_git_dir } => {
+                    let files = remote::load_added(self.session, url, checksum.as_deref(), *keep_git_dir, None)?;
+                    key.field("git", files.key)
+                }
             };
         }
         Ok(key.finish())

@@ -10,6 +10,7 @@ use super::{fail_step, transferred};
 use crate::base::BaseImage;
 use crate::context::{NamedContext, NamedSource, Transfer};
 use crate::plan::buildkit::{NamedBase, StageBase, WantedImage};
+use crate::remote;
 use crate::session::Session;
 use crate::stop::Stop;
 
@@ -62,6 +63,18 @@ pub(super) fn load_metadata(
         let name = name_of(want);
         if want.written == EMPTY_IMAGE && want.context.is_some() {
             known.insert(name, StageBase::Scratch);
+            continue;
+        }
+        if let Some((named, url)) = want.context.as_ref().and_then(|named| match &named.context.source {
+            NamedSource::Remote(url) => Some((named, url)),
+            _ => None,
+        }) && !known.contains_key(&name)
+        {
+            // It has no look-up of its own.
+            match remote::named_repository(session, &named.context.name, url)? {
+                Some(context) => drop(known.insert(name, StageBase::Directory(Arc::new(context)))),
+                None => drop(session.named_image(&named.context, &want.platform)?),
+            }
             continue;
         }
         if known.contains_key(&name) || asked.iter().any(|(other, _, _)| *other == name) {

@@ -88,7 +88,7 @@ fn read_dockerfile(session: &Session<'_>, context: &Context) -> Result<Frontend,
         text: String::from_utf8_lossy(text).into_owned(),
         path: client_path(session.options(), context.is_archive()),
     });
-    if context.is_archive() {
+    if context.is_archive() && !context.is_told() && context.repository().is_none() {
         // It was unpacked already; what is shown is that it came.
         let hash = context.content_hash()?;
         let key = KeyBuilder::new("archive").field("content", hash).finish();
@@ -100,7 +100,10 @@ fn read_dockerfile(session: &Session<'_>, context: &Context) -> Result<Frontend,
         }
     }
     let is_old = session.options().dialect.version == Version::V20;
-    let definition = || if context.is_archive() { Ok(()) } else { load_definition(session, context, name) };
+    let definition = || match context.transfers_dockerfile() {
+        true => load_definition(session, context, name),
+        false => Ok(()),
+    };
     let frontend = if frontend::argument(session).is_some() && !is_old {
         let frontend = frontend::load(session, text)?;
         definition()?;

@@ -22,6 +22,7 @@ use crate::plan::buildkit::{
     CopyOp, CopySource, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex, StagePlan,
 };
 use crate::plan::users;
+use crate::remote;
 use crate::rootfs::{self, CopyOptions};
 use crate::session::{PullProgress, Session, Unwatched};
 use crate::snapshot::{Change, View};
@@ -108,7 +109,7 @@ struct Wish {
 
 impl<'s> Solver<'s> {
     pub(super) fn new(session: &'s Session<'s>, context: &'s Context, plan: &'s Plan) -> Solver<'s> {
-        let steps = Steps::declare(session.emitter(), plan, !context.is_archive(), session.options().dialect.version);
+        let steps = Steps::declare(session.emitter(), plan, context.load_step(), session.options().dialect.version);
         Solver {
             session,
             context,
@@ -264,11 +265,13 @@ impl<'s> Solver<'s> {
         }
         let emitter = self.session.emitter();
         emitter.emit(Fact::StepStarted { step });
-        let wanted: Vec<String> = if self.plan.context_paths.contains("/") {
-            Vec::new()
-        } else {
-            self.plan.context_paths.iter().cloned().collect()
-        };
+        if let Some(repository) = self.context.repository() {
+            repository.log.replay(emitter, step);
+            *loaded = true;
+            return Ok(());
+        }
+        let paths = &self.plan.context_paths;
+        let wanted: Vec<String> = if paths.contains("/") { Vec::new() } else { paths.iter().cloned().collect() };
         let sent = transferred(self.session, self.context, Transfer::Context, step, |held| {
             self.context.sync_size(&wanted, held)
         });
@@ -294,6 +297,10 @@ impl<'s> Solver<'s> {
             let copy = loaded.iter().filter(|(_, name)| *name == directory.name()).count();
             loaded.push((step, directory.name()));
             self.session.emitter().emit(Fact::StepStarted { step });
+            if let Some(repository) = directory.repository() {
+                repository.log.replay(self.session.emitter(), step);
+                continue;
+            }
             let wanted = self.plan.wanted_paths(StageIndex(index));
             let sent = transferred_to(self.session, directory, Transfer::Context, step, copy, |held| {
                 directory.check_ignore().map_err(ContextError::of_named)?;
@@ -330,6 +337,10 @@ impl<'s> Solver<'s> {
             self.check()?;
             let emitter = self.session.emitter();
             emitter.emit(Fact::StepStarted { step: *step });
+            if let Some(keep_git_dir) = file.keep_git_dir {
+                remote::load_added(self.session, &file.url, file.checksum.as_deref(), keep_git_dir, Some(*step))?;
+                continue;
+            }
             match self.session.download(&file.url, file.checksum.as_deref()) {
                 Ok(_) => emitter.done(*step),
                 Err(stop) => return Err(fail_step(self.session, *step, stop).at(*step, None)),

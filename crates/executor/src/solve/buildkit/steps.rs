@@ -26,6 +26,8 @@ pub(super) struct StageSteps {
 pub(super) struct Download {
     pub(super) url: String,
     pub(super) checksum: Option<String>,
+    /// It is a git repository: whether `.git` is kept.
+    pub(super) keep_git_dir: Option<bool>,
 }
 
 /// The steps of a plan.
@@ -45,10 +47,10 @@ impl Steps {
     ///
     /// Stages share what is done to the same files in the same way, since to BuildKit that is one vertex; the stage that
     /// is gone through last gives it a name (`client/llb/state.go`, `mergeMetadata`).
-    pub(super) fn declare(emitter: &Emitter, plan: &Plan, shows_context: bool, version: Version) -> Steps {
+    pub(super) fn declare(emitter: &Emitter, plan: &Plan, context: Option<StepKind>, version: Version) -> Steps {
         let mut graph = Graph {
             plan,
-            shows_context,
+            context,
             version,
             downloads: Vec::new(),
             vertices: Vec::new(),
@@ -95,7 +97,8 @@ struct StageVertices {
 
 struct Graph<'a> {
     plan: &'a Plan,
-    shows_context: bool,
+    /// The step that loads the context, if there is one.
+    context: Option<StepKind>,
     version: Version,
     downloads: Vec<(usize, Download)>,
     vertices: Vec<Vertex>,
@@ -119,7 +122,10 @@ impl Graph<'_> {
             StageBase::Missing(image, _) => found.from = self.base(image, stage),
             StageBase::Directory(directory) => {
                 let name = directory.name();
-                let kind = StepKind::LoadContext { name: Some(name.to_owned()) };
+                let kind = match directory.repository() {
+                    Some(repository) => StepKind::LoadRepository { url: repository.url.clone() },
+                    None => StepKind::LoadContext { name: Some(name.to_owned()) },
+                };
                 let what = format!("{CONTEXT} {name} {:?}", plan.wanted_paths(index));
                 found.load = Some(self.vertex(what, kind, Vec::new()));
             }
@@ -182,8 +188,8 @@ impl Graph<'_> {
     }
 
     fn context(&mut self) -> Option<usize> {
-        let kind = StepKind::LoadContext { name: None };
-        self.shows_context.then(|| self.vertex(CONTEXT.to_owned(), kind, Vec::new()))
+        let kind = self.context.clone()?;
+        Some(self.vertex(CONTEXT.to_owned(), kind, Vec::new()))
     }
 
     /// An operation that names the stages it reads from by the vertices of their results.
@@ -221,9 +227,14 @@ fn graph_inputs(op: &Op) -> Vec<Input> {
     let input = |source: &CopySource| match source {
         CopySource::Files { from, .. } => Some(Input::Files(*from)),
         CopySource::Http { url, checksum, .. } => {
-            Some(Input::Download(Download { url: url.clone(), checksum: checksum.clone() }))
+            let (url, checksum) = (url.clone(), checksum.clone());
+            Some(Input::Download(Download { url, checksum, keep_git_dir: None }))
         }
-        CopySource::Inline { .. } | CopySource::Git { .. } => None,
+        CopySource::Git { url, checksum, keep_git_dir } => {
+            let (url, checksum) = (url.clone(), checksum.clone());
+            Some(Input::Download(Download { url, checksum, keep_git_dir: Some(*keep_git_dir) }))
+        }
+        CopySource::Inline { .. } => None,
     };
     copy.sources.iter().filter_map(input).collect()
 }
@@ -293,7 +304,7 @@ mod tests {
                 events.lock().unwrap().push(event.fact);
             }
         }));
-        let steps = Steps::declare(&emitter, &plan, true, Version::V28);
+        let steps = Steps::declare(&emitter, &plan, Some(StepKind::LoadContext { name: None }), Version::V28);
         let told: Vec<String> = told
             .lock()
             .unwrap()

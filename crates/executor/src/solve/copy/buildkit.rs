@@ -12,6 +12,7 @@ use crate::context::{Context, DAEMON_MOUNT};
 use crate::key::KeyBuilder;
 use crate::mode::ModeChange;
 use crate::plan::buildkit::{CopyOp, CopySource, MountFrom};
+use crate::remote;
 use crate::rootfs::{self, CopyOptions, HashOptions, RootfsError, Shown, Source};
 use crate::session::Session;
 use crate::snapshot::Change;
@@ -170,7 +171,9 @@ pub(in crate::solve) fn op_hash<'t>(
             CopySource::Http { url, checksum, .. } => {
                 key.field("url", session.download(url, checksum.as_deref())?.digest())
             }
-            CopySource::Git { url, .. } => key.field("git", url),
+            CopySource::Git { url, checksum, keep_git_dir } => {
+                key.field("git", remote::load_added(session, url, checksum.as_deref(), *keep_git_dir, None)?.key)
+            }
         };
     }
     Ok(key.finish().as_str().trim_start_matches("sha256:").to_owned())
@@ -244,11 +247,12 @@ pub(in crate::solve) fn perform<'t>(
                 }
                 rootfs::copy(&source, path, &dest, to, options).map_err(|error| failed(&error, &dest, to))?;
             }
-            CopySource::Git { url, .. } => {
-                return Err(Stop::failed(Failure::Own {
-                    message: format!("ADD of the git repository `{url}` is not supported yet"),
-                    hint: Some("clone it before the build and COPY it".to_owned()),
-                }));
+            CopySource::Git { url, checksum, keep_git_dir } => {
+                let files = remote::load_added(session, url, checksum.as_deref(), *keep_git_dir, None)?;
+                let root = Root::open(&files.path, session.ownership())?;
+                // The daemon, which clones, is root.
+                let source = Source { owner: Some((0, 0)), ..Source::new(&root) };
+                rootfs::copy(&source, Path::new("/"), &dest, to, options).map_err(|error| failed(&error, &dest, to))?;
             }
         }
     }
