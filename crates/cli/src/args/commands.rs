@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::build::{BuildArgs, LogFormat};
+use super::run::RunArgs;
 use super::shared::{CommonArgs, RegistryArgs};
 use super::values;
 use crate::logs::LogFileSpec;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     /// Build an image (the default command).
     #[command(override_usage = "rbuild [build] [OPTIONS] PATH | URL | -")]
     Build(Box<BuildArgs>),
+    /// Run a command in an image.
+    Run(Box<RunArgs>),
     /// List images.
     Images(ImagesArgs),
     /// Remove names of images, and images without names.
@@ -369,6 +372,7 @@ impl Command {
     pub(crate) fn common(&self) -> &CommonArgs {
         match self {
             Command::Build(args) => &args.common,
+            Command::Run(args) => &args.common,
             Command::Images(args) => &args.common,
             Command::Rmi(args) => &args.common,
             Command::Tag(args) => &args.common,

@@ -8,6 +8,7 @@ mod login;
 mod program;
 mod prune;
 mod replay;
+mod run;
 mod transfer;
 
 use std::sync::atomic::AtomicBool;
@@ -21,6 +22,7 @@ use crate::signals;
 pub(crate) fn run(command: Command, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     match command {
         Command::Build(args) => build::run(*args, environment, output),
+        Command::Run(args) => run::run(*args, environment, output),
         Command::Images(args) => images::images(args, environment, output),
         Command::Rmi(args) => images::rmi(args, environment, output),
         Command::Tag(args) => images::tag(args, environment),

@@ -27,6 +27,7 @@ pub use archive::{ArchiveFormat, Loaded, load, load_file, save, save_file};
 pub use doctor::{Check, CheckState, Diagnosis, doctor, doctor_of};
 pub use error::ManageError;
 pub use forecast::{StepForecast, Trouble};
+pub(crate) use images::resolve;
 pub use images::{ImageName, ImageSummary, Time, list, tag};
 pub use inspect::{HistoryRow, history, inspect};
 pub use login::{Kept, login, logout, server_name};
