@@ -13,6 +13,7 @@ mod parallel;
 mod rawjson;
 mod refusals;
 mod replay;
+mod run;
 mod secrets;
 mod signals;
 mod tidy;
