@@ -16,6 +16,7 @@ mod replay;
 mod run;
 mod secrets;
 mod signals;
+mod take;
 mod tidy;
 mod transfers;
 

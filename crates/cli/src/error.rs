@@ -46,6 +46,12 @@ pub(crate) enum CliError {
     /// A command could not be run.
     #[error(transparent)]
     Executor(#[from] RunError),
+    /// Files could not be taken out of an image.
+    #[error(transparent)]
+    Take(RunError),
+    /// `cp` of something that is no image with a path.
+    #[error("`{0}` is no image with a path in it")]
+    NoImagePath(String),
     /// Anything that ends `run` but its command.
     #[error(transparent)]
     Run(Box<CliError>),
@@ -143,6 +149,8 @@ impl CliError {
             CliError::Write(WriteError::Closed { .. }) => 141,
             CliError::Convert(_)
             | CliError::Worker { .. }
+            | CliError::Take(_)
+            | CliError::NoImagePath(_)
             | CliError::Manage(_)
             | CliError::Partly
             | CliError::Write(_)
@@ -166,7 +174,10 @@ impl CliError {
             CliError::Args(ArgsError::Flag { hint, .. }) | CliError::Worker { hint, .. } => hint.clone(),
             CliError::Convert(error) => error.hint().map(str::to_owned),
             CliError::Manage(error) => error.hint(),
-            CliError::Executor(error) => error.hint(),
+            CliError::Executor(error) | CliError::Take(error) => error.hint(),
+            CliError::NoImagePath(_) => {
+                Some("write IMAGE:PATH and a destination; only out of images can be copied".to_owned())
+            }
             CliError::Run(error) => error.hint(),
             CliError::NotATerminal => Some("leave out --tty, which is for terminals".to_owned()),
             CliError::Terminal("written to") => {

@@ -35,5 +35,8 @@ pub use error::BuildError;
 pub use export::tag_error;
 pub use options::*;
 pub use rbuild_logfmt as logfmt;
-pub use run::{PullPolicy, RunControl, RunError, RunFact, RunMount, RunOptions, RunStreams, TerminalSize, run};
+pub use run::{
+    PullPolicy, RunControl, RunError, RunFact, RunMount, RunOptions, RunStreams, Take, TakeOptions, TerminalSize, run,
+    take,
+};
 pub use worker::{Cancel, Observer, build, check, init};

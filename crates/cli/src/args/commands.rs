@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::build::{BuildArgs, LogFormat};
-use super::run::RunArgs;
+use super::run::{CpArgs, ExportArgs, RunArgs};
 use super::shared::{CommonArgs, RegistryArgs};
 use super::values;
 use crate::logs::LogFileSpec;
@@ -36,6 +36,10 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// Run a command in an image.
     Run(Box<RunArgs>),
+    /// Write the file system of an image as a tar.
+    Export(ExportArgs),
+    /// Copy a file or directory out of an image.
+    Cp(CpArgs),
     /// List images.
     Images(ImagesArgs),
     /// Remove names of images, and images without names.
@@ -373,6 +377,8 @@ impl Command {
         match self {
             Command::Build(args) => &args.common,
             Command::Run(args) => &args.common,
+            Command::Export(args) => &args.common,
+            Command::Cp(args) => &args.common,
             Command::Images(args) => &args.common,
             Command::Rmi(args) => &args.common,
             Command::Tag(args) => &args.common,

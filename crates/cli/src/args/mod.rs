@@ -28,7 +28,7 @@ pub(crate) use commands::*;
 pub(crate) use environment::Environment;
 pub(crate) use output::OutputSpec;
 pub(crate) use rbuild_logfmt::Arity;
-pub(crate) use run::{PullArg, RunArgs};
+pub(crate) use run::{CpArgs, ExportArgs, PullArg, RunArgs};
 pub(crate) use shared::{CommonArgs, RegistryArgs};
 pub(crate) use usage::{check_build_arity, check_command_arity};
 use values::ValueError;

@@ -162,6 +162,52 @@ impl RefusedRunArgs {
     }
 }
 
+/// Write the file system of an image as a tar.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  rbuild export -o root.tar alpine\n  rbuild export alpine | tar -t")]
+pub(crate) struct ExportArgs {
+    /// Name, id or beginning of an id.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// File to write [default: standard output].
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// How the process is confined that reads the image.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) isolation: Option<IsolationArg>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Copy a file or directory out of an image.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "rbuild cp [OPTIONS] IMAGE:PATH DEST|-",
+    after_help = "Examples:\n  rbuild cp alpine:/etc/os-release .\n  rbuild cp builder:/out/. ./out\n  \
+                  rbuild cp alpine:/etc - | tar -t\n\nA directory becomes DEST, or is put into it where it exists; of \
+                  one that ends in `/.` the content is. With `-` as DEST a tar is written to standard output."
+)]
+pub(crate) struct CpArgs {
+    /// The image with a path in it, and the destination.
+    #[arg(value_name = "IMAGE:PATH DEST")]
+    pub(crate) paths: Vec<String>,
+    /// Keep the owners of files, which only root can.
+    #[arg(short, long)]
+    pub(crate) archive: bool,
+    /// Follow a symbolic link at PATH.
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+    /// As docker's: nothing is told anyway.
+    #[arg(short, long, hide = true)]
+    #[allow(dead_code, reason = "accepted, and always so")]
+    pub(crate) quiet: bool,
+    /// How the process is confined that reads the image.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) isolation: Option<IsolationArg>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
 /// `--pull`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PullArg {

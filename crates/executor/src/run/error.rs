@@ -39,8 +39,11 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
+    /// Nobody reads standard output.
+    #[error("nobody reads standard output")]
+    Closed,
     /// It was cancelled.
-    #[error("the run was cancelled")]
+    #[error("it was cancelled")]
     Cancelled,
     /// The process that does the work could not be started or was lost.
     #[error("the worker failed: {message}")]
@@ -91,6 +94,7 @@ pub(super) enum Failed {
     NotFound(String),
     NotExecutable(String),
     Refused(String, Option<String>),
+    Closed,
     Cancelled,
 }
 
@@ -99,6 +103,7 @@ impl From<RunError> for Failed {
         match error {
             RunError::NotFound { message } => Failed::NotFound(message),
             RunError::NotExecutable { message } => Failed::NotExecutable(message),
+            RunError::Closed => Failed::Closed,
             RunError::Cancelled => Failed::Cancelled,
             error => Failed::Refused(crate::worker::with_causes(&error), error.hint()),
         }
@@ -111,6 +116,7 @@ impl From<Failed> for RunError {
             Failed::NotFound(message) => RunError::NotFound { message },
             Failed::NotExecutable(message) => RunError::NotExecutable { message },
             Failed::Refused(message, hint) => RunError::Refused { message, hint },
+            Failed::Closed => RunError::Closed,
             Failed::Cancelled => RunError::Cancelled,
         }
     }

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::{DockerVersion, Reference};
 use rbuild_image::store::Store;
-use rbuild_sandbox::{Channel, ExitStatus, TerminalSize, Worker};
+use rbuild_sandbox::{Channel, ExitStatus, TerminalSize, Worker, WorkerOptions};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::control::RunControl;
@@ -15,6 +15,7 @@ use super::options::{PullPolicy, RunFact, RunMount, RunOptions, RunStreams};
 use super::pump::{Ended, copy_in, copy_out};
 use super::worker::{ENTRY, Reply, Request};
 use crate::manage::{self, ManageError};
+use crate::options::StoreOptions;
 use crate::worker::{spawn_failed, with_causes, worker_options};
 
 /// Runs a command in an image, in the foreground, and gives the exit code of `docker run`: that of the command, or 128
@@ -41,16 +42,7 @@ pub fn run(
     spawn.fds = inner;
     spawn.stderr = std::io::stderr().as_fd().try_clone_to_owned().ok();
     let store = options.store.clone();
-    let mut worker = Worker::spawn(spawn).map_err(|error| match spawn_failed(&error) {
-        crate::BuildError::Worker { message, hint } => RunError::Worker { message, hint },
-        other => lost(&other),
-    })?;
-    worker.send(&Request::Run(Box::new(options), terminal)).map_err(|error| lost(&error))?;
-    // Nothing else is sent from here, so that a second handle on the socket disturbs no message.
-    let channel = Channel::new(worker.channel().stream().try_clone().map_err(|error| lost(&error))?);
-    if !control.attach(channel, worker.killer()) {
-        control.cancel();
-    }
+    let mut worker = begin(spawn, &Request::Run(Box::new(options), terminal), control)?;
     let ended = Ended::new().map_err(|error| lost(&error))?;
     let mut ends = Some(ends);
     let mut copiers = Vec::new();
@@ -89,23 +81,41 @@ pub fn run(
         Some(Ok(_)) if unwritten.is_some() => Err(unwritten.unwrap_or(RunError::Cancelled)),
         Some(Ok(code)) => Ok(code),
         Some(Err(failed)) => Err(failed.into()),
-        None => {
-            manage::worker::sweep_dead(&store);
-            if control.is_cancelled() {
-                return Err(RunError::Cancelled);
-            }
-            let message = match status {
-                Ok(ExitStatus::Signal(signal)) => format!("it was killed by signal {signal}"),
-                Ok(status) => format!("it ended without a result, with exit code {}", status.code()),
-                Err(error) => format!("it was lost: {error}"),
-            };
-            let hint = "run again with `-v`; if memory was short, the kernel's log says so".to_owned();
-            Err(RunError::Worker { message, hint: Some(hint) })
-        }
+        None => Err(died(&store, status, control)),
     }
 }
 
-fn lost(error: &dyn std::error::Error) -> RunError {
+/// Starts a worker and tells it what to do.
+pub(super) fn begin(spawn: WorkerOptions, request: &Request, control: &RunControl) -> Result<Worker, RunError> {
+    let worker = Worker::spawn(spawn).map_err(|error| match spawn_failed(&error) {
+        crate::BuildError::Worker { message, hint } => RunError::Worker { message, hint },
+        other => lost(&other),
+    })?;
+    worker.send(request).map_err(|error| lost(&error))?;
+    // Nothing else is sent from here, so that a second handle on the socket disturbs no message.
+    let channel = Channel::new(worker.channel().stream().try_clone().map_err(|error| lost(&error))?);
+    if !control.attach(channel, worker.killer()) {
+        control.cancel();
+    }
+    Ok(worker)
+}
+
+/// Cleans up after a worker that gave no answer, and tells what became of it.
+pub(super) fn died(store: &StoreOptions, status: std::io::Result<ExitStatus>, control: &RunControl) -> RunError {
+    manage::worker::sweep_dead(store);
+    if control.is_cancelled() {
+        return RunError::Cancelled;
+    }
+    let message = match status {
+        Ok(ExitStatus::Signal(signal)) => format!("it was killed by signal {signal}"),
+        Ok(status) => format!("it ended without a result, with exit code {}", status.code()),
+        Err(error) => format!("it was lost: {error}"),
+    };
+    let hint = "run again with `--verbose`; if memory was short, the kernel's log says so".to_owned();
+    RunError::Worker { message, hint: Some(hint) }
+}
+
+pub(super) fn lost(error: &dyn std::error::Error) -> RunError {
     RunError::Worker { message: with_causes(error), hint: None }
 }
 

@@ -10,6 +10,7 @@ mod host;
 mod options;
 mod process;
 mod pump;
+mod take;
 mod worker;
 
 pub use control::RunControl;
@@ -17,4 +18,5 @@ pub use error::RunError;
 pub use host::run;
 pub use options::{PullPolicy, RunFact, RunMount, RunOptions, RunStreams};
 pub use rbuild_sandbox::TerminalSize;
+pub use take::{Take, TakeOptions, take};
 pub(crate) use worker::ENTRY;

@@ -11,6 +11,7 @@ use super::container;
 use super::error::{Failed, RunError};
 use super::options::RunOptions;
 use super::process;
+use super::take::{self, TakeOptions};
 use crate::cancel::Cancel;
 use crate::emit::Emitter;
 use crate::exec;
@@ -26,6 +27,8 @@ pub(crate) const ENTRY: (&str, Entry) = ("run", serve);
 pub(super) enum Request {
     /// What is run, and the size of its terminal if it gets one.
     Run(Box<RunOptions>, Option<TerminalSize>),
+    /// Files of an image are taken out.
+    Take(Box<TakeOptions>),
     Signal(i32),
     Cancel,
 }
@@ -44,7 +47,7 @@ pub(super) enum Reply {
 const ENDING: [i32; 4] = [1, 2, 3, 15];
 
 fn serve(mut channel: WorkerChannel) -> i32 {
-    let Ok(Some(Request::Run(options, terminal))) = channel.recv::<Request>() else { return 1 };
+    let Ok(Some(request)) = channel.recv::<Request>() else { return 1 };
     let files = [0, 1, 2].map(|index| channel.take_fd(index));
     let channel = Arc::new(channel);
     let Ok(cancel) = Cancel::new() else { return 1 };
@@ -65,7 +68,14 @@ fn serve(mut channel: WorkerChannel) -> i32 {
     if listener.is_err() {
         return 1;
     }
-    let end = run(&channel, &options, terminal, files, &cancel, &signals);
+    let end = match request {
+        Request::Run(options, terminal) => run(&channel, &options, terminal, files, &cancel, &signals),
+        Request::Take(options) => {
+            let [output, ..] = files;
+            take::in_worker(&options, channel.facts(), &cancel, output).map(|()| ExitStatus::Code(0))
+        }
+        Request::Signal(_) | Request::Cancel => Err(RunError::Cancelled),
+    };
     i32::from(channel.send(&Reply::End(end.map(ExitStatus::code).map_err(Failed::from))).is_err())
 }
 
