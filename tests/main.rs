@@ -16,8 +16,10 @@ mod parallel;
 mod rawjson;
 mod refusals;
 mod replay;
+mod run;
 mod secrets;
 mod signals;
+mod take;
 mod tidy;
 mod transfers;
 

@@ -282,12 +282,7 @@ pub(crate) fn build_request(
         ssh: args.ssh.into_iter().map(|spec| ssh(spec, environment)).collect::<Result<_, _>>()?,
         build_contexts: args.build_context,
         outputs,
-        isolation: match args.isolation {
-            None | Some(IsolationArg::Auto) => Isolation::Auto,
-            Some(IsolationArg::Userns) => Isolation::Userns,
-            Some(IsolationArg::Chroot) => Isolation::Chroot,
-            Some(IsolationArg::Ptrace) => Isolation::Ptrace,
-        },
+        isolation: isolation(args.isolation),
         source_date_epoch: match args.timestamp {
             Some(seconds) => Some(seconds),
             None => source_date_epoch(environment)?,
@@ -583,6 +578,16 @@ fn writes_stdout(output: &Output) -> bool {
             | Output::OciArchive(Destination::Stdout)
             | Output::Tar(Destination::Stdout)
     )
+}
+
+/// `--isolation`.
+pub(crate) fn isolation(arg: Option<IsolationArg>) -> Isolation {
+    match arg {
+        None | Some(IsolationArg::Auto) => Isolation::Auto,
+        Some(IsolationArg::Userns) => Isolation::Userns,
+        Some(IsolationArg::Chroot) => Isolation::Chroot,
+        Some(IsolationArg::Ptrace) => Isolation::Ptrace,
+    }
 }
 
 fn build_arg(arg: Assignment, environment: &Environment) -> (String, Option<String>) {

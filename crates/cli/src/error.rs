@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use rbuild_executor::RunError;
 use rbuild_executor::logfmt::event::{Dialect, Outcome};
 use rbuild_executor::manage::ManageError;
 use rbuild_logfmt::EventsError;
@@ -36,6 +37,27 @@ pub(crate) enum CliError {
         /// Which.
         signal: i32,
     },
+    /// A command that was run ended otherwise than well.
+    #[error("the command ended with exit code {code}")]
+    Ended {
+        /// Its exit code.
+        code: u8,
+    },
+    /// A command could not be run.
+    #[error(transparent)]
+    Executor(#[from] RunError),
+    /// Files could not be taken out of an image.
+    #[error(transparent)]
+    Take(RunError),
+    /// `cp` of something that is no image with a path.
+    #[error("`{0}` is no image with a path in it")]
+    NoImagePath(String),
+    /// Anything that ends `run` but its command.
+    #[error(transparent)]
+    Run(Box<CliError>),
+    /// `run -it` without a terminal.
+    #[error("the input device is not a TTY")]
+    NotATerminal,
     /// The worker of a build was lost.
     #[error("{message}")]
     Worker {
@@ -117,10 +139,18 @@ impl CliError {
                 u8::try_from(rbuild_logfmt::exit_code(outcome, *dialect)).ok().filter(|code| *code != 0).unwrap_or(1)
             }
             CliError::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(130),
+            CliError::Ended { code } => *code,
+            CliError::Executor(error) => error.exit_code(),
+            CliError::Run(error) => match &**error {
+                CliError::Executor(_) | CliError::Args(_) | CliError::NotATerminal => error.exit_code(),
+                _ => 125,
+            },
             // What a shell reports of a program that SIGPIPE ended.
             CliError::Write(WriteError::Closed { .. }) => 141,
             CliError::Convert(_)
             | CliError::Worker { .. }
+            | CliError::Take(_)
+            | CliError::NoImagePath(_)
             | CliError::Manage(_)
             | CliError::Partly
             | CliError::Write(_)
@@ -132,6 +162,7 @@ impl CliError {
             | CliError::Terminal(_)
             | CliError::Login { .. }
             | CliError::NobodyToAsk
+            | CliError::NotATerminal
             | CliError::TagWithAllTags
             | CliError::NoCommand(_) => 1,
         }
@@ -143,6 +174,12 @@ impl CliError {
             CliError::Args(ArgsError::Flag { hint, .. }) | CliError::Worker { hint, .. } => hint.clone(),
             CliError::Convert(error) => error.hint().map(str::to_owned),
             CliError::Manage(error) => error.hint(),
+            CliError::Executor(error) | CliError::Take(error) => error.hint(),
+            CliError::NoImagePath(_) => {
+                Some("write IMAGE:PATH and a destination; only out of images can be copied".to_owned())
+            }
+            CliError::Run(error) => error.hint(),
+            CliError::NotATerminal => Some("leave out --tty, which is for terminals".to_owned()),
             CliError::Terminal("written to") => {
                 Some("redirect standard output, or name a file with --output".to_owned())
             }
@@ -171,10 +208,12 @@ impl CliError {
                 return text.clone();
             }
             CliError::Told(text) => return text.clone(),
+            CliError::Run(error) => return error.report(hints),
             CliError::Args(ArgsError::Shown(_))
             | CliError::Convert(ConvertError::Args(ArgsError::Shown(_)))
             | CliError::Build { .. }
             | CliError::Interrupted { .. }
+            | CliError::Ended { .. }
             | CliError::Partly
             | CliError::Write(WriteError::Closed { .. }) => return String::new(),
             _ => {}

@@ -159,7 +159,7 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
 }
 
 /// A user or group that cannot be had: which one, why, and what gives more.
-fn no_such_id(session: &Session<'_>, user: &str, error: &RunError) -> Failure {
+pub(crate) fn no_such_id(session: &Session<'_>, user: &str, error: &RunError) -> Failure {
     let why = session.facts().why_one_id.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     let hint = if session.facts().privilege == Privilege::OneId {
         "grant subordinate ids in /etc/subuid and /etc/subgid (`usermod --add-subuids … --add-subgids …`) and install \
@@ -248,7 +248,7 @@ fn make_directories(
 
 /// An anonymous volume as a container gets it: with what the image has at its place, in a directory that goes with the
 /// step. The place itself becomes part of the layer.
-fn volume_mount(session: &Session<'_>, root: &Root, volume: &str) -> Result<Mount, Stop> {
+pub(crate) fn volume_mount(session: &Session<'_>, root: &Root, volume: &str) -> Result<Mount, Stop> {
     let path = go::join_path("/", volume);
     let new = NewDirs { mode: 0o755, owner: (0, 0), time: None };
     if root.create_dir_all(&path, new).is_err_and(|error| error.kind() == std::io::ErrorKind::NotADirectory) {
@@ -302,7 +302,7 @@ fn hostname(session: &Session<'_>, command: &Command<'_>) -> String {
 }
 
 /// What Docker puts over /etc: never part of a layer.
-fn network_files(session: &Session<'_>, hostname: &str, legacy: bool) -> Vec<Mount> {
+pub(crate) fn network_files(session: &Session<'_>, hostname: &str, legacy: bool) -> Vec<Mount> {
     let host_network = session.options().network == options::Network::Host;
     let mut hosts = match (legacy, host_network) {
         (false, _) => format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
@@ -354,7 +354,7 @@ fn engine_resolver(host: &str) -> String {
 
 /// The directory that Docker puts between the image and a container: mount points and names that a container finds
 /// though no layer has them (moby `daemon/initlayer`).
-fn init_layer(session: &Session<'_>, stack: &[PathBuf]) -> Result<PathBuf, Stop> {
+pub(crate) fn init_layer(session: &Session<'_>, stack: &[PathBuf]) -> Result<PathBuf, Stop> {
     let dir = session.scratch_dir()?;
     let root = Root::open(&dir, session.ownership())?;
     let existing = |path: &str| stack.iter().find_map(|layer| layer.join(path).symlink_metadata().ok());
@@ -395,7 +395,7 @@ fn init_layer(session: &Session<'_>, stack: &[PathBuf]) -> Result<PathBuf, Stop>
     Ok(dir)
 }
 
-fn ulimits(given: &[options::Ulimit]) -> Result<Vec<Ulimit>, Stop> {
+pub(crate) fn ulimits(given: &[options::Ulimit]) -> Result<Vec<Ulimit>, Stop> {
     let value = |n: i64| u64::try_from(n).unwrap_or(u64::MAX);
     given
         .iter()

@@ -27,6 +27,7 @@ mod record;
 mod remote;
 mod removal;
 pub mod rootfs;
+mod run;
 mod session;
 mod snapshot;
 mod solve;
@@ -40,4 +41,8 @@ pub use git::{FoundDockerfiles, RepositoryOptions, find_dockerfiles};
 pub use options::*;
 pub use rbuild_logfmt as logfmt;
 pub use record::{BuildRecord, BuildStatus, ChangedFile, FailureReport, FileChange};
+pub use run::{
+    PullPolicy, RunControl, RunError, RunFact, RunMount, RunOptions, RunStreams, Take, TakeOptions, TerminalSize, run,
+    take,
+};
 pub use worker::{Cancel, Observer, build, check, init};

@@ -24,7 +24,7 @@ use crate::{build as worker_side, cancel};
 /// The library starts the program again for each build and each RUN. In such a process this call does that work and
 /// ends the process; in any other it returns at once.
 pub fn init() {
-    rbuild_sandbox::init(&[(ENTRY, serve), crate::manage::worker::ENTRY]);
+    rbuild_sandbox::init(&[(ENTRY, serve), crate::manage::worker::ENTRY, crate::run::ENTRY]);
 }
 
 const ENTRY: &str = "build";
@@ -174,14 +174,19 @@ pub(crate) fn worker_options(store: &StoreOptions, entry: &str) -> WorkerOptions
     options
 }
 
-fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Done, BuildError> {
-    let mut spawn = worker_options(&options.store, ENTRY);
-    spawn.isolation = match options.isolation {
+/// How a worker is confined.
+pub(crate) fn sandbox_isolation(isolation: Isolation) -> rbuild_sandbox::Isolation {
+    match isolation {
         Isolation::Auto => rbuild_sandbox::Isolation::Auto,
         Isolation::Userns => rbuild_sandbox::Isolation::Userns,
         Isolation::Chroot => rbuild_sandbox::Isolation::Chroot,
         Isolation::Ptrace => rbuild_sandbox::Isolation::Ptrace,
-    };
+    }
+}
+
+fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Done, BuildError> {
+    let mut spawn = worker_options(&options.store, ENTRY);
+    spawn.isolation = sandbox_isolation(options.isolation);
     spawn.fds = standard_files()?;
     spawn.stderr = std::io::stderr().as_fd().try_clone_to_owned().ok();
     // git, ssh and credential helpers need to be found, and to find their own configuration.
@@ -260,7 +265,7 @@ fn standard_files() -> Result<Vec<OwnedFd>, BuildError> {
     ])
 }
 
-fn spawn_failed(error: &SpawnError) -> BuildError {
+pub(crate) fn spawn_failed(error: &SpawnError) -> BuildError {
     let hint = match error {
         SpawnError::NotInitialised => "call `rbuild_executor::init()` first in `main`",
         SpawnError::UserNamespace { refusal, .. } => refusal.remedy(),

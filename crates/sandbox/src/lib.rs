@@ -39,7 +39,7 @@ pub use probe::{Probe, probe};
 pub use remove::{RemoveError, remove_tree};
 pub use run::{
     Access, Cancel, ExecError, ExitStatus, Limit, Mount, Network, Output, Resource, RootAccess, RootFs, RunError,
-    RunReport, RunSpec, Security, Stream, Stub, Ulimit, limits_met, run,
+    RunReport, RunSpec, Security, Signals, Stream, Streams, Stub, TerminalSize, Ulimit, limits_met, run, run_with,
 };
 pub use userns::Refusal;
 pub use worker::{Killer, SpawnError, Worker, WorkerChannel, WorkerOptions};

@@ -20,7 +20,7 @@ use std::{
     ffi::{CString, OsString},
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::PathBuf,
@@ -316,6 +316,14 @@ impl Worker {
         self.channel.recv_with()
     }
 
+    /// Waits for an open file that it sends after a message ([`WorkerChannel::send_descriptor`]).
+    ///
+    /// # Errors
+    /// The kernel's, and where something else was sent.
+    pub fn recv_descriptor(&self) -> io::Result<OwnedFd> {
+        self.channel.recv_descriptor()
+    }
+
     /// Waits for its end, after which nothing that it started is left.
     ///
     /// # Errors
@@ -461,6 +469,15 @@ impl WorkerChannel {
     /// As [`Channel::send`].
     pub fn send_with<T: Serialize>(&self, message: &T, bytes: &[u8]) -> Result<(), ChannelError> {
         self.channel.send_with(message, bytes)
+    }
+
+    /// Sends an open file, between messages: the message before must have told that one comes, and no other thread may
+    /// send at that moment.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn send_descriptor(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.channel.send_descriptor(fd)
     }
 
     /// Waits for a message; `None` where the other end closed the channel.

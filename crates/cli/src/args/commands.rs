@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::build::{BuildArgs, LogFormat};
+use super::run::{CpArgs, ExportArgs, RunArgs};
 use super::shared::{CommonArgs, RegistryArgs};
 use super::values;
 use crate::logs::LogFileSpec;
@@ -40,6 +41,12 @@ pub(crate) enum Command {
                       `rbuild build`. COMMIT may also be a branch or a tag; without it, the default branch is built."
     )]
     Repo(Box<RepoArgs>),
+    /// Run a command in an image.
+    Run(Box<RunArgs>),
+    /// Write the file system of an image as a tar.
+    Export(ExportArgs),
+    /// Copy a file or directory out of an image.
+    Cp(CpArgs),
     /// List images.
     Images(ImagesArgs),
     /// Remove names of images, and images without names.
@@ -456,6 +463,9 @@ impl Command {
         match self {
             Command::Build(args) => &args.common,
             Command::Repo(args) => &args.build.common,
+            Command::Run(args) => &args.common,
+            Command::Export(args) => &args.common,
+            Command::Cp(args) => &args.common,
             Command::Images(args) => &args.common,
             Command::Rmi(args) => &args.common,
             Command::Tag(args) => &args.common,

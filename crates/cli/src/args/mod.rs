@@ -9,6 +9,7 @@ mod commands;
 mod csv;
 mod environment;
 mod output;
+mod run;
 mod shared;
 mod usage;
 mod values;
@@ -27,6 +28,7 @@ pub(crate) use commands::*;
 pub(crate) use environment::Environment;
 pub(crate) use output::OutputSpec;
 pub(crate) use rbuild_logfmt::Arity;
+pub(crate) use run::{CpArgs, ExportArgs, PullArg, RunArgs};
 pub(crate) use shared::{CommonArgs, RegistryArgs};
 pub(crate) use usage::{check_build_arity, check_command_arity};
 use values::ValueError;
@@ -74,6 +76,8 @@ pub(crate) fn command() -> clap::Command {
             })
             .mut_arg("file", |file| file.help("The same as --dockerfile."))
         })
+        // There -v is --volume, as with Docker.
+        .mut_subcommand("run", |run| run.mut_arg("verbose", |verbose| verbose.short(None)))
         .mut_subcommands(|command| command.args_override_self(true).disable_version_flag(true).mut_args(like_docker))
 }
 

@@ -92,6 +92,14 @@ pub(crate) enum ValueError {
         /// Why.
         reason: String,
     },
+    /// A mount that is none.
+    #[error("`{text}` is no mount: {reason}")]
+    Mount {
+        /// As given.
+        text: String,
+        /// Why.
+        reason: String,
+    },
     /// Nothing that is done with a Dockerfile here.
     #[error("there is no call `{0}`, only build and check")]
     Call(String),

@@ -10,6 +10,8 @@ mod program;
 mod prune;
 mod replay;
 mod repo;
+mod run;
+mod take;
 mod transfer;
 
 use std::sync::atomic::AtomicBool;
@@ -24,6 +26,9 @@ pub(crate) fn run(command: Command, environment: &Environment, output: &mut Outp
     match command {
         Command::Build(args) => build::run(*args, environment, output),
         Command::Repo(args) => repo::run(*args, environment, output),
+        Command::Run(args) => run::run(*args, environment, output),
+        Command::Export(args) => take::export(args, environment),
+        Command::Cp(args) => take::cp(args, environment),
         Command::Images(args) => images::images(args, environment, output),
         Command::Rmi(args) => images::rmi(args, environment, output),
         Command::Tag(args) => images::tag(args, environment),

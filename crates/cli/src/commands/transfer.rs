@@ -93,7 +93,7 @@ fn full_name(name: &str) -> String {
     }
 }
 
-fn show_pull(fact: &TransferFact) -> String {
+pub(super) fn show_pull(fact: &TransferFact) -> String {
     match fact {
         TransferFact::Started { path, version, .. } => format!("{version}: Pulling from {path}\n"),
         TransferFact::Layer { digest, state } => {

@@ -95,7 +95,7 @@ pub(super) fn parse_reference(name: &str) -> Result<Reference, ManageError> {
 }
 
 /// Finds an image by name, id or beginning of an id.
-pub(super) fn resolve(store: &Store, name: &str) -> Result<ImageId, ManageError> {
+pub(crate) fn resolve(store: &Store, name: &str) -> Result<ImageId, ManageError> {
     store.resolve(name).map_err(|error| match error {
         StoreError::NoImage(_) => no_image(name),
         StoreError::Ambiguous(prefix) => ManageError::Ambiguous { prefix },

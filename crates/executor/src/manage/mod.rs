@@ -29,6 +29,7 @@ pub use builds::{build_log, build_record, builds, remove_build, resumed};
 pub use doctor::{Check, CheckState, Diagnosis, doctor, doctor_of};
 pub use error::ManageError;
 pub use forecast::{StepForecast, Trouble};
+pub(crate) use images::resolve;
 pub use images::{ImageName, ImageSummary, Time, list, tag};
 pub use inspect::{HistoryRow, history, inspect};
 pub use login::{Kept, login, logout, server_name};

@@ -97,6 +97,52 @@ pub fn diff<W: Write>(upper: &Root, writer: &mut LayerWriter<W>, options: DiffOp
     Ok(done)
 }
 
+/// Writes a file, or a directory with all that is in it, as an archive: `name` is what it is called there, and for the
+/// whole of a root, which itself has no entry, empty. Links are not followed. Order, hard links and sockets are as in
+/// [`diff`], but nothing stands for what was removed.
+///
+/// # Errors
+/// As [`diff`], and if there is no such file.
+pub fn archive<W: Write>(
+    root: &Root,
+    path: &Path,
+    name: &Path,
+    writer: &mut LayerWriter<W>,
+    options: DiffOptions<'_>,
+) -> Result<()> {
+    let mut names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
+    let mut append = |mut found: Found| -> Result<()> {
+        if found.metadata.is_file() && found.metadata.size > 0 && found.dir.empty_device(&found.name)? {
+            found.metadata = found.dir.lstat(&found.name)?;
+        }
+        if found.metadata.is_whiteout() {
+            return Ok(());
+        }
+        match entry(&found, &mut names, options)? {
+            Some(entry @ Entry { kind: Kind::File { size: 1.. }, .. }) => {
+                Ok(writer.append(&entry, found.dir.open_file(&found.name)?)?)
+            }
+            Some(entry) => Ok(writer.append_empty(&entry)?),
+            None => Ok(()),
+        }
+    };
+    if !name.as_os_str().is_empty() {
+        let (dir, own) = root.parent(path)?;
+        let metadata = dir.lstat(&own)?;
+        let is_dir = metadata.is_dir();
+        append(Found { dir, name: own, path: name.to_owned(), metadata })?;
+        if !is_dir {
+            return Ok(());
+        }
+    }
+    for visit in root.subtree(path)?.walk("")? {
+        if let Visit::Enter(found) = visit? {
+            append(Found { path: name.join(&found.path), ..found })?;
+        }
+    }
+    Ok(())
+}
+
 /// The entry of a file; none for a socket, which no archive can hold.
 fn entry(found: &Found, names: &mut HashMap<(u64, u64), Vec<u8>>, options: DiffOptions<'_>) -> Result<Option<Entry>> {
     let metadata = &found.metadata;

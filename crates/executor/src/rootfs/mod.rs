@@ -16,7 +16,7 @@ mod unpack;
 
 pub use content_hash::{HashOptions, content_hash};
 pub use copy::{ChangeMode, CopyOptions, copy, copy_legacy};
-pub use diff::{DiffOptions, Diffed, LayerXattrs, diff};
+pub use diff::{DiffOptions, Diffed, LayerXattrs, archive, diff};
 pub use error::{Result, RootfsError};
 pub use known_files::KnownFiles;
 pub use select::{buildkit_matches, go_match, has_wildcards, legacy_matches};

@@ -78,7 +78,13 @@ impl<'s> Prepared<'s> {
             MountType::Bind => self.bind(mount, from, target),
             MountType::Cache => self.cache(mount, from, target),
             MountType::Tmpfs => {
-                self.mounts.push(Mount::Tmpfs { target, size: mount.size, mode: 0o1777 });
+                self.mounts.push(Mount::Tmpfs {
+                    target,
+                    size: mount.size,
+                    mode: 0o1777,
+                    closed: false,
+                    access: Access::ReadWrite,
+                });
                 Ok(())
             }
             MountType::Secret => self.secret(mount),

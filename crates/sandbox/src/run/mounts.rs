@@ -172,12 +172,14 @@ pub(super) fn mount_all(tree: &Tree<'_>, mounts: &[Mount], files: &Files) -> Res
                 }
                 tree.attach(&what, &mount, target, directory)?;
             }
-            Mount::Tmpfs { target, size, mode } => {
+            Mount::Tmpfs { target, size, mode, closed, access } => {
                 let size = size.map(|size| size.to_string());
                 let mode = format!("{mode:o}");
                 let mut options = vec![("mode", Some(mode.as_str()))];
                 options.extend(size.as_deref().map(|size| ("size", Some(size))));
-                let mount = new_file_system("tmpfs", "tmpfs", &options, NO_SETUID)
+                let attributes =
+                    if *closed { CLOSED } else { NO_SETUID } | if *access == Access::ReadOnly { READ_ONLY } else { 0 };
+                let mount = new_file_system("tmpfs", "tmpfs", &options, attributes)
                     .map_err(|errno| failure("tmpfs", target, "create it", errno))?;
                 tree.attach("tmpfs", &mount, target, true)?;
             }

@@ -129,6 +129,10 @@ pub enum Mount {
         size: Option<u64>,
         /// Mode of its root directory, 0o1777 in Docker.
         mode: u32,
+        /// Programs and devices in it are none.
+        closed: bool,
+        /// Whether it can be written.
+        access: Access,
     },
     /// A file with this content, on memory, never on disk.
     File {

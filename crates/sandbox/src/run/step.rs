@@ -4,8 +4,8 @@ use super::{
     ExecError, Network, RootAccess, RootFs, RunSpec, Security, devices, identity,
     lookup::look_up,
     mounts::{self, READ_ONLY, Tree, attach_to, copy_mount, mount_all, open_path},
-    stubs,
-    wire::{Failure, OrFail, Report},
+    stubs, terminal,
+    wire::{Failure, OrFail, Received, Report},
 };
 use crate::{
     channel::Channel,
@@ -33,8 +33,8 @@ use std::{convert::Infallible, ffi::CString, io, path::Path};
 pub(crate) fn become_command() -> Option<i32> {
     signal::reset();
     let worker = Channel::from(take_inherited(1).ok()?.into_iter().next()?);
-    let spec: RunSpec = worker.recv().ok()??;
-    let failure = match execute(&spec, &worker) {
+    let order: Received = worker.recv().ok()??;
+    let failure = match execute(&order, &worker) {
         Err(failure) => failure,
         Ok(never) => match never {},
     };
@@ -42,7 +42,8 @@ pub(crate) fn become_command() -> Option<i32> {
     Some(1)
 }
 
-fn execute(spec: &RunSpec, worker: &Channel) -> Result<Infallible, Failure> {
+fn execute(order: &Received, worker: &Channel) -> Result<Infallible, Failure> {
+    let spec = &order.spec;
     umask(Mode::empty());
     setsid().map(drop).or_fail("start a session")?;
     if spec.network == Network::None {
@@ -66,6 +67,9 @@ fn execute(spec: &RunSpec, worker: &Channel) -> Result<Infallible, Failure> {
     }
     enter(&tree.root)?;
     drop((tree, files));
+    if let Some(size) = order.terminal {
+        terminal::open(size, spec.uid, worker)?;
+    }
 
     identity::limit(&spec.ulimits)?;
     // As runc does: as root first, and where that is refused as the user, who may see what root may not (NFS).

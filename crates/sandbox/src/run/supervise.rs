@@ -1,8 +1,9 @@
 //! Starts a command and follows it to its end.
 
 use super::{
-    Cancel, ExitStatus, Network, Output, RootFs, RunError, RunReport, RunSpec, Stream, identity, nodes, stubs,
-    wire::{Made, Report},
+    Cancel, ExitStatus, Network, Output, RootFs, RunError, RunReport, RunSpec, Signals, Stream, Streams, TerminalSize,
+    identity, nodes, stubs,
+    wire::{Made, Order, Report},
 };
 use crate::{
     channel::Channel,
@@ -13,7 +14,7 @@ use crate::{
 use nix::sched::CloneFlags;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, epoll, poll},
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
@@ -41,12 +42,26 @@ const MAX_PIPE: usize = 1 << 20;
 /// # Errors
 /// Where the command could not be started or was cancelled; an exit code other than 0 is no error.
 pub fn run(spec: &RunSpec, cancel: &Cancel, output: &mut dyn FnMut(Output<'_>)) -> Result<RunReport, RunError> {
+    run_with(spec, cancel, &Signals::new(), Streams::Captured(output))
+}
+
+/// As [`run`], with other standard streams, and with a handle by which signals reach the command.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    spec: &RunSpec,
+    cancel: &Cancel,
+    signals: &Signals,
+    mut streams: Streams<'_>,
+) -> Result<RunReport, RunError> {
     if let Known::NotInitialised = init::knows(None) {
         return Err(SpawnError::NotInitialised.into());
     }
     identity::check(spec)?;
-    let mut command = Running::start(spec)?;
-    let outcome = command.follow(spec, cancel, output);
+    let mut command = Running::start(spec, &streams)?;
+    let outcome = command.follow(spec, cancel, signals, &mut streams);
+    signals.detach();
     // All processes are dead, so that what they left can be looked at.
     let ended = command.end();
     let changed = match &spec.root {
@@ -55,7 +70,7 @@ pub fn run(spec: &RunSpec, cancel: &Cancel, output: &mut dyn FnMut(Output<'_>)) 
     };
     let stubs = stubs::remove(changed, &command.made);
     outcome?;
-    let status = ended.map_err(setup("wait for the command"))?;
+    let status = signals.explain(ended.map_err(setup("wait for the command"))?);
     if !command.started {
         return Err(RunError::Died { status: format!("{status:?}").to_lowercase() });
     }
@@ -73,22 +88,20 @@ struct Running {
     step: Channel,
     /// Where calls that make devices are received.
     listener: Option<OwnedFd>,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    /// What it writes, where that is captured.
+    captured: Option<Captured>,
     made: Vec<Made>,
     started: bool,
     ended: Option<ExitStatus>,
 }
 
 impl Running {
-    fn start(spec: &RunSpec) -> Result<Self, RunError> {
+    fn start(spec: &RunSpec, streams: &Streams<'_>) -> Result<Self, RunError> {
         let errno = |action| move |errno: Errno| setup(action)(errno.into());
-        let (stdout, inner_stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(errno("create a pipe"))?;
-        let (stderr, inner_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(errno("create a pipe"))?;
-        for end in [&stdout, &stderr] {
-            let flags = fcntl_getfl(end).map_err(errno("set up a pipe"))?;
-            fcntl_setfl(end, flags | OFlags::NONBLOCK).map_err(errno("set up a pipe"))?;
-        }
+        let captured = match streams {
+            Streams::Captured(_) => Some(Captured::pipes().map_err(errno("create a pipe"))?),
+            _ => None,
+        };
         let (step, inner_step) = Channel::pair().map_err(setup("create a socket"))?;
         let null = open_null().map_err(setup("open `/dev/null`"))?;
         let mut namespaces =
@@ -97,7 +110,16 @@ impl Running {
             namespaces |= CloneFlags::CLONE_NEWNET;
         }
         let argv = [CString::new(init::STEP).map_err(|error| setup("name the step")(error.into()))?];
-        let fds = [null.as_fd(), inner_stdout.as_fd(), inner_stderr.as_fd(), inner_step.as_fd()];
+        let (captured, inner) = match captured {
+            Some((captured, inner)) => (Some(captured), Some(inner)),
+            None => (None, None),
+        };
+        let [input, output, errors]: [BorrowedFd<'_>; 3] = match (streams, &inner) {
+            (Streams::Given { stdin, stdout, stderr }, _) => [*stdin, *stdout, *stderr],
+            (_, Some([stdout, stderr])) => [null.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            _ => [null.as_fd(); 3],
+        };
+        let fds = [input, output, errors, inner_step.as_fd()];
         let pid = spawn_self(&argv, &[], &fds, namespaces.bits()).map_err(|source| match source.raw_os_error() {
             // The kernel's answer to the namespaces; anything else is about the program file.
             Some(nix::libc::EPERM | nix::libc::EUSERS | nix::libc::ENOSPC | nix::libc::EINVAL) => {
@@ -113,17 +135,26 @@ impl Running {
                 return Err(errno("watch the step")(error));
             }
         };
-        Ok(Self { pid, pidfd, step, listener: None, stdout, stderr, made: Vec::new(), started: false, ended: None })
+        Ok(Self { pid, pidfd, step, listener: None, captured, made: Vec::new(), started: false, ended: None })
     }
 
     /// Hands over output until the command has ended.
-    fn follow(&mut self, spec: &RunSpec, cancel: &Cancel, output: &mut dyn FnMut(Output<'_>)) -> Result<(), RunError> {
+    fn follow(
+        &mut self,
+        spec: &RunSpec,
+        cancel: &Cancel,
+        signals: &Signals,
+        streams: &mut Streams<'_>,
+    ) -> Result<(), RunError> {
+        let terminal: Option<TerminalSize> = match streams {
+            Streams::Terminal { size, .. } => Some(*size),
+            _ => None,
+        };
         // A step that dies at once is told of below.
-        let sent = self.step.send(spec);
+        let sent = self.step.send(&Order { spec, terminal });
         let mut buffer = vec![0; CHUNK];
         let mut step_open = true;
-        let mut streams =
-            Streams::watch(&self.stdout, &self.stderr).map_err(|errno| setup("watch output")(errno.into()))?;
+        let mut ready = VecDeque::new();
         let mut failed = None;
         loop {
             // A connection that has ended is watched no more: poll would report its end again and again.
@@ -137,10 +168,13 @@ impl Running {
                 PollFd::new(&self.pidfd, PollFlags::IN),
                 PollFd::new(cancel, PollFlags::IN),
                 PollFd::from_borrowed_fd(step, if step_open { PollFlags::IN } else { PollFlags::empty() }),
-                PollFd::new(&streams.epoll, PollFlags::IN),
+                match &self.captured {
+                    Some(captured) => PollFd::new(&captured.epoll, PollFlags::IN),
+                    None => PollFd::new(&self.pidfd, PollFlags::empty()),
+                },
             ];
             let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            match poll(&mut fds, if streams.ready.is_empty() { None } else { Some(&at_once) }) {
+            match poll(&mut fds, if ready.is_empty() { None } else { Some(&at_once) }) {
                 Err(Errno::INTR) => continue,
                 other => other.map(drop).map_err(|errno| setup("wait for output")(errno.into()))?,
             }
@@ -162,23 +196,31 @@ impl Running {
                         let listener = self.step.recv_descriptor();
                         self.listener = Some(listener.map_err(setup("receive the listener of the seccomp profile"))?);
                     }
-                    Some(Report::Starting) => self.started = true,
+                    Some(Report::Terminal) => {
+                        let master = self.step.recv_descriptor().map_err(setup("receive the terminal"))?;
+                        if let Streams::Terminal { opened, .. } = streams {
+                            opened(master);
+                        }
+                    }
+                    Some(Report::Starting) => {
+                        self.started = true;
+                        signals.attach(&self.pidfd);
+                    }
                     Some(Report::Failed(failure)) => failed = Some(failure.into_error(spec)),
                     None => step_open = false,
                 }
             }
-            streams.look().map_err(|errno| setup("wait for output")(errno.into()))?;
-            // What is left after the end is at most a full pipe, even if someone outside, to whom the command has passed
-            // its output, goes on writing.
-            let reads = if ended { 2 * (MAX_PIPE / CHUNK + 1) } else { streams.ready.len() };
-            for _ in 0..reads {
-                let Some(stream) = streams.ready.pop_front() else { break };
-                let fd = match stream {
-                    Stream::Stdout => &self.stdout,
-                    Stream::Stderr => &self.stderr,
-                };
-                if hand_over(stream, fd, &mut buffer, output).map_err(setup("read output"))? {
-                    streams.ready.push_back(stream);
+            if let (Some(captured), Streams::Captured(output)) = (&self.captured, &mut *streams) {
+                captured.look(&mut ready).map_err(|errno| setup("wait for output")(errno.into()))?;
+                // What is left after the end is at most a full pipe, even if someone outside, to whom the command has
+                // passed its output, goes on writing.
+                let reads = if ended { 2 * (MAX_PIPE / CHUNK + 1) } else { ready.len() };
+                for _ in 0..reads {
+                    let Some(stream) = ready.pop_front() else { break };
+                    let fd = captured.of(stream);
+                    if hand_over(stream, fd, &mut buffer, *output).map_err(setup("read output"))? {
+                        ready.push_back(stream);
+                    }
                 }
             }
             if ended && !(step && step_open) {
@@ -212,24 +254,36 @@ impl Drop for Running {
 }
 
 /// The two output streams, in the order in which they were written to: epoll(7) reports what became readable first.
-struct Streams {
+struct Captured {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
     epoll: OwnedFd,
-    /// What may have more to read, next first.
-    ready: VecDeque<Stream>,
 }
 
-impl Streams {
-    fn watch(stdout: &OwnedFd, stderr: &OwnedFd) -> Result<Self, Errno> {
+impl Captured {
+    /// Makes them, with the ends for the command: standard output and standard error.
+    fn pipes() -> Result<(Self, [OwnedFd; 2]), Errno> {
+        let (stdout, inner_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, inner_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (fd, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
+        for (fd, stream) in [(&stdout, Stream::Stdout), (&stderr, Stream::Stderr)] {
+            let flags = fcntl_getfl(fd)?;
+            fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
             let data = epoll::EventData::new_u64(stream as u64);
             epoll::add(&epoll, fd, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
         }
-        Ok(Self { epoll, ready: VecDeque::new() })
+        Ok((Self { stdout, stderr, epoll }, [inner_stdout, inner_stderr]))
     }
 
-    /// Takes note of what has become readable.
-    fn look(&mut self) -> Result<(), Errno> {
+    fn of(&self, stream: Stream) -> &OwnedFd {
+        match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        }
+    }
+
+    /// Takes note of what has become readable: what may have more to read, next first.
+    fn look(&self, ready: &mut VecDeque<Stream>) -> Result<(), Errno> {
         let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 2];
         let count = match epoll::wait(&self.epoll, &mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
             Err(Errno::INTR) => 0,
@@ -238,8 +292,8 @@ impl Streams {
         for event in &events[..count] {
             let data = event.data.u64();
             let stream = if data == Stream::Stderr as u64 { Stream::Stderr } else { Stream::Stdout };
-            if !self.ready.contains(&stream) {
-                self.ready.push_back(stream);
+            if !ready.contains(&stream) {
+                ready.push_back(stream);
             }
         }
         Ok(())

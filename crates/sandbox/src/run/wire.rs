@@ -1,10 +1,25 @@
 //! What the process that becomes a command and the worker tell each other.
 
-use super::{ExecError, RunError, RunSpec};
+use super::{ExecError, RunError, RunSpec, TerminalSize};
 use crate::bytes;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::{io, path::PathBuf};
+
+/// To the step.
+#[derive(Debug, Serialize)]
+pub(super) struct Order<'a> {
+    pub(super) spec: &'a RunSpec,
+    /// The command gets a pseudo terminal of this size.
+    pub(super) terminal: Option<TerminalSize>,
+}
+
+/// The same, as the step receives it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Received {
+    pub(super) spec: RunSpec,
+    pub(super) terminal: Option<TerminalSize>,
+}
 
 /// From the step.
 #[derive(Debug, Serialize, Deserialize)]
@@ -13,6 +28,8 @@ pub(super) enum Report {
     Made(Made),
     /// The descriptor follows on which calls that make devices are received.
     Listener,
+    /// The descriptor of the master side of the command's terminal follows.
+    Terminal,
     /// All is ready; next comes the exec, or `Failed`.
     Starting,
     /// Something failed.

@@ -46,6 +46,11 @@ const VALID: u32 = ACCESS
     | PATH
     | TMPFILE;
 
+/// `/dev/tty`: the controlling terminal of who opens it.
+const TERMINAL: u64 = 5 << 8;
+/// The terminals of devpts (`Documentation/admin-guide/devices.txt`).
+const PSEUDO_TERMINALS: u32 = 136;
+
 /// libc has 0 for it, as programs of 64 bits set it without asking.
 const O_LARGEFILE: i32 = 0o100_000;
 
@@ -176,10 +181,30 @@ fn open_place(caller: &Caller<'_>, place: &Place, path: &[u8], flags: u32, mode:
     if flags & PATH != 0 {
         return Ok(descriptor(path_descriptor(caller, place)?, flags));
     }
-    match place.open((flags & !CREATE) | NO_TERMINAL, &caller.who)? {
+    let opened = match place.open((flags & !CREATE) | NO_TERMINAL, &caller.who) {
+        // The supervisor has no terminal of its own.
+        Err(Errno::NXIO) if place.stat()?.rdev == TERMINAL => own_terminal(caller, flags).map(Opened::File),
+        opened => opened,
+    };
+    match opened? {
         Opened::File(fd) => Ok(descriptor(fd, flags)),
         Opened::Blocking(fd) => Ok(later(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), flags, Some(fd))),
     }
+}
+
+/// The controlling terminal of the caller, if it is one of devpts.
+fn own_terminal(caller: &Caller<'_>, flags: u32) -> Result<OwnedFd, Errno> {
+    let status = std::fs::read_to_string(format!("/proc/{}/stat", caller.task.tid)).map_err(|_| Errno::NXIO)?;
+    let number = terminal_of(&status).ok_or(Errno::NXIO)?;
+    open_real(&PathBuf::from(format!("/dev/pts/{number}")), flags)
+}
+
+/// The number in devpts of the controlling terminal that `/proc/PID/stat` tells of (proc_pid_stat(5)).
+fn terminal_of(status: &str) -> Option<u32> {
+    let (_, fields) = status.rsplit_once(')')?;
+    let device: u32 = fields.split_ascii_whitespace().nth(4)?.parse().ok()?;
+    let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00));
+    (major == PSEUDO_TERMINALS).then_some(minor)
 }
 
 /// O_PATH. The kernel passes no such descriptor on from another process (`SECCOMP_ADDFD`): a directory is opened for
@@ -260,4 +285,19 @@ pub(super) fn readlink(caller: &Caller<'_>, dir: i32, path: u64, buffer: u64, si
     let length = target.len().min(size);
     caller.write(buffer, target.get(..length).unwrap_or_default())?;
     Ok(Answer::Return(length as i64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controlling_terminals() {
+        let of = |device: u32| terminal_of(&format!("7 (a) b) S 1 7 7 {device} 7 4194304 100"));
+        assert_eq!(of(136 << 8 | 3), Some(3));
+        assert_eq!(of(1 << 20 | 136 << 8 | 2), Some(258));
+        assert_eq!(of(0), None);
+        assert_eq!(of(4 << 8 | 1), None);
+        assert_eq!(terminal_of("7 (a"), None);
+    }
 }

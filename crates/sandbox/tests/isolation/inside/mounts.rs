@@ -43,7 +43,13 @@ fn mounts_of_every_kind(place: &Place) {
         bind(Path::new("root/up"), Some(&source), "/whole", Access::ReadOnly),
         file("k\0y", "/run/secrets/key", 0o400, Access::ReadOnly),
         file("hosts\n", "/etc/hosts", 0o644, Access::ReadWrite),
-        Mount::Tmpfs { target: "/scratch".into(), size: Some(1 << 20), mode: 0o1700 },
+        Mount::Tmpfs {
+            target: "/scratch".into(),
+            size: Some(1 << 20),
+            mode: 0o1700,
+            closed: false,
+            access: Access::ReadWrite,
+        },
     ];
     let done = do_it(&spec);
     assert_eq!(
@@ -74,7 +80,7 @@ fn mount_points_leave_no_trace(place: &Place) {
          touch /a/own",
     );
     spec.mounts = vec![
-        Mount::Tmpfs { target: "/a/b/c".into(), size: None, mode: 0o755 },
+        Mount::Tmpfs { target: "/a/b/c".into(), size: None, mode: 0o755, closed: false, access: Access::ReadWrite },
         Mount::File {
             content: Vec::new(),
             target: "/run/secrets/x".into(),
@@ -118,7 +124,13 @@ fn hidden_mount_points_leave_no_trace(place: &Place) {
     let mut spec =
         place.script_over("points-second", vec![opaque, old], "ls -a /opt/sub/deep /opt; ls -l /opt/kept/file | wc -l");
     spec.mounts = vec![
-        Mount::Tmpfs { target: "/opt/sub/deep".into(), size: None, mode: 0o755 },
+        Mount::Tmpfs {
+            target: "/opt/sub/deep".into(),
+            size: None,
+            mode: 0o755,
+            closed: false,
+            access: Access::ReadWrite,
+        },
         Mount::File {
             content: b"x".to_vec(),
             target: "/opt/kept/file".into(),
@@ -166,7 +178,13 @@ fn hostile_links_do_not_lead_outside(place: &Place) {
         file("/absolute/made"),
         file("climbing/.//file2"),
         file("/etc/resolv.conf"),
-        Mount::Tmpfs { target: "/climbing/dir".into(), size: None, mode: 0o755 },
+        Mount::Tmpfs {
+            target: "/climbing/dir".into(),
+            size: None,
+            mode: 0o755,
+            closed: false,
+            access: Access::ReadWrite,
+        },
     ];
     assert_eq!(output(&spec), "secretsecretsecret1\n0\n");
     assert_eq!(listing(&outside), ["file"]);

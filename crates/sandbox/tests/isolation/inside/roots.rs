@@ -48,7 +48,8 @@ fn a_read_only_root(place: &Place) {
     let mut spec =
         place.script("read-only", "touch /x; touch /tmp/x; touch /in/x && echo in; echo x > /dev/null && echo null");
     spec.root_access = RootAccess::ReadOnly;
-    spec.mounts = vec![Mount::Tmpfs { target: "/in".into(), size: None, mode: 0o755 }];
+    spec.mounts =
+        vec![Mount::Tmpfs { target: "/in".into(), size: None, mode: 0o755, closed: false, access: Access::ReadWrite }];
     let done = do_it(&spec);
     assert_eq!(done.stdout, "in\nnull\n");
     assert_eq!(done.stderr.matches("Read-only file system").count(), 2, "{}", done.stderr);

@@ -1,0 +1,22 @@
+//! A command in an image: `docker run` in the foreground, whose container is gone when it ends.
+//!
+//! [`run`] finds the image, or fetches it, and starts a worker as a build does. There the image's layers are mounted
+//! under an empty upper directory, in which all that the command changes is thrown away.
+
+mod container;
+mod control;
+mod error;
+mod host;
+mod options;
+mod process;
+mod pump;
+mod take;
+mod worker;
+
+pub use control::RunControl;
+pub use error::RunError;
+pub use host::run;
+pub use options::{PullPolicy, RunFact, RunMount, RunOptions, RunStreams};
+pub use rbuild_sandbox::TerminalSize;
+pub use take::{Take, TakeOptions, take};
+pub(crate) use worker::ENTRY;

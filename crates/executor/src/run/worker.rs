@@ -1,0 +1,167 @@
+//! The worker of a run.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rbuild_logfmt::event::{Builder, Dialect, Version};
+use rbuild_sandbox::{Entry, ExitStatus, Signals, Streams, TerminalSize, WorkerChannel};
+use serde::{Deserialize, Serialize};
+
+use super::container;
+use super::error::{Failed, RunError};
+use super::options::RunOptions;
+use super::process;
+use super::take::{self, TakeOptions};
+use crate::cancel::Cancel;
+use crate::emit::Emitter;
+use crate::exec;
+use crate::options::{BuildOptions, ContextSource, Network};
+use crate::session::Session;
+use crate::snapshot::Change;
+
+/// Name and function of the worker, for [`rbuild_sandbox::init`].
+pub(crate) const ENTRY: (&str, Entry) = ("run", serve);
+
+/// What the caller tells the worker.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Request {
+    /// What is run, and the size of its terminal if it gets one.
+    Run(Box<RunOptions>, Option<TerminalSize>),
+    /// Files of an image are taken out.
+    Take(Box<TakeOptions>),
+    Signal(i32),
+    Cancel,
+}
+
+/// What the worker tells the caller.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Reply {
+    Starting,
+    /// The descriptor of the terminal's master side follows.
+    Terminal,
+    /// The exit code.
+    End(Result<i32, Failed>),
+}
+
+/// Signals that end a run whose command has not started.
+const ENDING: [i32; 4] = [1, 2, 3, 15];
+
+fn serve(mut channel: WorkerChannel) -> i32 {
+    let Ok(Some(request)) = channel.recv::<Request>() else { return 1 };
+    let files = [0, 1, 2].map(|index| channel.take_fd(index));
+    let channel = Arc::new(channel);
+    let Ok(cancel) = Cancel::new() else { return 1 };
+    let signals = Signals::new();
+    let listener = {
+        let (channel, cancel, signals) = (Arc::clone(&channel), cancel.clone(), signals.clone());
+        // Ends with the process.
+        std::thread::Builder::new().name("requests".to_owned()).spawn(move || {
+            while let Ok(Some(Request::Signal(signal))) = channel.recv::<Request>() {
+                if !signals.send(signal) && ENDING.contains(&signal) {
+                    cancel.ask();
+                }
+            }
+            // The end of the channel is the end of the caller, for whom there is no more to do.
+            cancel.ask();
+        })
+    };
+    if listener.is_err() {
+        return 1;
+    }
+    let end = match request {
+        Request::Run(options, terminal) => run(&channel, &options, terminal, files, &cancel, &signals),
+        Request::Take(options) => {
+            let [output, ..] = files;
+            take::in_worker(&options, channel.facts(), &cancel, output).map(|()| ExitStatus::Code(0))
+        }
+        Request::Signal(_) | Request::Cancel => Err(RunError::Cancelled),
+    };
+    i32::from(channel.send(&Reply::End(end.map(ExitStatus::code).map_err(Failed::from))).is_err())
+}
+
+fn run(
+    channel: &WorkerChannel,
+    options: &RunOptions,
+    terminal: Option<TerminalSize>,
+    files: [Option<OwnedFd>; 3],
+    cancel: &Cancel,
+    signals: &Signals,
+) -> Result<ExitStatus, RunError> {
+    let mut opened = |master: OwnedFd| {
+        // Where the caller is gone, the run ends anyway.
+        if channel.send(&Reply::Terminal).is_ok() {
+            let _ = channel.send_descriptor(master.as_fd());
+        }
+    };
+    let streams = match (terminal, &files) {
+        (Some(size), _) => Streams::Terminal { size, opened: &mut opened },
+        (None, [Some(stdin), Some(stdout), Some(stderr)]) => {
+            Streams::Given { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() }
+        }
+        _ => return Err(RunError::refused("the worker was given no streams")),
+    };
+    let build = session_options(options);
+    let emitter = Emitter::new(Box::new(drop));
+    let session = Session::open(&build, channel.facts().clone(), cancel, emitter, None, None)
+        .map_err(|(_, stop)| container::stopped(stop))?;
+    let ended = in_image(&session, options, terminal.is_some(), channel, signals, streams);
+    session.close();
+    ended
+}
+
+/// Runs a command of an image, whose changes are thrown away.
+fn in_image(
+    session: &Session<'_>,
+    options: &RunOptions,
+    terminal: bool,
+    channel: &WorkerChannel,
+    signals: &Signals,
+    streams: Streams<'_>,
+) -> Result<ExitStatus, RunError> {
+    let image = session.local_image(&options.image).map_err(container::stopped)?;
+    let image = image.ok_or_else(|| RunError::refused(format!("the image {} is gone", options.image)))?;
+    let config = image.config.config.get().cloned().unwrap_or_default();
+    let process = process::of_image(&config, options, hostname(options)?, terminal)?;
+    let layers = image.diff_ids();
+    let change = session
+        .unpacked(&layers)
+        .and_then(|stack| exec::init_layer(session, &stack))
+        .and_then(|beneath| Change::begin(session, &layers, &[beneath]))
+        .map_err(container::stopped)?;
+    let ended = channel
+        .send(&Reply::Starting)
+        .map_err(|_| RunError::Cancelled)
+        .and_then(|()| container::enter(session, &change, &process, signals, streams));
+    change.discard(session);
+    ended
+}
+
+/// A run as a session sees it: containers of the classic builder have what those of `docker run` have.
+fn session_options(options: &RunOptions) -> BuildOptions {
+    let mut build = BuildOptions::new(options.store.root.clone(), ContextSource::Stdin);
+    build.dialect = Dialect { builder: Builder::Legacy, version: Version::V28 };
+    build.registry = options.registry.clone();
+    build.network = options.network;
+    build.add_hosts = options.add_hosts.clone();
+    build.ulimits = options.ulimits.clone();
+    build.shm_size = options.shm_size;
+    build
+}
+
+/// The name of the container's host.
+fn hostname(options: &RunOptions) -> Result<String, RunError> {
+    if let Some(name) = &options.hostname {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if name.is_empty() || name.len() > 63 || !name.chars().all(valid) {
+            return Err(RunError::refused(format!("`{name}` is no host name")));
+        }
+        return Ok(name.clone());
+    }
+    if options.network == Network::Host {
+        return Ok(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    }
+    let mut bytes = [0; 6];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| RunError::refused(format!("cannot get a random number: {errno}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
