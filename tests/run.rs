@@ -316,19 +316,22 @@ impl Terminal {
 fn terminals() {
     let (workspace, _registry) = require!(with_image(""));
     for isolation in ISOLATIONS {
-        let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo a terminal; stty size; echo $TERM; echo tty >/dev/tty; \
+        let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo a terminal; tty; stty size; echo $TERM; echo tty >/dev/tty; \
                       trap 'stty size' WINCH; trap 'echo interrupted' INT; ls -l /dev/console; echo ready; \
                       while ! read x; do :; done; echo \"<$x>\"; exit 5";
         let mut run = command(&workspace, isolation, &["-it", "image", "sh", "-c", script]);
         let (mut terminal, mut child) = Terminal::start(&mut run);
-        for text in ["a terminal\r\n", "33 99\r\n", "xterm\r\n", "tty\r\n", "/dev/console\r\n", "ready\r\n"] {
+        for text in
+            ["a terminal\r\n", "/dev/pts/", "33 99\r\n", "xterm\r\n", "tty\r\n", "/dev/console\r\n", "ready\r\n"]
+        {
             terminal.expect(text);
         }
         assert!(terminal.is_raw(), "{isolation}");
+        terminal.type_in("\x03");
+        terminal.expect("interrupted\r\n");
         tcsetwinsize(&terminal.master, Winsize { ws_row: 12, ws_col: 34, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         // The test's terminal is nobody's controlling terminal, so that the kernel tells nobody of the new size.
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::WINCH).unwrap();
-        terminal.type_in("\x03");
         terminal.expect("12 34\r\n");
         terminal.type_in("typed\r");
         terminal.expect("typed\r\n");
