@@ -9,7 +9,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rbuild_executor::logfmt::event::{Event, Fact, Outcome};
-use rbuild_executor::{BuildError, BuildOptions, BuildResult, Cancel, ContextSource, Output, build, init, manage};
+use rbuild_executor::{
+    BuildError, BuildOptions, BuildResult, Cancel, ContextSource, Output, RunControl, RunFact, RunOptions, RunStreams,
+    build, init, manage,
+};
 use rbuild_testkit::registry::{Fault, Registry};
 use rbuild_testkit::workspace::{Workspace, finish};
 use rbuild_testkit::{bases, leftovers, require};
@@ -22,11 +25,12 @@ type Test = (&'static str, fn(&Place));
 
 fn main() -> ExitCode {
     init();
-    let tests: [Test; 4] = [
+    let tests: [Test; 5] = [
         ("two_builds_at_once", two_builds_at_once),
         ("a_cancelled_run", a_cancelled_run),
         ("a_cancelled_pull_and_a_cancel_before_the_build", a_cancelled_pull),
         ("a_failure_has_facts", a_failure_has_facts),
+        ("commands_in_an_image", commands_in_an_image),
     ];
     match std::env::var(INNER) {
         Ok(place) => {
@@ -202,4 +206,45 @@ fn a_failure_has_facts(place: &Place) {
     let Err(BuildError::Failed(failure)) = result else { panic!("{result:?}") };
     assert!(format!("{failure:?}").contains("42"), "{failure:?}");
     assert!(matches!(outcome(&events), Outcome::Failure { failure: told, .. } if *told == failure.failure));
+}
+
+/// Runs a command of an image; its exit code, or that of the error, and what it wrote.
+fn run_in(place: &Place, script: &str, control: &RunControl, facts: &mut dyn FnMut(&RunFact)) -> (i32, String) {
+    let mut options = RunOptions::new(place.store(), "embed:image");
+    options.command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let streams = RunStreams::Pipes { stdin: None, stdout: writer.try_clone().unwrap().into(), stderr: writer.into() };
+    let collector = std::thread::spawn(move || {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        text
+    });
+    let code = rbuild_executor::run(options, streams, control, facts);
+    (code.unwrap_or_else(|error| error.exit_code().into()), collector.join().unwrap())
+}
+
+fn commands_in_an_image(place: &Place) {
+    let (built, _) = run(place.options("image", "FROM busybox\nENV A=1\nWORKDIR /w\n"), &Cancel::new());
+    let _ = built.unwrap();
+    let before = environment();
+    let mut facts = Vec::new();
+    let mut keep = |fact: &RunFact| facts.push(fact.clone());
+    let (code, text) = run_in(place, "echo $A; pwd; cat; exit 7", &RunControl::new(), &mut keep);
+    assert_eq!((code, text.as_str()), (7, "1\n/w\n"));
+    assert_eq!(facts, [RunFact::Starting]);
+    let control = RunControl::new();
+    let handle = control.clone();
+    let begin = Instant::now();
+    let mut cancel = |_: &RunFact| {
+        let handle = handle.clone();
+        std::thread::spawn(move || handle.cancel());
+    };
+    let (code, _) = run_in(place, "trap '' TERM; sleep 5555", &control, &mut cancel);
+    assert_eq!(code, 125);
+    assert!(control.is_cancelled() && begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    // A signal that comes before there is a command leaves none to begin.
+    let control = RunControl::new();
+    control.signal(15);
+    assert_eq!(run_in(place, "echo ran", &control, &mut |_| {}), (125, String::new()));
+    assert_eq!(environment(), before, "the library changed the state of the process");
 }

@@ -187,6 +187,14 @@ fn bad_input() {
             assert_eq!(stdout(&output), "", "{args:?}");
         }
     }
+    // What the emulated kernel does not do and a failed command wanted is told: the beginning of a program for i386.
+    let script = r"printf '\177ELF\1\1\1\0\0\0\0\0\0\0\0\0\2\0\3\0' >/x; chmod 755 /x; /x";
+    for isolation in ISOLATIONS {
+        let output = run(&workspace, isolation, &["image", "sh", "-c", script]);
+        assert!(output.code() != 0, "{}", output.text());
+        let told = output.stderr().contains("rbuild: note: `execve` was refused");
+        assert_eq!(told, isolation == "ptrace", "{}", output.text());
+    }
     // As Docker's client, which has 1 for both.
     let output = finish(&mut command(&workspace, "userns", &["-it", "image", "true"]), Some(Vec::new()));
     assert!(output.code() == 1 && output.stderr().contains("the input device is not a TTY"), "{}", output.text());
@@ -316,19 +324,22 @@ impl Terminal {
 fn terminals() {
     let (workspace, _registry) = require!(with_image(""));
     for isolation in ISOLATIONS {
-        let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo a terminal; stty size; echo $TERM; echo tty >/dev/tty; \
+        let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo a terminal; tty; stty size; echo $TERM; echo tty >/dev/tty; \
                       trap 'stty size' WINCH; trap 'echo interrupted' INT; ls -l /dev/console; echo ready; \
                       while ! read x; do :; done; echo \"<$x>\"; exit 5";
-        let mut run = command(&workspace, isolation, &["-it", "image", "sh", "-c", script]);
-        let (mut terminal, mut child) = Terminal::start(&mut run);
-        for text in ["a terminal\r\n", "33 99\r\n", "xterm\r\n", "tty\r\n", "/dev/console\r\n", "ready\r\n"] {
+        let mut started = command(&workspace, isolation, &["-it", "image", "sh", "-c", script]);
+        let (mut terminal, mut child) = Terminal::start(&mut started);
+        for text in
+            ["a terminal\r\n", "/dev/pts/", "33 99\r\n", "xterm\r\n", "tty\r\n", "/dev/console\r\n", "ready\r\n"]
+        {
             terminal.expect(text);
         }
         assert!(terminal.is_raw(), "{isolation}");
+        terminal.type_in("\x03");
+        terminal.expect("interrupted\r\n");
         tcsetwinsize(&terminal.master, Winsize { ws_row: 12, ws_col: 34, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         // The test's terminal is nobody's controlling terminal, so that the kernel tells nobody of the new size.
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::WINCH).unwrap();
-        terminal.type_in("\x03");
         terminal.expect("12 34\r\n");
         terminal.type_in("typed\r");
         terminal.expect("typed\r\n");
@@ -336,14 +347,17 @@ fn terminals() {
         assert_eq!(child.wait().unwrap().code(), Some(5), "{isolation}");
         assert!(!terminal.is_raw(), "{isolation}: the terminal is left raw");
         assert_eq!(tcgetwinsize(&terminal.master).unwrap().ws_row, 12);
+        // What is shown may go elsewhere, and to the last byte.
+        let shown = run(&workspace, isolation, &["-t", "image", "sh", "-c", "echo shown; echo both >&2; exit 6"]);
+        assert_eq!((shown.code(), shown.text()), (6, "shown\r\nboth\r\n".to_owned()), "{isolation}");
         // Also where no command comes of it, and where a signal ends it.
         let (mut terminal, mut child) =
             Terminal::start(&mut command(&workspace, isolation, &["-it", "image", "nosuch"]));
         terminal.expect("rbuild: error: ");
         assert_eq!(child.wait().unwrap().code(), Some(127));
         assert!(!terminal.is_raw());
-        let mut run = command(&workspace, isolation, &["-it", "image", "sh", "-c", "echo begun; exec sleep 1000"]);
-        let (mut terminal, mut child) = Terminal::start(&mut run);
+        let mut started = command(&workspace, isolation, &["-it", "image", "sh", "-c", "echo begun; exec sleep 1000"]);
+        let (mut terminal, mut child) = Terminal::start(&mut started);
         terminal.expect("begun\r\n");
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(143), "{isolation}");

@@ -62,6 +62,7 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
     let raw = args.tty && args.interactive;
     let mut mode = None;
     let mut failed = None;
+    let mut limits = Vec::new();
     let quiet = args.quiet;
     let ended = rbuild_executor::run(options, streams, &control, &mut |fact| match fact {
         RunFact::Starting if raw => match RawMode::enter() {
@@ -71,11 +72,15 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
                 control.cancel();
             }
         },
+        RunFact::Limit { text } => limits.push(text.clone()),
         _ if quiet => {}
         fact => output.err(told(fact)),
     });
     // Before anything is said.
     drop(mode);
+    for limit in limits {
+        output.err(format!("rbuild: note: {limit}\n"));
+    }
     if let Some(source) = failed {
         return Err(io_failed("put the terminal into raw mode")(source));
     }

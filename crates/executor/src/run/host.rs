@@ -46,6 +46,7 @@ pub fn run(
     let ended = Ended::new().map_err(|error| lost(&error))?;
     let mut ends = Some(ends);
     let mut copiers = Vec::new();
+    let mut limits = Vec::new();
     let answer = loop {
         match worker.recv::<Reply>() {
             Ok(Some(Reply::Starting)) => {
@@ -59,6 +60,7 @@ pub fn run(
                 control.attach_terminal(master.try_clone().map_err(|error| lost(&error))?);
                 copiers = start(ends.take(), Some(master), &ended).map_err(|error| lost(&error))?;
             }
+            Ok(Some(Reply::Limit(text))) => limits.push(text),
             Ok(Some(Reply::End(end))) => break Some(end),
             Ok(None) => break None,
             Err(error) => return Err(lost(&error)),
@@ -76,6 +78,10 @@ pub fn run(
         if let Ok(Err(source)) = copier.join() {
             unwritten = Some(RunError::Write { stream, source });
         }
+    }
+    // After all that the command has said.
+    for text in limits {
+        observer(&RunFact::Limit { text });
     }
     match answer {
         Some(Ok(_)) if unwritten.is_some() => Err(unwritten.unwrap_or(RunError::Cancelled)),

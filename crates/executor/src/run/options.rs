@@ -171,4 +171,9 @@ pub enum RunFact {
     Pulled(Pulled),
     /// The command starts now.
     Starting,
+    /// The command failed, and had met something that the isolation does not give.
+    Limit {
+        /// What, and what helps.
+        text: String,
+    },
 }

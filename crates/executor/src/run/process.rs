@@ -198,9 +198,9 @@ mod tests {
 
     #[test]
     fn directories_and_users() {
-        let found = process(r#"{"WorkingDir":"/a/","User":"web"}"#, |_| {}).unwrap();
+        let found = process(r#"{"Cmd":["x"],"WorkingDir":"/a/","User":"web"}"#, |_| {}).unwrap();
         assert_eq!((found.cwd.as_str(), found.user.as_str()), ("/a", "web"));
-        let found = process(r#"{"WorkingDir":"/a","User":"web"}"#, |options| {
+        let found = process(r#"{"Cmd":["x"],"WorkingDir":"/a","User":"web"}"#, |options| {
             options.working_dir = Some("/b/../c".to_owned());
             options.user = Some("7:8".to_owned());
         })

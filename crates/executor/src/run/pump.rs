@@ -86,8 +86,8 @@ impl Mover {
             Some(buffer) => buffer,
             None => match splice(from, None, to, None, CHUNK, SpliceFlags::empty()) {
                 Ok(moved) => return Ok(moved),
-                // No pipe on either side, or a file that is only appended to.
-                Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => self.buffer.insert(vec![0; CHUNK]),
+                // No pipe on either side, or a file that is only appended to; or one of the two fails, which shows below.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::IO) => self.buffer.insert(vec![0; CHUNK]),
                 // Whoever shares the open file may have made it non-blocking; which of the two it was is not told.
                 Err(Errno::AGAIN) => {
                     ready(to, PollFlags::OUT)?;
@@ -198,6 +198,22 @@ mod tests {
         let (far, near) = pipe();
         copy_in(&read, &near, &ended).unwrap();
         drop((far, write));
+    }
+
+    #[test]
+    fn a_terminal_that_nobody_has_open_any_more_has_ended() {
+        use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        File::from(slave).write_all(b"last words\n").unwrap();
+        let (far, near) = pipe();
+        copy_out(&master, &near, &Ended::new().unwrap()).unwrap();
+        drop(near);
+        let mut got = String::new();
+        File::from(far).read_to_string(&mut got).unwrap();
+        assert_eq!(got, "last words\r\n");
     }
 
     #[test]

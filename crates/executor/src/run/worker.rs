@@ -39,6 +39,8 @@ pub(super) enum Reply {
     Starting,
     /// The descriptor of the terminal's master side follows.
     Terminal,
+    /// [`super::RunFact::Limit`].
+    Limit(String),
     /// The exit code.
     End(Result<i32, Failed>),
 }
@@ -133,6 +135,12 @@ fn in_image(
         .map_err(|_| RunError::Cancelled)
         .and_then(|()| container::enter(session, &change, &process, signals, streams));
     change.discard(session);
+    if !matches!(&ended, Ok(status) if status.success()) {
+        for limit in rbuild_sandbox::limits_met() {
+            // Where the caller is gone, nobody wants to know.
+            let _ = channel.send(&Reply::Limit(limit.to_string()));
+        }
+    }
     ended
 }
 

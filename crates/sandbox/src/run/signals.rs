@@ -20,6 +20,8 @@ pub struct Signals(Arc<Mutex<State>>);
 struct State {
     /// The command, as long as it runs.
     command: Option<OwnedFd>,
+    /// Those for a command that is being started.
+    waiting: Option<Vec<i32>>,
     /// The signal in whose place it was killed.
     ended_by: Option<i32>,
 }
@@ -31,30 +33,32 @@ impl Signals {
         Self::default()
     }
 
-    /// Sends a signal to the command; whether there is one that runs.
+    /// Sends a signal to the command; whether there is one that runs or is being started.
     ///
     /// A signal whose default action is to end a program has that action: the kernel itself keeps it from PID 1 of a pid
     /// namespace, which the command is and does not expect to be.
     pub fn send(&self, signal: i32) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(command) = &state.command else { return false };
-        let Some(signal) = Signal::from_named_raw(signal) else { return true };
-        let unhandled = ENDING.contains(&signal) && is_unhandled(command, signal);
-        let _ = pidfd_send_signal(command, signal);
-        if unhandled {
-            let _ = pidfd_send_signal(command, Signal::KILL);
-            state.ended_by = Some(signal.as_raw());
-        }
-        true
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).send(signal)
     }
 
+    /// A command is going to be started.
+    pub(super) fn expect(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).waiting = Some(Vec::new());
+    }
+
+    /// It runs.
     pub(super) fn attach(&self, command: &OwnedFd) {
-        let command = rustix::io::fcntl_dupfd_cloexec(command, 0).ok();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).command = command;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.command = rustix::io::fcntl_dupfd_cloexec(command, 0).ok();
+        for signal in state.waiting.take().unwrap_or_default() {
+            state.send(signal);
+        }
     }
 
+    /// It has ended, or nothing came of it.
     pub(super) fn detach(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).command = None;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.command, state.waiting) = (None, None);
     }
 
     /// How a command ended, as a program would that is not PID 1.
@@ -63,6 +67,28 @@ impl Signals {
             Some(signal) if status == ExitStatus::Signal(Signal::KILL.as_raw()) => ExitStatus::Signal(signal),
             _ => status,
         }
+    }
+}
+
+impl State {
+    fn send(&mut self, signal: i32) -> bool {
+        let Some(command) = &self.command else {
+            return match &mut self.waiting {
+                Some(waiting) => {
+                    waiting.push(signal);
+                    true
+                }
+                None => false,
+            };
+        };
+        let Some(signal) = Signal::from_named_raw(signal) else { return true };
+        let unhandled = ENDING.contains(&signal) && is_unhandled(command, signal);
+        let _ = pidfd_send_signal(command, signal);
+        if unhandled {
+            let _ = pidfd_send_signal(command, Signal::KILL);
+            self.ended_by = Some(signal.as_raw());
+        }
+        true
     }
 }
 
@@ -105,8 +131,9 @@ mod tests {
         assert!(is_unhandled(&pidfd, Signal::USR1));
         let signals = Signals::new();
         assert!(!signals.send(Signal::TERM.as_raw()), "there is no command yet");
+        signals.expect();
+        assert!(signals.send(Signal::USR1.as_raw()), "it is kept");
         signals.attach(&pidfd);
-        assert!(signals.send(Signal::USR1.as_raw()));
         signals.detach();
         assert!(!signals.send(Signal::TERM.as_raw()));
         assert!(!child.wait().unwrap().success());

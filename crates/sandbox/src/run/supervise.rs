@@ -59,7 +59,8 @@ pub fn run_with(
         return Err(SpawnError::NotInitialised.into());
     }
     identity::check(spec)?;
-    let mut command = Running::start(spec, &streams)?;
+    signals.expect();
+    let mut command = Running::start(spec, &streams).inspect_err(|_| signals.detach())?;
     let outcome = command.follow(spec, cancel, signals, &mut streams);
     signals.detach();
     // All processes are dead, so that what they left can be looked at.

@@ -631,7 +631,10 @@ fn place_of(root: &Arc<Mount>, fd_path: &Path) -> Result<Option<Place>> {
 
 /// The mount in whose real directories a path lies.
 fn by_path(mounts: &[Arc<Mount>], fd_path: &Path, path: &Path, named: bool) -> Option<Place> {
-    let mut best: Option<(bool, usize, &Arc<Mount>)> = None;
+    let mut best: Option<(bool, bool, usize, &Arc<Mount>)> = None;
+    // A terminal is known by its name in devpts, though it is the console, too.
+    let is_device =
+        rustix::fs::stat(fd_path).is_ok_and(|stat| FileKind::from_raw(stat.st_mode) == FileKind::CharDevice);
     for mount in mounts {
         // What has a name and was not opened in an overlay is a file of the machine, where that is seen; so are the
         // layers themselves.
@@ -641,13 +644,14 @@ fn by_path(mounts: &[Arc<Mount>], fd_path: &Path, path: &Path, named: bool) -> O
             Fs::Overlay(fs, _) => fs.layers().map(|layer| layer.path.as_path()).collect(),
         };
         let longest = roots.into_iter().filter(|root| path.starts_with(root)).map(|root| root.as_os_str().len()).max();
-        if let Some(length) = longest
-            && best.is_none_or(|(other, than, _)| (preferred, length) >= (other, than))
-        {
-            best = Some((preferred, length, mount));
+        if let Some(length) = longest {
+            let listed = !(is_device && length == path.as_os_str().len());
+            if best.is_none_or(|(other, its, than, _)| (preferred, listed, length) >= (other, its, than)) {
+                best = Some((preferred, listed, length, mount));
+            }
         }
     }
-    let (_, _, mount) = best?;
+    let (_, _, _, mount) = best?;
     let private = matches!(mount.fs, Fs::Overlay(..));
     if !named && !private {
         return None;

@@ -4,6 +4,7 @@ mod confinement;
 mod mounts;
 mod processes;
 mod roots;
+mod streams;
 mod users;
 
 use rbuild_sandbox::{
@@ -18,7 +19,8 @@ use std::{
 
 type Test = (&'static str, fn(&Place));
 
-const ALL: [&[Test]; 5] = [users::TESTS, processes::TESTS, confinement::TESTS, mounts::TESTS, roots::TESTS];
+const ALL: [&[Test]; 6] =
+    [users::TESTS, processes::TESTS, confinement::TESTS, mounts::TESTS, roots::TESTS, streams::TESTS];
 
 #[derive(Serialize, Deserialize)]
 struct Job {
