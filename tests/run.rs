@@ -337,6 +337,8 @@ fn terminals() {
         assert!(terminal.is_raw(), "{isolation}");
         terminal.type_in("\x03");
         terminal.expect("interrupted\r\n");
+        // The shell looks at signals before it reads, not as it begins to.
+        std::thread::sleep(Duration::from_millis(300));
         tcsetwinsize(&terminal.master, Winsize { ws_row: 12, ws_col: 34, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         // The test's terminal is nobody's controlling terminal, so that the kernel tells nobody of the new size.
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::WINCH).unwrap();
