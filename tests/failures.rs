@@ -82,6 +82,41 @@ fn a_failed_step_is_an_image() {
 }
 
 #[test]
+fn a_shell_in_what_is_left() {
+    let (workspace, registry) = require!(with_bases());
+    workspace.files("context", &[("Dockerfile", DOCKERFILE)]);
+    for isolation in ["auto", "ptrace"] {
+        let isolation = format!("--isolation={isolation}");
+        assert_eq!(build(&workspace, &registry, &[&isolation]).code(), 1);
+        // Environment and directory of the failed command, without a name for what is meant or with one.
+        let looked = "echo $WORD $PWD; ls; test -e /before || echo gone; touch /left; exit 5";
+        let id = workspace.run(["builds", "-q"]).success().stdout().lines().next().unwrap().to_owned();
+        for build in [&*id, &id[..11]] {
+            let shell = workspace.run(["shell", &isolation, build, "sh", "-c", looked]);
+            assert_eq!(
+                (shell.code(), &*shell.stdout()),
+                (5, "there /opt\ni-should-not-exist\ngone"),
+                "{}",
+                shell.text()
+            );
+        }
+        // Nothing of that is kept.
+        let _ = workspace.run(["shell", &isolation, &id, "test", "!", "-e", "/left"]).success();
+        let refused = workspace.run(["shell", &isolation]);
+        assert!(refused.code() == 1 && refused.stderr().contains("needs a terminal"), "{}", refused.text());
+        assert!(refused.stderr().contains("rbuild shell BUILD COMMAND"), "{}", refused.text());
+    }
+    let _ = workspace.run(["shell", &build_flags(&registry)[1], "busybox", "true"]).success();
+    let none = workspace.run(["shell", &build_flags(&registry)[1], "nosuchimage", "true"]);
+    assert!(none.code() != 0 && none.stderr().contains("nosuchimage"), "{}", none.text());
+    assert_eq!(build(&workspace, &registry, &["--keep-failed=0"]).code(), 1);
+    let id = workspace.run(["builds", "-q"]).success().stdout().lines().next().unwrap().to_owned();
+    let nothing = workspace.run(["shell", &id, "true"]);
+    assert!(nothing.code() == 1 && nothing.stderr().contains("nothing is left of the build"), "{}", nothing.text());
+    workspace.expect_clean();
+}
+
+#[test]
 fn builds_are_remembered_and_resumed() {
     let (workspace, registry) = require!(with_bases());
     let dockerfile = "FROM busybox\nRUN date +%N >/once\nRUN --mount=type=cache,target=/c test -e /c/fixed || { touch /c/fixed; exit 7; }\n";

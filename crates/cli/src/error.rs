@@ -111,6 +111,9 @@ pub(crate) enum CliError {
         /// What to do.
         hint: &'static str,
     },
+    /// A shell that nobody can type into.
+    #[error("a shell needs a terminal, and standard input is none")]
+    ShellWithoutTerminal,
     /// A question without anybody to answer it.
     #[error("nobody can be asked: standard input is not a terminal")]
     NobodyToAsk,
@@ -162,6 +165,7 @@ impl CliError {
             | CliError::Terminal(_)
             | CliError::Login { .. }
             | CliError::NobodyToAsk
+            | CliError::ShellWithoutTerminal
             | CliError::NotATerminal
             | CliError::TagWithAllTags
             | CliError::NoCommand(_) => 1,
@@ -193,6 +197,9 @@ impl CliError {
             }
             CliError::Replay { .. } => {
                 Some("a recording is what `--log-format=events` or `--log-file events:FILE` writes".to_owned())
+            }
+            CliError::ShellWithoutTerminal => {
+                Some("give a command after the build: `rbuild shell BUILD COMMAND…`".to_owned())
             }
             CliError::NobodyToAsk => Some("say yes with --force".to_owned()),
             CliError::Login { hint, .. } => Some((*hint).to_owned()),

@@ -43,6 +43,15 @@ pub(crate) enum Command {
     Repo(Box<RepoArgs>),
     /// Run a command in an image.
     Run(Box<RunArgs>),
+    /// Open a shell in what is left of a failed build, or in an image.
+    #[command(
+        override_usage = "rbuild shell [OPTIONS] [BUILD | IMAGE] [COMMAND] [ARG...]",
+        after_help = "Examples:\n  rbuild shell                          the step that failed last\n  rbuild shell 6922b4f01a2b cat \
+                      config.log\n  rbuild shell --entrypoint bash app     in an image\n\nEnvironment, user and working \
+                      directory are those of the failed command, or of the image. Flags are those of `rbuild run`; what is \
+                      changed is gone when the shell ends."
+    )]
+    Shell(Box<RunArgs>),
     /// Write the file system of an image as a tar.
     Export(ExportArgs),
     /// Copy a file or directory out of an image.
@@ -463,7 +472,7 @@ impl Command {
         match self {
             Command::Build(args) => &args.common,
             Command::Repo(args) => &args.build.common,
-            Command::Run(args) => &args.common,
+            Command::Run(args) | Command::Shell(args) => &args.common,
             Command::Export(args) => &args.common,
             Command::Cp(args) => &args.common,
             Command::Images(args) => &args.common,

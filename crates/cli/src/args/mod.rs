@@ -78,6 +78,11 @@ pub(crate) fn command() -> clap::Command {
         })
         // There -v is --volume, as with Docker.
         .mut_subcommand("run", |run| run.mut_arg("verbose", |verbose| verbose.short(None)))
+        .mut_subcommand("shell", |shell| {
+            shell
+                .mut_arg("verbose", |verbose| verbose.short(None))
+                .mut_arg("words", |words| words.value_name("[BUILD | IMAGE] [COMMAND] [ARG...]"))
+        })
         .mut_subcommands(|command| command.args_override_self(true).disable_version_flag(true).mut_args(like_docker))
 }
 

@@ -58,8 +58,8 @@ pub(crate) struct RunArgs {
     /// Mount a file or directory of the host; a path alone is a place that is thrown away. May be repeated.
     #[arg(short, long, value_name = "HOST:PATH[:ro]", value_parser = volume, help_heading = "Files")]
     pub(crate) volume: Vec<RunMount>,
-    /// Mount: type=bind,src=HOST,dst=PATH[,readonly] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE][,tmpfs-mode=MODE]. May be
-    /// repeated.
+    /// Mount, as type=bind,src=HOST,dst=PATH with readonly if wanted, or type=tmpfs,dst=PATH with tmpfs-size=SIZE and
+    /// tmpfs-mode=MODE. May be repeated.
     #[arg(long, value_name = "type=TYPE,KEY=VALUE", value_parser = mount, help_heading = "Files")]
     pub(crate) mount: Vec<RunMount>,
     /// Mount an empty file system in memory; OPTIONS: size=, mode=, exec, ro. May be repeated.

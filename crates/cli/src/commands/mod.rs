@@ -27,6 +27,7 @@ pub(crate) fn run(command: Command, environment: &Environment, output: &mut Outp
         Command::Build(args) => build::run(*args, environment, output),
         Command::Repo(args) => repo::run(*args, environment, output),
         Command::Run(args) => run::run(*args, environment, output),
+        Command::Shell(args) => run::shell(*args, environment, output),
         Command::Export(args) => take::export(args, environment),
         Command::Cp(args) => take::cp(args, environment),
         Command::Images(args) => images::images(args, environment, output),

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rbuild_executor::manage::TransferFact;
+use rbuild_executor::manage::{self, ManageError, TransferFact};
 use rbuild_executor::{Network, PullPolicy, RunControl, RunError, RunFact, RunOptions, RunStreams, TerminalSize};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
@@ -24,6 +24,35 @@ pub(crate) fn run(args: RunArgs, environment: &Environment, output: &mut Output)
         error => CliError::Run(Box::new(error)),
     })
 }
+
+/// Opens a shell, or runs a command, in what is left of a failed build or in an image.
+pub(crate) fn shell(mut args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    let store = store_options(&args.common, environment)?;
+    let named = (!args.words.is_empty()).then(|| args.words.remove(0));
+    let image = match manage::build_record(&store, named.as_deref()) {
+        Ok(record) => match record.failure.and_then(|failure| failure.image).or(record.image) {
+            Some(image) => image,
+            None => return Err(ManageError::NothingKept { build: record.id }.into()),
+        },
+        Err(ManageError::NoBuild { name: Some(image) }) => image,
+        Err(error) => return Err(error.into()),
+    };
+    args.interactive = true;
+    args.tty |= io::stdin().is_terminal();
+    if args.words.is_empty() && args.entrypoint.is_none() {
+        if !args.tty {
+            return Err(CliError::ShellWithoutTerminal);
+        }
+        args.words.push(SHELL.to_owned());
+    }
+    // What the image runs by itself is not asked for.
+    args.entrypoint.get_or_insert_default();
+    args.words.insert(0, image);
+    run(args, environment, output)
+}
+
+/// Every image with a shell has this one.
+const SHELL: &str = "/bin/sh";
 
 fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let options = options(&args, environment)?;

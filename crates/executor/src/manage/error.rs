@@ -39,6 +39,12 @@ pub enum ManageError {
         /// Why not.
         reason: String,
     },
+    /// Nothing is left of a build.
+    #[error("nothing is left of the build {build}")]
+    NothingKept {
+        /// Its id.
+        build: String,
+    },
     /// The log of a build was not kept.
     #[error("the log of the build {build} was not kept")]
     NoLog {
@@ -149,6 +155,9 @@ impl ManageError {
             ManageError::NoBuild { .. } => Some("`rbuild builds` lists the builds that are remembered".to_owned()),
             ManageError::CannotResume { reason, .. } if reason.ends_with("has changed since") => {
                 Some("resume with --force, or build anew".to_owned())
+            }
+            ManageError::NothingKept { .. } => {
+                Some("it did not fail in a RUN, or that was not kept (`--keep-failed`)".to_owned())
             }
             ManageError::NoLog { .. } => {
                 Some("logs of more than 64 MiB are not kept; write one with `--log-file events:FILE`".to_owned())
