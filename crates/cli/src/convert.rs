@@ -384,7 +384,8 @@ pub(crate) fn resume_request(
 /// Whether what is left of a failure is told beside the log. Where Docker's log goes into a file or a pipe there is
 /// nothing but Docker's log.
 fn tells_failure(format: Format, hints: bool, terminals: Terminals) -> bool {
-    hints && (terminals.stderr || !matches!(format, Format::Legacy | Format::Buildkit | Format::Quiet))
+    let is_dockers = matches!(format, Format::Legacy | Format::Buildkit | Format::Quiet | Format::RawJson);
+    hints && (terminals.stderr || !is_dockers)
 }
 
 /// Whether the build checks are to be run in place of a build.
@@ -422,7 +423,7 @@ fn form(format: LogFormat) -> Format {
         LogFormat::Docker => Format::Legacy,
         LogFormat::Buildkit => Format::Buildkit,
         LogFormat::Tty => Format::Tty,
-        LogFormat::Rawjson => Format::RawJson,
+        LogFormat::RawJson => Format::RawJson,
         LogFormat::Events => Format::Events,
     }
 }
