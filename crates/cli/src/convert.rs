@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use rbuild_executor::logfmt::event::{Builder, Dialect, Version};
 use rbuild_executor::{
-    BuildOptions, ContainerRemoval, ContextSource, Destination, DockerfileSource, Isolation, KeepFailed, Network,
-    Output, RegistryAccess, RepositoryOptions, Secret, SecretSource, Ssh, StoreOptions,
+    BuildOptions, ContainerRemoval, ContextSource, Destination, DockerfileSource, Interaction, Isolation, KeepFailed,
+    Network, Output, RegistryAccess, RepositoryOptions, Secret, SecretSource, Ssh, StoreOptions,
 };
 use rbuild_logfmt::Format;
 
 use crate::args::{
     self, ArgsError, Arity, Assignment, BuildArgs, CallSpec, CommonArgs, DockerVersion, Environment, IsolationArg,
-    LogFormat, NetworkArg, Progress, RegistryArgs, ReplayArgs, RepoArgs, ResumeArgs, SecretSpec, SshSpec,
+    LogFormat, NetworkArg, Progress, RegistryArgs, ReplayArgs, RepoArgs, ResumeArgs, SecretSpec, SshSpec, StopArgs,
 };
 use crate::logs::{LogFileSpec, LogSpec};
+use crate::step_shell;
 
 /// Largest secret, as BuildKit has it.
 const MAX_SECRET: u64 = 500 * 1024;
@@ -70,6 +71,9 @@ pub(crate) enum ConvertError {
     /// An archive for a terminal.
     #[error("an archive is not written to a terminal")]
     StdoutTerminal,
+    /// No shell for images without one.
+    #[error("there is no statically linked busybox in PATH")]
+    NoBusybox,
     /// Nothing to push to.
     #[error("an image needs a name to be pushed")]
     PushWithoutName,
@@ -119,6 +123,7 @@ impl ConvertError {
             ConvertError::Refused { hint, .. } => hint,
             ConvertError::Platforms(_) => "build once for each platform",
             ConvertError::StdoutTerminal => "redirect standard output, or name a file with dest=FILE",
+            ConvertError::NoBusybox => "install one (package busybox-static), or name it: --with-shell=FILE",
             ConvertError::PushWithoutName => "name it with --tag",
             ConvertError::NoAgent { .. } => "start ssh-agent, or name its socket: --ssh ID=SOCKET",
             ConvertError::NotASocket { .. } => {
@@ -288,6 +293,8 @@ pub(crate) fn build_request(
             None => source_date_epoch(environment)?,
         },
         quiet,
+        interaction: interaction(&args.stops, environment)?,
+        by_hand: Vec::new(),
         keep_failed: KeepFailed {
             max_bytes: args.keep_failed.unwrap_or(KeepFailed::default().max_bytes),
             named: args.interactive,
@@ -312,6 +319,25 @@ pub(crate) fn build_request(
         metadata_file: args.metadata_file,
         failure_file: args.failure_file,
     })
+}
+
+/// Where a build stops for a shell.
+fn interaction(args: &StopArgs, environment: &Environment) -> Result<Interaction, ConvertError> {
+    Ok(Interaction {
+        on_error: args.on_error.is_some(),
+        shell: args.on_error.as_ref().and_then(|on_error| on_error.shell.clone()),
+        busybox: args.with_shell.as_deref().map(|file| busybox(file, environment)).transpose()?,
+        breakpoints: args.breakpoints.clone(),
+    })
+}
+
+/// The busybox of `--with-shell`.
+pub(crate) fn busybox(file: &Path, environment: &Environment) -> Result<PathBuf, ConvertError> {
+    if !file.as_os_str().is_empty() {
+        return Ok(std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+    }
+    step_shell::host_busybox(environment.path("PATH").as_ref().map(|path| path.as_os_str()))
+        .ok_or(ConvertError::NoBusybox)
 }
 
 /// How the log of a recorded build is shown.
@@ -366,6 +392,7 @@ pub(crate) fn resume_request(
             ..recorded.registry.clone()
         },
         secrets: args.secret.into_iter().map(|spec| secret(spec, environment)).collect::<Result<_, _>>()?,
+        interaction: interaction(&args.stops, environment)?,
         ..recorded
     };
     let stdout_taken = options.outputs.iter().any(writes_stdout);
@@ -423,7 +450,7 @@ fn form(format: LogFormat) -> Format {
         LogFormat::Docker => Format::Legacy,
         LogFormat::Buildkit => Format::Buildkit,
         LogFormat::Tty => Format::Tty,
-        LogFormat::RawJson => Format::RawJson,
+        LogFormat::Rawjson => Format::RawJson,
         LogFormat::Events => Format::Events,
     }
 }

@@ -159,6 +159,14 @@ impl<'a> Logs<'a> {
         }
     }
 
+    /// Takes what moves off the terminal, and says something that is no part of the log.
+    pub(crate) fn pause(&mut self, text: &str) {
+        if let Some(renderer) = &mut self.renderer {
+            renderer.pause(self.output);
+        }
+        self.output.err(text.to_owned());
+    }
+
     /// Whether the standard streams can no longer be written.
     pub(crate) fn has_failed(&self) -> bool {
         self.output.has_failed()

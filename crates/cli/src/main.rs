@@ -10,6 +10,8 @@ mod logs;
 mod output;
 mod results;
 mod signals;
+mod step_shell;
+mod terminal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

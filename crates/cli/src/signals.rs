@@ -82,6 +82,16 @@ pub(crate) fn forward(hand_over: impl Fn(Forwarded) + Send + 'static) -> io::Res
     Ok(received)
 }
 
+/// Begins to tell when the terminal has another size.
+///
+/// # Errors
+/// As [`listen`].
+pub(crate) fn on_resize(resized: impl Fn() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGWINCH])?;
+    std::thread::Builder::new().name("resizes".to_owned()).spawn(move || signals.forever().for_each(|_| resized()))?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

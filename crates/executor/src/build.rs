@@ -19,6 +19,8 @@ use crate::cancel::Cancel;
 use crate::context::{Context, ContextError, ContextRequest};
 use crate::emit::{Emitter, Told};
 use crate::error::FailedBuild;
+use crate::interactive::Shells;
+use crate::journal::Journal;
 use crate::kept;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::options::{BuildOptions, BuildResult, CheckResult, ContextSource, DockerfileSource};
@@ -50,9 +52,11 @@ pub(crate) fn run(
     cancel: &Cancel,
     input: Option<OwnedFd>,
     output: Option<OwnedFd>,
+    shells: Shells,
     write: Box<dyn FnMut(Told) + Send>,
 ) -> Result<Done, Ended> {
-    let recorder = Arc::new(Mutex::new(Recorder::new()));
+    let journal = Arc::new(Journal::default());
+    let recorder = Arc::new(Mutex::new(Recorder::new(&journal)));
     let emitter = Emitter::new(recorded(write, &recorder));
     emitter.emit(Fact::BuildStarted {
         format: rbuild_logfmt::EVENT_FORMAT,
@@ -63,6 +67,7 @@ pub(crate) fn run(
     });
     match Session::open(options, facts, cancel, emitter, input, output) {
         Ok(session) => {
+            let session = session.watched(&journal, shells);
             if call == Call::Check {
                 let done = check(&session).map(Ok);
                 let ended = finish(session.emitter(), cancel, done);
@@ -103,7 +108,7 @@ fn remember(
     recorder: &Mutex<Recorder>,
     ended: Result<Done, Finished>,
 ) -> Result<Done, Ended> {
-    let recorder = std::mem::replace(&mut *lock(recorder), Recorder::new());
+    let recorder = std::mem::replace(&mut *lock(recorder), Recorder::new(&Arc::default()));
     let options = session.options();
     match ended {
         Ok(done) => {
@@ -111,11 +116,11 @@ fn remember(
                 Done::Built(result) => Some(result.image_id.clone()),
                 Done::Checked(_) => None,
             };
-            recorder.finish(options, BuildStatus::Succeeded, image, None);
+            recorder.finish(session, BuildStatus::Succeeded, image, None);
             Ok(done)
         }
         Err(Finished::Cancelled) => {
-            recorder.finish(options, BuildStatus::Cancelled, None, None);
+            recorder.finish(session, BuildStatus::Cancelled, None, None);
             Err(Ended::Cancelled)
         }
         Err(Finished::Failed(failed)) => {
@@ -133,7 +138,7 @@ fn remember(
             });
             let isolation = session.facts().isolation;
             let report = recorder.report(failure.clone(), step, lines, kept, isolation);
-            recorder.finish(options, BuildStatus::Failed, None, Some(report.clone()));
+            recorder.finish(session, BuildStatus::Failed, None, Some(report.clone()));
             if report.image.is_some() {
                 kept::limit(session, options.keep_failed.max_bytes);
             }

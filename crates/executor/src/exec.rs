@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::digest::DiffId;
-use rbuild_logfmt::event::{Fact, Failure, StepId, Stream, Version};
+use rbuild_logfmt::event::{Fact, Failure, Lines, StepId, Stream, Version};
 use rbuild_logfmt::go_reason;
 use rbuild_parser::Network as RunNetwork;
 use rbuild_sandbox::root::{NewDirs, Root};
@@ -13,7 +13,9 @@ use rbuild_sandbox::{
     Access, ExecError, Mount, Network, Privilege, Resource, RootAccess, RootFs, RunError, RunSpec, Ulimit,
 };
 
-use crate::kept::HalfBuilt;
+use crate::journal::Surroundings;
+use crate::kept::{Half, HalfBuilt};
+use crate::key::CacheKey;
 use crate::options;
 use crate::plan::{go, users};
 use crate::rootfs::{self, CopyOptions, Source};
@@ -39,30 +41,88 @@ pub(crate) struct Command<'a> {
     pub(crate) volumes: Vec<String>,
 }
 
+impl<'a> Command<'a> {
+    /// For somebody who looks around.
+    pub(crate) fn look(surroundings: &'a Surroundings) -> Command<'a> {
+        Command {
+            argv: &[],
+            env: surroundings.env.clone(),
+            hidden_env: Vec::new(),
+            cwd: &surroundings.cwd,
+            user: &surroundings.user,
+            mounts: Vec::new(),
+            network: RunNetwork::Default,
+            container: None,
+            volumes: Vec::new(),
+        }
+    }
+}
+
+/// The step that a command is run for.
+#[derive(Clone, Copy)]
+pub(crate) struct RunStep<'a> {
+    pub(crate) id: StepId,
+    pub(crate) lines: Option<Lines>,
+    /// What its result is filed under.
+    pub(crate) key: &'a CacheKey,
+    /// A layer, of an earlier try, that the command begins with.
+    pub(crate) start: Option<&'a DiffId>,
+}
+
+/// The layer of a command.
+pub(crate) struct Ran {
+    pub(crate) layer: NewLayer,
+    /// It is not what the command alone gives.
+    pub(crate) by_hand: bool,
+}
+
 /// Runs a command on a stack of layers and makes its changes a layer.
 pub(crate) fn run(
     session: &Session<'_>,
     layers: &[DiffId],
     command: Command<'_>,
-    step: StepId,
-) -> Result<NewLayer, Stop> {
+    step: RunStep<'_>,
+) -> Result<Ran, Stop> {
     let stack = session.unpacked(layers)?;
     let beneath = match command.container {
         Some(_) => vec![init_layer(session, &stack)?],
         None => Vec::new(),
     };
     let change = Change::begin(session, layers, &beneath)?;
-    let (argv, env) = (command.argv.to_vec(), command.env.clone());
-    let (cwd, user) = (command.cwd.to_owned(), command.user.to_owned());
-    match run_in(session, &change, command, step) {
-        Ok(()) => change.commit(session),
-        Err(Stop::Failed(failed)) if session.options().keep_failed.max_bytes > 0 => {
-            let Failure::Run { code: exit_code, .. } = failed.failure else {
-                change.discard(session);
-                return Err(Stop::Failed(failed));
-            };
-            let layers = layers.to_vec();
-            Err(Stop::Failed(failed).leaving(HalfBuilt { change, layers, argv, env, cwd, user, exit_code }))
+    let half = Half {
+        below: layers.to_vec(),
+        argv: command.argv.to_vec(),
+        env: command.env.clone(),
+        cwd: command.cwd.to_owned(),
+        user: command.user.to_owned(),
+    };
+    let started = match step.start {
+        Some(layer) => change.start_with(session, layer),
+        None => Ok(()),
+    };
+    let ran = started.and_then(|()| {
+        let spec = prepare(session, &change, command)?;
+        match execute(session, &spec, &half, step.id) {
+            Err(Stop::Failed(failed)) if let Failure::Run { code, .. } = failed.failure => {
+                let fixed = session.shells().after_failure(session, &spec, step.id, step.lines, code)?;
+                if fixed { Ok(true) } else { Err(Stop::Failed(failed)) }
+            }
+            ended => ended.map(|()| false),
+        }
+    });
+    match ran {
+        Ok(fixed) => {
+            let layer = change.commit(session)?;
+            if fixed {
+                half.keep_fixed(session, step, &layer.diff_id)?;
+            }
+            Ok(Ran { layer, by_hand: fixed || step.start.is_some() })
+        }
+        Err(Stop::Failed(failed))
+            if session.options().keep_failed.max_bytes > 0
+                && let Failure::Run { code: exit_code, .. } = failed.failure =>
+        {
+            Err(Stop::Failed(failed).leaving(HalfBuilt { change, half, exit_code }))
         }
         Err(stop) => {
             change.discard(session);
@@ -71,7 +131,8 @@ pub(crate) fn run(
     }
 }
 
-fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: StepId) -> Result<(), Stop> {
+/// Makes a snapshot ready for a command, and tells how it is run.
+pub(crate) fn prepare(session: &Session<'_>, change: &Change, command: Command<'_>) -> Result<RunSpec, Stop> {
     let setup = |message: String| Stop::failed(Failure::Setup { argv: command.argv.to_vec(), message });
     let view = change.look()?;
     let root = Root::open(view.path(), session.ownership())?;
@@ -121,7 +182,11 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
     if let Some(size) = session.options().shm_size {
         spec.shm_size = size;
     }
+    Ok(spec)
+}
 
+/// Runs a command, and tells what it writes.
+fn execute(session: &Session<'_>, spec: &RunSpec, half: &Half, step: StepId) -> Result<(), Stop> {
     let emitter = session.emitter();
     let mut offsets = [0; 2];
     let mut output = |written: rbuild_sandbox::Output<'_>| {
@@ -134,8 +199,8 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
         *so_far += written.bytes.len() as u64;
         emitter.emit(Fact::Output { step, stream, offset, data: written.bytes.to_vec() });
     };
-    let argv = command.argv.to_vec();
-    let result = rbuild_sandbox::run(&spec, session.cancel().commands(), &mut output);
+    let argv = half.argv.clone();
+    let result = rbuild_sandbox::run(spec, session.cancel().commands(), &mut output);
     // Not after a success: what another command meets at the same time is to be told with that one.
     if !matches!(&result, Ok(report) if report.status.success()) {
         for limit in rbuild_sandbox::limits_met() {
@@ -153,7 +218,7 @@ fn run_in(session: &Session<'_>, change: &Change, command: Command<'_>, step: St
             let text = format!("chdir to cwd ({}) set in config.json failed: {}", path_text(&path), go_reason(&source));
             Err(Stop::failed(Failure::Start { argv, message: text, code: 1 }))
         }
-        Err(error @ RunError::NoSuchId { .. }) => Err(Stop::failed(no_such_id(session, command.user, &error))),
+        Err(error @ RunError::NoSuchId { .. }) => Err(Stop::failed(no_such_id(session, &half.user, &error))),
         Err(error) => Err(Stop::own(&error)),
     }
 }

@@ -3,22 +3,25 @@
 //! It is never a cache hit: no cache record leads to it. It stays until it is pruned, or until there is more of such
 //! images than [`KeepFailed::max_bytes`](crate::KeepFailed) allows.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use rbuild_image::config::{ContainerConfig, History, ImageConfig, RootFs};
-use rbuild_image::digest::DiffId;
+use rbuild_image::digest::{DiffId, ImageId};
 use rbuild_image::layer::{Kind, LayerReader};
 use rbuild_image::reference::{DockerVersion, Reference};
-use rbuild_image::store::Prune;
+use rbuild_image::store::{Prune, Store};
 use rbuild_logfmt::event::Lines;
 use rbuild_sandbox::root::Root;
 
+use crate::exec::RunStep;
+use crate::interactive::ByHand;
 use crate::plan::buildkit::target_platform;
-use crate::record::{self, ChangedFile, FailureReport, FileChange};
+use crate::record::{self, ChangedFile, FileChange};
 use crate::removal::remove_large_tree;
 use crate::session::Session;
 use crate::snapshot::{Change, View};
-use crate::solve::write_config;
+use crate::solve::{Built, write_config};
 use crate::stop::Stop;
 
 /// The label of an image that is half a step: what its build ended with.
@@ -27,17 +30,23 @@ pub(crate) const LABEL: &str = "org.rbuild.partial";
 /// Files that are listed of a layer; how many more there are is told.
 const MOST_FILES: usize = 10_000;
 
-/// A step as it was when its command failed.
-#[derive(Debug)]
-pub(crate) struct HalfBuilt {
-    pub(crate) change: Change,
-    /// What it was run on, lowest first.
-    pub(crate) layers: Vec<DiffId>,
+/// A command, and what it is run on.
+#[derive(Clone, Debug)]
+pub(crate) struct Half {
+    /// Layers, lowest first.
+    pub(crate) below: Vec<DiffId>,
     pub(crate) argv: Vec<String>,
     /// Without secrets and proxies.
     pub(crate) env: Vec<String>,
     pub(crate) cwd: String,
     pub(crate) user: String,
+}
+
+/// A step as it was when its command failed.
+#[derive(Debug)]
+pub(crate) struct HalfBuilt {
+    pub(crate) change: Change,
+    pub(crate) half: Half,
     pub(crate) exit_code: i32,
 }
 
@@ -55,13 +64,44 @@ pub(crate) struct Kept {
 impl HalfBuilt {
     /// Makes the image. With names it gets each of them, with `-failed` added to its tag.
     pub(crate) fn keep(self, session: &Session<'_>, lines: Option<Lines>, named: bool) -> Result<Kept, Stop> {
-        let HalfBuilt { change, layers: below, argv, env, cwd, user, exit_code } = self;
+        let HalfBuilt { change, half, exit_code } = self;
         let layer = change.commit(session)?;
-        let (changed, further) = changes(session, &below, &layer.diff_id)?;
-        let mut layers = below;
-        layers.push(layer.diff_id.clone());
+        let (changed, further) = changes(session, &half.below, &layer.diff_id)?;
         let size = session.store().diff_blobs(&layer.diff_id)?.first().map_or(0, |blob| blob.size);
+        let place = lines.map(|lines| format!(", lines {} to {}", lines.start, lines.end)).unwrap_or_default();
+        let told = format!("the command ended with exit code {exit_code}{place}");
+        let built = half.image(session, layer.diff_id, &told)?;
+        session.store().keep(session.lease(), &built.id)?;
+        let mut names = Vec::new();
+        if named {
+            for tag in &session.options().tags {
+                let Ok(name) = Reference::parse_normalized(tag, DockerVersion::V28) else { continue };
+                let name = name.or_latest();
+                let failed = format!("{}-failed", name.tag().unwrap_or("latest"));
+                let Ok(name) = name.with_tag(&failed) else { continue };
+                session.store().tag(session.lease(), &built.id, &name)?;
+                names.push(name.familiar());
+            }
+        }
+        Ok(Kept { image: built.id.digest().to_string(), names, changed, further, size })
+    }
+}
 
+impl Half {
+    /// Keeps the layer that a step got by hand, for builds that go on from there.
+    pub(crate) fn keep_fixed(self, session: &Session<'_>, step: RunStep<'_>, layer: &DiffId) -> Result<(), Stop> {
+        let built = self.image(session, layer.clone(), "the command failed and was mended by hand")?;
+        session.store().keep(session.lease(), &built.id)?;
+        let image = built.id.digest().to_string();
+        session.hands().add(ByHand { step: step.key.as_str().to_owned(), image, complete: true });
+        Ok(())
+    }
+
+    /// Makes an image with the layer that the command left.
+    fn image(self, session: &Session<'_>, layer: DiffId, told: &str) -> Result<Built, Stop> {
+        let Half { below, argv, env, cwd, user } = self;
+        let mut layers = below;
+        layers.push(layer);
         let platform = target_platform(session.options())?;
         let mut config = ImageConfig::default();
         config.architecture.set(platform.architecture);
@@ -76,9 +116,7 @@ impl HalfBuilt {
             container.user.set(user);
         }
         container.cmd.set(vec!["/bin/sh".to_owned()]);
-        let place = lines.map(|lines| format!(", lines {} to {}", lines.start, lines.end)).unwrap_or_default();
-        let told = format!("the command ended with exit code {exit_code}{place}");
-        container.labels.get_or_default().insert(LABEL.to_owned(), told.clone());
+        container.labels.get_or_default().insert(LABEL.to_owned(), told.to_owned());
         config.config.set(container);
         config.rootfs.set(RootFs::new(layers.clone()));
         let history = config.history.get_or_default();
@@ -91,21 +129,7 @@ impl HalfBuilt {
         entry.created_by.set(format!("RUN {}", argv.join(" ")));
         entry.comment.set(format!("partial: {told}"));
         history.push(entry);
-        let built = write_config(session, config, &layers, &crate::solve::created(session))?;
-
-        session.store().keep(session.lease(), &built.id)?;
-        let mut names = Vec::new();
-        if named {
-            for tag in &session.options().tags {
-                let Ok(name) = Reference::parse_normalized(tag, DockerVersion::V28) else { continue };
-                let name = name.or_latest();
-                let failed = format!("{}-failed", name.tag().unwrap_or("latest"));
-                let Ok(name) = name.with_tag(&failed) else { continue };
-                session.store().tag(session.lease(), &built.id, &name)?;
-                names.push(name.familiar());
-            }
-        }
-        Ok(Kept { image: built.id.digest().to_string(), names, changed, further, size })
+        write_config(session, config, &layers, &crate::solve::created(session))
     }
 }
 
@@ -152,20 +176,35 @@ pub(crate) fn changes(
     Ok((files, further))
 }
 
+/// Bytes of the topmost layer of an image.
+fn top_size(store: &Store, image: &ImageId) -> Result<u64, Stop> {
+    let layers = store.image(image)?.layers;
+    Ok(layers.last().and_then(|layer| layer.blobs.first()).map_or(0, |blob| blob.size))
+}
+
 /// Gives up the oldest of such images, until the layers of the others have no more than so many bytes. One that got a
 /// name stays.
 pub(crate) fn limit(session: &Session<'_>, max_bytes: u64) {
     let store = session.store();
     let given_up = || -> Result<bool, Stop> {
         let listed = store.list()?;
-        let (mut sum, mut some) = (0, false);
+        let (mut sum, mut some, mut seen) = (0, false, HashSet::new());
         for record in record::list(store.root())?.into_iter().rev() {
-            let Some(FailureReport { image: Some(image), layer_size, .. }) = record.failure else { continue };
-            let Some(image) = listed.iter().find(|listed| listed.id.to_string() == image) else { continue };
-            sum += layer_size;
-            if sum > max_bytes && image.references.is_empty() {
-                store.remove_image(&image.id)?;
-                some = true;
+            let failed = record.failure.and_then(|failure| Some((failure.image?, Some(failure.layer_size))));
+            let by_hand = record.options.by_hand.into_iter().map(|hand| (hand.image, None));
+            for (image, size) in failed.into_iter().chain(by_hand) {
+                let Some(image) = listed.iter().find(|listed| listed.id.to_string() == image) else { continue };
+                if !seen.insert(image.id.clone()) {
+                    continue;
+                }
+                sum += match size {
+                    Some(size) => size,
+                    None => top_size(store, &image.id)?,
+                };
+                if sum > max_bytes && image.references.is_empty() {
+                    store.remove_image(&image.id)?;
+                    some = true;
+                }
             }
         }
         Ok(some)

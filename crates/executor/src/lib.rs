@@ -15,6 +15,8 @@ mod error;
 mod exec;
 mod export;
 mod git;
+mod interactive;
+mod journal;
 mod kept;
 mod key;
 pub mod manage;
@@ -38,6 +40,10 @@ mod worker;
 pub use error::{BuildError, FailedBuild};
 pub use export::tag_error;
 pub use git::{FoundDockerfiles, RepositoryOptions, find_dockerfiles};
+pub use interactive::{
+    Breakpoint, BreakpointError, ByHand, Interaction, ShellEnd, ShellReason, ShellTerminal, StepShell,
+};
+pub use journal::{StepRecord, StepState, StepStatus};
 pub use options::*;
 pub use rbuild_logfmt as logfmt;
 pub use record::{BuildRecord, BuildStatus, ChangedFile, FailureReport, FileChange};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use rbuild_logfmt::event::{Builder, Dialect, Failure, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::interactive::{ByHand, Interaction};
+
 /// How to reach the store and the registries; shared by builds and every other operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreOptions {
@@ -261,6 +263,12 @@ pub struct BuildOptions {
     pub quiet: bool,
     /// What becomes of a RUN that failed.
     pub keep_failed: KeepFailed,
+    /// Where it stops for a shell.
+    #[serde(default)]
+    pub interaction: Interaction,
+    /// Steps whose layers were made by hand, or half of them by an earlier build.
+    #[serde(default)]
+    pub by_hand: Vec<ByHand>,
 }
 
 impl BuildOptions {
@@ -296,6 +304,8 @@ impl BuildOptions {
             source_date_epoch: None,
             quiet: false,
             keep_failed: KeepFailed::default(),
+            interaction: Interaction::default(),
+            by_hand: Vec::new(),
         }
     }
 }

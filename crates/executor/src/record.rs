@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rbuild_image::digest::Digest;
@@ -14,8 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::emit::Emitter;
 use crate::git::without_password;
+use crate::interactive::Interaction;
+use crate::journal::{Journal, StepRecord};
 use crate::kept::Kept;
 use crate::options::{BuildOptions, ContextSource, DockerfileSource};
+use crate::session::Session;
 
 /// The directory of the records in a store.
 pub(crate) const BUILDS: &str = "builds";
@@ -62,6 +66,9 @@ pub struct BuildRecord {
     pub dockerfile: Option<String>,
     /// The file of events is there.
     pub has_log: bool,
+    /// Its steps, in the order in which they were told.
+    #[serde(default)]
+    pub steps: Vec<StepRecord>,
     /// What it was asked to do, without secrets.
     pub options: BuildOptions,
 }
@@ -138,6 +145,7 @@ pub(crate) struct Recorder {
     steps: HashMap<StepId, StepKind>,
     tails: HashMap<StepId, Vec<u8>>,
     dockerfile: Option<String>,
+    journal: Arc<Journal>,
 }
 
 /// The events as they are written: into memory until there is a place for them.
@@ -171,7 +179,7 @@ impl Sink for Events {
 }
 
 impl Recorder {
-    pub(crate) fn new() -> Recorder {
+    pub(crate) fn new(journal: &Arc<Journal>) -> Recorder {
         let started = Emitter::unix_ns();
         let mut random = [0; 2];
         // Two builds of one second and process may then have one name: the second has no record.
@@ -186,6 +194,7 @@ impl Recorder {
             steps: HashMap::new(),
             tails: HashMap::new(),
             dockerfile: None,
+            journal: Arc::clone(journal),
         }
     }
 
@@ -204,6 +213,7 @@ impl Recorder {
             Fact::StepDone { step, .. } => drop(self.tails.remove(step)),
             _ => {}
         }
+        self.journal.event(event);
         self.renderer.event(event, &mut self.events);
     }
 
@@ -274,7 +284,7 @@ impl Recorder {
     /// Writes the record; none is kept where that cannot be done.
     pub(crate) fn finish(
         self,
-        options: &BuildOptions,
+        session: &Session<'_>,
         status: BuildStatus,
         image: Option<String>,
         failure: Option<FailureReport>,
@@ -296,7 +306,8 @@ impl Recorder {
             failure,
             dockerfile: self.dockerfile,
             has_log,
-            options: without_secrets(options),
+            steps: self.journal.records(),
+            options: BuildOptions { by_hand: session.hands().all(), ..without_secrets(session.options()) },
         };
         let written = write(&directory, &record);
         if let Err(error) = written.and_then(|()| forget_oldest(directory.parent().unwrap_or(&directory))) {
@@ -321,6 +332,7 @@ fn last_lines(tail: &[u8]) -> Vec<String> {
 fn without_secrets(options: &BuildOptions) -> BuildOptions {
     let mut options = options.clone();
     options.secrets.clear();
+    options.interaction = Interaction::default();
     // It may be repeated from elsewhere.
     let absolute = |path: &mut PathBuf| *path = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
     match &mut options.context {

@@ -24,6 +24,8 @@ use crate::cancel::{Cancel, Cancellable};
 use crate::context::{Context, ContextError, NamedContext, NamedSource, layout_digest};
 use crate::download::Download;
 use crate::emit::Emitter;
+use crate::interactive::{Hands, Shells};
+use crate::journal::Journal;
 use crate::key::CacheKey;
 use crate::options::BuildOptions;
 use crate::plan::buildkit::NamedBase;
@@ -52,6 +54,9 @@ pub(crate) struct Session<'a> {
     removals: Removals,
     /// Uses of passwords that the log has.
     told_uses: Mutex<HashSet<CredentialUse>>,
+    journal: Arc<Journal>,
+    shells: Shells,
+    hands: Hands,
 }
 
 /// Layers of a base image as they come.
@@ -115,7 +120,28 @@ impl<'a> Session<'a> {
             output: Mutex::new(output),
             removals: Removals::default(),
             told_uses: Mutex::default(),
+            journal: Arc::default(),
+            shells: Shells::default(),
+            hands: Hands::new(&options.by_hand),
         })
+    }
+
+    /// With a journal that somebody reads, and shells that somebody can open.
+    pub(crate) fn watched(self, journal: &Arc<Journal>, shells: Shells) -> Session<'a> {
+        Session { journal: Arc::clone(journal), shells, ..self }
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    pub(crate) fn shells(&self) -> &Shells {
+        &self.shells
+    }
+
+    /// Layers of steps that were made by hand.
+    pub(crate) fn hands(&self) -> &Hands {
+        &self.hands
     }
 
     pub(crate) fn options(&self) -> &BuildOptions {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rbuild_image::digest::DiffId;
-use rbuild_image::layer::LayerWriter;
+use rbuild_image::layer::{LayerReader, LayerWriter};
 use rbuild_image::manifest::media_type;
 use rbuild_image::store::LayerBlob;
 use rbuild_sandbox::root::Root;
@@ -44,6 +44,14 @@ impl Change {
         let lower = beneath.iter().cloned().chain(stack).collect();
         let overlay = Overlay { lower, upper, work, durability: Durability::Volatile };
         Ok(Change { dir, overlay })
+    }
+
+    /// Begins with what a layer changes, which is copied.
+    pub(crate) fn start_with(&self, session: &Session<'_>, layer: &DiffId) -> Result<(), Stop> {
+        let upper = Root::open(&self.overlay.upper, session.ownership())?;
+        let mut reader = LayerReader::new(session.store().open_layer(layer)?);
+        rootfs::apply(&mut reader, &upper, &[])?;
+        Ok(())
     }
 
     /// For a command, which mounts it by itself.

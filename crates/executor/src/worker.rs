@@ -5,18 +5,20 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rbuild_logfmt::event::{Call, Event, Fact};
-use rbuild_sandbox::{Channel, ExitStatus, SpawnError, Worker, WorkerChannel, WorkerOptions};
+use rbuild_sandbox::{Channel, ExitStatus, SpawnError, TerminalSize, Worker, WorkerChannel, WorkerOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::build::Done;
 use crate::emit::Told;
 use crate::error::{BuildError, FailedBuild};
+use crate::interactive::{ShellEnd, ShellLink, ShellTerminal, Shells, StepShell};
 use crate::options::{BuildOptions, BuildResult, CheckResult, Isolation, StoreOptions};
+use crate::run::Joined;
 use crate::{build as worker_side, cancel};
 
 /// Makes the processes that this library starts; to be called first in `main`, before any thread is started.
@@ -36,6 +38,8 @@ const CANCEL_GRACE: Duration = Duration::from_millis(1500);
 #[derive(Serialize, Deserialize)]
 enum Request {
     Run(Call, Box<BuildOptions>),
+    /// The answer to [`Reply::Shell`].
+    Shell(Option<TerminalSize>),
     Cancel,
 }
 
@@ -44,6 +48,11 @@ enum Request {
 enum Reply {
     Event(Event),
     Clock(u64),
+    /// A terminal is wanted for a shell; the build waits for [`Request::Shell`].
+    Shell(StepShell),
+    /// The shell has a terminal, whose master side follows.
+    Terminal,
+    ShellEnded(ShellEnd),
     End(Result<Done, End>),
 }
 
@@ -125,6 +134,18 @@ pub trait Observer {
     fn clock(&mut self, at: u64) {
         let _ = at;
     }
+
+    /// The build wants to stop for a shell ([`Interaction`](crate::Interaction)): gives it a terminal, or nothing where
+    /// there is none. No event is handed over until [`shell_ended`](Self::shell_ended).
+    fn shell(&mut self, wanted: &StepShell) -> Option<ShellTerminal> {
+        let _ = wanted;
+        None
+    }
+
+    /// The shell has ended; the terminal is the caller's again.
+    fn shell_ended(&mut self, end: &ShellEnd) {
+        let _ = end;
+    }
 }
 
 impl<F: FnMut(&Event)> Observer for F {
@@ -198,8 +219,9 @@ fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Ob
     let killer = worker.killer();
     let (ended, has_ended) = std::sync::mpsc::channel::<()>();
     let has_ended = Mutex::new(Some(has_ended));
-    // Nothing else is sent any more, so that a second handle on the socket disturbs no message.
-    let sender = Channel::new(worker.channel().stream().try_clone().map_err(|error| lost(&error))?);
+    // From here on all is sent by this handle, so that no two messages mix.
+    let sender = Arc::new(Channel::new(worker.channel().stream().try_clone().map_err(|error| lost(&error))?));
+    let answers = Arc::clone(&sender);
     let hook = cancel.on_cancel(move || {
         if sender.send(&Request::Cancel).is_err() {
             killer.kill();
@@ -216,19 +238,48 @@ fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Ob
         // Without a thread there is no grace, but no harm either.
         drop(std::thread::Builder::new().name("cancel".to_owned()).spawn(watch));
     });
+    let mut shell: Option<OpenShell> = None;
     let ending = loop {
         match worker.recv_with::<Reply>().map_err(|error| lost(&error))? {
             Some((Reply::Event(mut event), bytes)) => {
                 if let Fact::Output { data, .. } = &mut event.fact {
                     *data = bytes;
                 }
-                observer.event(&event);
+                match &mut shell {
+                    Some(shell) => shell.held.push(event),
+                    None => observer.event(&event),
+                }
             }
+            Some((Reply::Clock(_), _)) if shell.is_some() => {}
             Some((Reply::Clock(at), _)) => observer.clock(at),
+            Some((Reply::Shell(wanted), _)) => {
+                let terminal = observer.shell(&wanted);
+                answers
+                    .send(&Request::Shell(terminal.as_ref().map(|terminal| terminal.size)))
+                    .map_err(|error| lost(&error))?;
+                shell = terminal.map(OpenShell::new);
+            }
+            Some((Reply::Terminal, _)) => {
+                let master = worker.recv_descriptor().map_err(|error| lost(&error))?;
+                if let Some(shell) = &mut shell {
+                    shell.join(master).map_err(|error| lost(&error))?;
+                }
+            }
+            Some((Reply::ShellEnded(end), _)) => {
+                let held = shell.take().map(OpenShell::finish).unwrap_or_default();
+                observer.shell_ended(&end);
+                held.iter().for_each(|event| observer.event(event));
+            }
             Some((Reply::End(end), _)) => break Some(end),
             None => break None,
         }
     };
+    // A worker that is lost takes its shell along.
+    if let Some(shell) = shell {
+        let held = shell.finish();
+        observer.shell_ended(&ShellEnd::NotStarted { message: "the build has ended".to_owned(), hint: None });
+        held.iter().for_each(|event| observer.event(event));
+    }
     drop(hook);
     let status = worker.wait();
     drop(ended);
@@ -248,6 +299,58 @@ fn run(call: Call, options: BuildOptions, cancel: &Cancel, observer: &mut dyn Ob
             },
             hint: Some("run again with `-v`; if memory was short, the kernel's log says so".to_owned()),
         }),
+    }
+}
+
+/// A shell that somebody uses.
+struct OpenShell {
+    terminal: ShellTerminal,
+    joined: Option<Joined>,
+    /// Events that came meanwhile, which would disturb it.
+    held: Vec<Event>,
+}
+
+impl OpenShell {
+    fn new(terminal: ShellTerminal) -> OpenShell {
+        OpenShell { terminal, joined: None, held: Vec::new() }
+    }
+
+    /// It has a terminal; one that it had before is gone.
+    fn join(&mut self, master: OwnedFd) -> std::io::Result<()> {
+        if let Some(before) = self.joined.take() {
+            before.finish();
+        }
+        self.joined = Some(Joined::join(&self.terminal, master)?);
+        Ok(())
+    }
+
+    fn finish(self) -> Vec<Event> {
+        if let Some(joined) = self.joined {
+            joined.finish();
+        }
+        self.held
+    }
+}
+
+/// The worker's way to the caller's terminal.
+struct Link {
+    channel: Arc<WorkerChannel>,
+    answers: Mutex<Receiver<Option<TerminalSize>>>,
+}
+
+impl ShellLink for Link {
+    fn ask(&self, shell: &StepShell) -> Option<TerminalSize> {
+        self.channel.send(&Reply::Shell(shell.clone())).ok()?;
+        // Where the caller is gone there is no answer.
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).recv().ok().flatten()
+    }
+
+    fn terminal(&self, master: OwnedFd) {
+        let _ = self.channel.send_passing(&Reply::Terminal, master.as_fd());
+    }
+
+    fn ended(&self, end: ShellEnd) {
+        let _ = self.channel.send(&Reply::ShellEnded(end));
     }
 }
 
@@ -302,12 +405,16 @@ fn serve(mut channel: WorkerChannel) -> i32 {
         Ok(cancel) => cancel,
         Err(_) => return 1,
     };
+    let (answer, answers) = std::sync::mpsc::channel();
+    let link = Link { channel: Arc::clone(&channel), answers: Mutex::new(answers) };
     let listener = {
         let (channel, cancel) = (Arc::clone(&channel), cancel.clone());
         // Ends with the process: a request may never come.
         std::thread::Builder::new().name("requests".to_owned()).spawn(move || {
             // The end of the channel is the end of the caller, for whom there is no more to do.
-            while let Ok(Some(Request::Run(..))) = channel.recv::<Request>() {}
+            while let Ok(Some(Request::Shell(size))) = channel.recv::<Request>() {
+                let _ = answer.send(size);
+            }
             cancel.ask();
         })
     };
@@ -331,9 +438,10 @@ fn serve(mut channel: WorkerChannel) -> i32 {
         let _ = events.send_with(&Reply::Event(event), &bytes);
     });
     let facts = channel.facts().clone();
-    let end = worker_side::run(call, &options, facts, &cancel, input, output, write).map_err(|error| match error {
-        worker_side::Ended::Failed(failed) => End::Failed(failed),
-        worker_side::Ended::Cancelled => End::Cancelled,
-    });
+    let end = worker_side::run(call, &options, facts, &cancel, input, output, Shells::new(Box::new(link)), write)
+        .map_err(|error| match error {
+            worker_side::Ended::Failed(failed) => End::Failed(failed),
+            worker_side::Ended::Cancelled => End::Cancelled,
+        });
     i32::from(channel.send(&Reply::End(end)).is_err())
 }

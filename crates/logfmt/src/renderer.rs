@@ -63,6 +63,11 @@ pub trait Renderer: Send {
         let _ = (at, out);
     }
 
+    /// The terminal is for something else until the next event: what moves is taken off it.
+    fn pause(&mut self, out: &mut dyn Sink) {
+        let _ = out;
+    }
+
     /// No event will follow: whatever is still held back is written. Needed only if the last event was not
     /// [`BuildEnded`](crate::event::Fact::BuildEnded); harmless otherwise.
     fn finish(&mut self, out: &mut dyn Sink);

@@ -291,6 +291,11 @@ impl Renderer for Tty {
         }
     }
 
+    fn pause(&mut self, _out: &mut dyn Sink) {
+        // A terminal that is gone shows nothing anyway.
+        let _ = self.multi.clear();
+    }
+
     fn finish(&mut self, _out: &mut dyn Sink) {
         if !self.ended {
             self.finish_drawing();

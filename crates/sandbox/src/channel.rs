@@ -56,6 +56,21 @@ pub struct Channel {
     receiving: Mutex<()>,
 }
 
+/// A message as it is sent, without the bytes that come with it.
+fn frame<T: Serialize>(message: &T, bytes: &[u8]) -> Result<Vec<u8>, ChannelError> {
+    let mut frame = vec![0; HEADER];
+    serde_json::to_writer(&mut frame, message)?;
+    let lengths = [frame.len() - HEADER, bytes.len()];
+    let length = lengths[0].saturating_add(lengths[1]);
+    if length > MAX_MESSAGE {
+        return Err(ChannelError::TooLong { length });
+    }
+    for (field, length) in frame[..HEADER].chunks_exact_mut(HEADER / 2).zip(lengths) {
+        field.copy_from_slice(&(length as u32).to_le_bytes());
+    }
+    Ok(frame)
+}
+
 impl Channel {
     /// Makes a channel of a connected socket.
     pub fn new(stream: UnixStream) -> Self {
@@ -84,18 +99,18 @@ impl Channel {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_with<T: Serialize>(&self, message: &T, bytes: &[u8]) -> Result<(), ChannelError> {
-        let mut frame = vec![0; HEADER];
-        serde_json::to_writer(&mut frame, message)?;
-        let lengths = [frame.len() - HEADER, bytes.len()];
-        let length = lengths[0].saturating_add(lengths[1]);
-        if length > MAX_MESSAGE {
-            return Err(ChannelError::TooLong { length });
-        }
-        for (field, length) in frame[..HEADER].chunks_exact_mut(HEADER / 2).zip(lengths) {
-            field.copy_from_slice(&(length as u32).to_le_bytes());
-        }
+        let frame = frame(message, bytes)?;
         let _guard = self.sending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.write_both(&frame, bytes).map_err(|source| ChannelError::Io { action: "write", source })
+    }
+
+    /// Sends a message that tells that an open file comes, and the file.
+    pub(crate) fn send_passing<T: Serialize>(&self, message: &T, fd: BorrowedFd<'_>) -> Result<(), ChannelError> {
+        let frame = frame(message, &[])?;
+        let failed = |source| ChannelError::Io { action: "write", source };
+        let _guard = self.sending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.write_both(&frame, &[]).map_err(failed)?;
+        self.pass(fd).map_err(failed)
     }
 
     /// Writes two pieces with one call where the socket takes them.
@@ -161,6 +176,10 @@ impl Channel {
     /// Sends an open file, between messages.
     pub(crate) fn send_descriptor(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let _guard = self.sending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.pass(fd)
+    }
+
+    fn pass(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let fds = [fd];
         let mut control = SendAncillaryBuffer::new(&mut space);

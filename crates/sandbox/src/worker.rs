@@ -316,7 +316,7 @@ impl Worker {
         self.channel.recv_with()
     }
 
-    /// Waits for an open file that it sends after a message ([`WorkerChannel::send_descriptor`]).
+    /// Waits for an open file that it sends after a message ([`WorkerChannel::send_passing`]).
     ///
     /// # Errors
     /// The kernel's, and where something else was sent.
@@ -471,13 +471,12 @@ impl WorkerChannel {
         self.channel.send_with(message, bytes)
     }
 
-    /// Sends an open file, between messages: the message before must have told that one comes, and no other thread may
-    /// send at that moment.
+    /// Sends a message that tells that an open file comes, and the file.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn send_descriptor(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.channel.send_descriptor(fd)
+    /// As [`Channel::send`].
+    pub fn send_passing<T: Serialize>(&self, message: &T, fd: BorrowedFd<'_>) -> Result<(), ChannelError> {
+        self.channel.send_passing(message, fd)
     }
 
     /// Waits for a message; `None` where the other end closed the channel.

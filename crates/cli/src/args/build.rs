@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use rbuild_executor::Ulimit;
+use rbuild_executor::{Breakpoint, Ulimit};
 
 use super::output::{OutputSpec, parse_output};
 use super::shared::{CommonArgs, RegistryArgs};
@@ -100,6 +100,8 @@ pub(crate) struct BuildArgs {
     /// file of --iidfile). The exit code is that of the failure.
     #[arg(short, long, help_heading = "Result")]
     pub(crate) interactive: bool,
+    #[command(flatten)]
+    pub(crate) stops: StopArgs,
     /// How much of failed RUNs is kept in the store, as 10g; older ones go. 0 keeps nothing [default: 10g].
     #[arg(long, value_name = "SIZE", value_parser = values::size, help_heading = "Result")]
     pub(crate) keep_failed: Option<u64>,
@@ -323,4 +325,20 @@ impl RefusedArgs {
         .into_iter()
         .find_map(|(flag, set, hint)| set.then_some((flag, hint)))
     }
+}
+
+/// Where a build stops for a shell.
+#[derive(Debug, Default, Args)]
+pub(crate) struct StopArgs {
+    /// When a RUN fails, open a shell in it, with its environment, user, directory and mounts: `exit 0` there makes what
+    /// is left the step's layer and goes on, any other exit ends the build. With `shell:PROGRAM`, that program.
+    #[arg(long, value_name = "shell[:PROGRAM]", value_parser = values::on_error, help_heading = "Debugging")]
+    pub(crate) on_error: Option<values::OnError>,
+    /// Open a shell before a step: a line of the Dockerfile, or STAGE:STEP as the log counts them. May be repeated.
+    #[arg(long = "break", value_name = "LINE|STAGE:STEP", help_heading = "Debugging")]
+    pub(crate) breakpoints: Vec<Breakpoint>,
+    /// In an image without a shell use a statically linked busybox of this machine: that of PATH, or this file.
+    #[arg(long, value_name = "BUSYBOX", num_args = 0..=1, require_equals = true, default_missing_value = "",
+        help_heading = "Debugging")]
+    pub(crate) with_shell: Option<PathBuf>,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::build::{BuildArgs, LogFormat};
+use super::build::{BuildArgs, LogFormat, StopArgs};
 use super::run::{CpArgs, ExportArgs, RunArgs};
 use super::shared::{CommonArgs, RegistryArgs};
 use super::values;
@@ -417,6 +417,11 @@ pub(crate) struct ResumeArgs {
     /// Build although the Dockerfile is another now.
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Begin the failed RUN with what it had done when it failed, not with the step before it.
+    #[arg(long)]
+    pub(crate) keep_partial: bool,
+    #[command(flatten)]
+    pub(crate) stops: StopArgs,
     /// Secret that RUN --mount=type=secret may read. May be repeated.
     #[arg(long, value_name = "id=NAME[,src=FILE|,env=VARIABLE]", value_parser = values::secret)]
     pub(crate) secret: Vec<values::SecretSpec>,

@@ -23,7 +23,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches};
 use rbuild_executor::logfmt::event::{Builder, Dialect, Version};
 use rbuild_logfmt::WrongUse;
 
-pub(crate) use build::{BuildArgs, DockerVersion, IsolationArg, LogFormat, NetworkArg, Progress};
+pub(crate) use build::{BuildArgs, DockerVersion, IsolationArg, LogFormat, NetworkArg, Progress, StopArgs};
 pub(crate) use commands::*;
 pub(crate) use environment::Environment;
 pub(crate) use output::OutputSpec;

@@ -389,6 +389,22 @@ pub(crate) fn timestamp(text: &str) -> Result<i64, ValueError> {
     text.parse().map_err(|_| ValueError::Form { text: text.to_owned(), form: "SECONDS since 1970" })
 }
 
+/// What `--on-error` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OnError {
+    /// The shell, where one is named.
+    pub(crate) shell: Option<String>,
+}
+
+/// Reads `shell[:PROGRAM]`.
+pub(crate) fn on_error(text: &str) -> Result<OnError, String> {
+    match text.split_once(':') {
+        None if text == "shell" => Ok(OnError { shell: None }),
+        Some(("shell", program)) if !program.is_empty() => Ok(OnError { shell: Some(program.to_owned()) }),
+        _ => Err("give `shell` or `shell:PROGRAM`".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

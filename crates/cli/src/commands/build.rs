@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use rbuild_executor::logfmt::event::{Event, Fact, Outcome};
-use rbuild_executor::{BuildError, BuildResult, Cancel, CheckResult, FailedBuild, FailureReport, Observer};
+use rbuild_executor::{
+    BuildError, BuildResult, Cancel, CheckResult, ContextSource, DockerfileSource, FailedBuild, FailureReport,
+    Observer, ShellEnd, ShellTerminal, StepShell,
+};
 use rbuild_logfmt::{Format, IdFileAction};
 
 use crate::args::{BuildArgs, Environment};
@@ -13,6 +16,7 @@ use crate::logs::{LogFileError, Logs};
 use crate::output::Output;
 use crate::results::ResultFileError;
 use crate::signals::Received;
+use crate::step_shell::{self, StepShells};
 use crate::{results, signals};
 
 /// Builds.
@@ -31,13 +35,25 @@ pub(super) fn run_request(request: BuildRequest, output: &mut Output) -> Result<
     if let Some(path) = &request.failure_file {
         results::remove_stale(path)?;
     }
+    let shells = match step_shell::is_wanted(&request.options.interaction) && request.check.is_none() {
+        true => {
+            let options = &request.options;
+            let taken = options.context == ContextSource::Stdin || options.dockerfile == DockerfileSource::Stdin;
+            Some(StepShells::new(taken, request.log.hints).ok_or(CliError::ShellWithoutTerminal)?)
+        }
+        false => None,
+    };
+    if let Some(shells) = &shells {
+        signals::on_resize(shells.resizer())
+            .map_err(|source| CliError::Io { action: "listen to signals".to_owned(), source })?;
+    }
     let logs = Logs::open(request.log.clone(), output)?;
     let cancel = Cancel::new();
     let to_cancel = cancel.clone();
     let received = signals::listen(move || to_cancel.cancel())
         .map_err(|source| CliError::Io { action: "listen to signals".to_owned(), source })?;
     let dialect = request.options.dialect;
-    let (result, written) = show(&request, &cancel, &received, logs);
+    let (result, written) = show(&request, &cancel, &received, logs, shells);
     match result {
         Ok(Shown::Built(result)) => {
             if let Some(path) = &request.iidfile {
@@ -158,8 +174,9 @@ fn show(
     cancel: &Cancel,
     received: &Received,
     logs: Logs<'_>,
+    shells: Option<StepShells>,
 ) -> (Result<Shown, BuildError>, Result<(), LogFileError>) {
-    let mut shower = Shower { request, cancel, received, logs };
+    let mut shower = Shower { request, cancel, received, logs, shells };
     let result = match request.check {
         None => rbuild_executor::build(request.options.clone(), cancel, &mut shower).map(Shown::Built),
         Some(_) => rbuild_executor::check(request.options.clone(), cancel, &mut shower).map(Shown::Checked),
@@ -173,10 +190,14 @@ struct Shower<'a> {
     cancel: &'a Cancel,
     received: &'a Received,
     logs: Logs<'a>,
+    shells: Option<StepShells>,
 }
 
 impl Observer for Shower<'_> {
     fn event(&mut self, event: &Event) {
+        if let Some(shells) = &mut self.shells {
+            shells.event(event);
+        }
         match with_callers_part(event, self.request, self.received) {
             Some(event) => self.logs.event(&event),
             None => self.logs.event(event),
@@ -190,6 +211,18 @@ impl Observer for Shower<'_> {
         self.logs.tick(at);
         if self.logs.has_failed() {
             self.cancel.cancel();
+        }
+    }
+
+    fn shell(&mut self, wanted: &StepShell) -> Option<ShellTerminal> {
+        let shells = self.shells.as_mut()?;
+        self.logs.pause(&shells.announce(wanted));
+        shells.open()
+    }
+
+    fn shell_ended(&mut self, end: &ShellEnd) {
+        if let Some(text) = self.shells.as_mut().and_then(|shells| shells.close(end)) {
+            self.logs.pause(&text);
         }
     }
 }

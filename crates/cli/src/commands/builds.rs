@@ -1,6 +1,6 @@
 //! `rbuild builds` and `rbuild resume`: what is remembered of builds.
 
-use rbuild_executor::manage::{self, Force};
+use rbuild_executor::manage::{self, Force, ResumeFrom};
 use rbuild_executor::{BuildOptions, BuildRecord, BuildStatus, ContextSource, StoreOptions};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -52,7 +52,8 @@ pub(crate) fn resume(args: ResumeArgs, environment: &Environment, output: &mut O
     let store = store_options(&args.common, environment)?;
     let record = manage::build_record(&store, args.build.as_deref())?;
     let force = if args.force { Force::Yes } else { Force::No };
-    let options = manage::resumed(&record, force)?;
+    let from = if args.keep_partial { ResumeFrom::Partial } else { ResumeFrom::Step };
+    let options = manage::resumed(&record, force, from)?;
     build::run_request(convert::resume_request(args, options, environment, Output::terminals())?, output)
 }
 

@@ -5,8 +5,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rbuild_executor::manage::{self, ManageError, TransferFact};
-use rbuild_executor::{Network, PullPolicy, RunControl, RunError, RunFact, RunOptions, RunStreams, TerminalSize};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rbuild_executor::{Network, PullPolicy, RunControl, RunError, RunFact, RunOptions, RunStreams};
 
 use super::transfer::show_pull;
 use crate::args::{ArgsError, Arity, Environment, NetworkArg, PullArg, RunArgs, check_command_arity};
@@ -14,6 +13,7 @@ use crate::convert::{self, ConvertError, registry_access, store_options};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::signals;
+use crate::terminal::{self, RawMode};
 
 /// Runs a command in an image. An error of ours has the exit code 125, so that it is not taken for one of the command.
 pub(crate) fn run(args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
@@ -67,7 +67,7 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
     let stdin = || args.interactive.then(|| own(io::stdin().as_fd().try_clone_to_owned())).transpose();
     let stdout = || own(io::stdout().as_fd().try_clone_to_owned());
     let streams = if args.tty {
-        RunStreams::Terminal { input: stdin()?, output: stdout()?, size: terminal_size().unwrap_or_default() }
+        RunStreams::Terminal { input: stdin()?, output: stdout()?, size: terminal::size().unwrap_or_default() }
     } else {
         let stderr = own(io::stderr().as_fd().try_clone_to_owned())?;
         RunStreams::Pipes { stdin: stdin()?, stdout: stdout()?, stderr }
@@ -78,7 +78,7 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
         let tty = args.tty;
         signals::forward(move |forwarded| match forwarded {
             signals::Forwarded::Resized if tty => {
-                if let Some(size) = terminal_size() {
+                if let Some(size) = terminal::size() {
                     control.resize(size);
                 }
             }
@@ -94,7 +94,7 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
     let mut limits = Vec::new();
     let quiet = args.quiet;
     let ended = rbuild_executor::run(options, streams, &control, &mut |fact| match fact {
-        RunFact::Starting if raw => match RawMode::enter() {
+        RunFact::Starting if raw => match RawMode::enter(io::stdin().as_fd()) {
             Ok(entered) => mode = Some(entered),
             Err(error) => {
                 failed = Some(error);
@@ -215,33 +215,6 @@ fn told(fact: &RunFact) -> String {
             format!("Digest: {}\nStatus: {status} {}\n", pulled.digest, pulled.name)
         }
         _ => String::new(),
-    }
-}
-
-/// The size of the terminal, wherever one is.
-fn terminal_size() -> Option<TerminalSize> {
-    let size = |fd: std::os::fd::BorrowedFd<'_>| tcgetwinsize(fd).ok();
-    let found = size(io::stdout().as_fd()).or_else(|| size(io::stdin().as_fd()))?;
-    Some(TerminalSize { rows: found.ws_row, columns: found.ws_col })
-}
-
-/// The terminal passes on every key as it is; dropped, it is again what it was.
-struct RawMode(Termios);
-
-impl RawMode {
-    fn enter() -> io::Result<RawMode> {
-        let before = tcgetattr(io::stdin().as_fd())?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &raw)?;
-        Ok(RawMode(before))
-    }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        // A terminal that is gone needs nothing.
-        let _ = tcsetattr(io::stdin().as_fd(), OptionalActions::Drain, &self.0);
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{Force, ManageError, remove};
 use crate::record::{self, BUILDS, BuildRecord, BuildStatus};
-use crate::{BuildOptions, ContextSource, DockerfileSource, StoreOptions};
+use crate::{BuildOptions, ByHand, ContextSource, DockerfileSource, StepStatus, StoreOptions};
 
 /// The builds that are remembered, oldest first. Those that still run, or were killed, are not among them.
 ///
@@ -47,12 +47,13 @@ pub fn build_log(store: &StoreOptions, record: &BuildRecord) -> Result<PathBuf, 
 
 /// What repeats a build that did not succeed: what it had done is in the build cache, so that it goes on at the instruction
 /// that failed. Secrets are not remembered. With [`Force::Yes`] also where the Dockerfile is another now.
+/// [`ResumeFrom::Partial`] has the command that failed begin with what it had done.
 ///
 /// # Errors
 /// [`ManageError::CannotResume`] with the reason.
-pub fn resumed(record: &BuildRecord, force: Force) -> Result<BuildOptions, ManageError> {
+pub fn resumed(record: &BuildRecord, force: Force, from: ResumeFrom) -> Result<BuildOptions, ManageError> {
     let cannot = |reason: String| Err(ManageError::CannotResume { build: record.id.clone(), reason });
-    let options = record.options.clone();
+    let mut options = record.options.clone();
     if record.status == BuildStatus::Succeeded {
         return cannot("it succeeded".to_owned());
     }
@@ -75,7 +76,25 @@ pub fn resumed(record: &BuildRecord, force: Force) -> Result<BuildOptions, Manag
             Err(error) => return cannot(format!("`{}` cannot be read: {error}", dockerfile.display())),
         }
     }
+    if from == ResumeFrom::Partial {
+        let step = record.steps.iter().find(|step| step.status == StepStatus::Failed).and_then(|step| step.key.clone());
+        let image = record.failure.as_ref().and_then(|failure| failure.image.clone());
+        let (Some(step), Some(image)) = (step, image) else {
+            return cannot("nothing is left of a command that failed".to_owned());
+        };
+        options.by_hand.retain(|hand| hand.step != step);
+        options.by_hand.push(ByHand { step, image, complete: false });
+    }
     Ok(options)
+}
+
+/// Where a build goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResumeFrom {
+    /// With the instruction that failed.
+    Step,
+    /// In the midst of it.
+    Partial,
 }
 
 /// Forgets a build, and removes the image that is left of its failed step, unless that has a name; call

@@ -25,7 +25,7 @@ use rbuild_logfmt::event::{Builder, Dialect, Version};
 use crate::RegistryAccess;
 
 pub use archive::{ArchiveFormat, Loaded, load, load_file, save, save_file};
-pub use builds::{build_log, build_record, builds, remove_build, resumed};
+pub use builds::{ResumeFrom, build_log, build_record, builds, remove_build, resumed};
 pub use doctor::{Check, CheckState, Diagnosis, doctor, doctor_of};
 pub use error::ManageError;
 pub use forecast::{StepForecast, Trouble};

@@ -7,6 +7,8 @@ use rbuild_image::json::Field;
 use rbuild_image::platform::Platform;
 use serde_json::json;
 
+use crate::journal::Surroundings;
+
 /// PATH of an image that sets none (`oci.DefaultPathEnv`).
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -101,6 +103,11 @@ impl StageImage {
 
     pub(crate) fn user(&self) -> &str {
         self.text(|run| &run.user)
+    }
+
+    /// What a command finds; the values of ARG are not part of the image.
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        Surroundings::of(&self.config)
     }
 
     pub(crate) fn working_dir(&self) -> &str {

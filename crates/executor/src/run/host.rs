@@ -14,6 +14,7 @@ use super::error::RunError;
 use super::options::{PullPolicy, RunFact, RunMount, RunOptions, RunStreams};
 use super::pump::{Ended, copy_in, copy_out};
 use super::worker::{ENTRY, Reply, Request};
+use crate::interactive::ShellTerminal;
 use crate::manage::{self, ManageError};
 use crate::options::StoreOptions;
 use crate::worker::{spawn_failed, with_causes, worker_options};
@@ -219,6 +220,34 @@ impl Ends {
                 let ends = Ends::Pipes { stdin, stdout: (from_stdout, stdout), stderr: (from_stderr, stderr) };
                 Ok((ends, vec![inner_stdin, inner_stdout, inner_stderr], None))
             }
+        }
+    }
+}
+
+/// The terminal of a caller, joined to that of a command.
+pub(crate) struct Joined {
+    copiers: Copiers,
+    ended: Ended,
+    control: RunControl,
+}
+
+impl Joined {
+    /// Begins to copy between a terminal and the master side of another.
+    pub(crate) fn join(terminal: &ShellTerminal, master: OwnedFd) -> std::io::Result<Joined> {
+        terminal.control.attach_terminal(master.try_clone()?);
+        let ended = Ended::new()?;
+        let ends = Ends::Terminal { input: Some(terminal.input.try_clone()?), output: terminal.output.try_clone()? };
+        let copiers = start(Some(ends), Some(master), &ended)?;
+        Ok(Joined { copiers, ended, control: terminal.control.clone() })
+    }
+
+    /// Ends it, when all that the command has shown is there.
+    pub(crate) fn finish(self) {
+        self.control.detach();
+        self.ended.tell();
+        for (_, copier) in self.copiers {
+            // What cannot be shown any more is lost with its terminal.
+            let _ = copier.join();
         }
     }
 }

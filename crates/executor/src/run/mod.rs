@@ -15,6 +15,7 @@ mod worker;
 
 pub use control::RunControl;
 pub use error::RunError;
+pub(crate) use host::Joined;
 pub use host::run;
 pub use options::{PullPolicy, RunFact, RunMount, RunOptions, RunStreams};
 pub use rbuild_sandbox::TerminalSize;

@@ -91,9 +91,7 @@ fn run(
 ) -> Result<ExitStatus, RunError> {
     let mut opened = |master: OwnedFd| {
         // Where the caller is gone, the run ends anyway.
-        if channel.send(&Reply::Terminal).is_ok() {
-            let _ = channel.send_descriptor(master.as_fd());
-        }
+        let _ = channel.send_passing(&Reply::Terminal, master.as_fd());
     };
     let streams = match (terminal, &files) {
         (Some(size), _) => Streams::Terminal { size, opened: &mut opened },

@@ -688,6 +688,7 @@ impl<'a> Draft<'a> {
                 steps.push(PlannedStep {
                     label: StepLabel { instruction, title, position, positions: total, lines },
                     op,
+                    surroundings: state.image.surroundings(),
                 });
             }
         }

@@ -29,6 +29,7 @@ use super::image::{StageImage, Variables};
 use crate::base::BaseImage;
 use crate::context::{Context, NamedContext};
 use crate::emit;
+use crate::journal::Surroundings;
 use crate::options::BuildOptions;
 
 /// Which stage, counted in the order of the Dockerfile; images that are only copied from come last.
@@ -126,6 +127,8 @@ pub(crate) struct PlannedStep {
     pub(crate) label: StepLabel,
     /// What is done.
     pub(crate) op: Op,
+    /// What a command after it finds.
+    pub(crate) surroundings: Surroundings,
 }
 
 /// An operation.

@@ -3,6 +3,7 @@
 mod frontend;
 mod keys;
 mod metadata;
+mod ops;
 mod pulled;
 mod solver;
 mod sourceless;
@@ -27,7 +28,7 @@ use crate::stop::Stop;
 
 use frontend::Frontend;
 use metadata::{cancel_metadata, load_metadata, named_contexts};
-pub(in crate::solve) use solver::owner_of;
+pub(in crate::solve) use ops::owner_of;
 use solver::{Snapshot, Solver};
 
 /// The parser's rules for this build.

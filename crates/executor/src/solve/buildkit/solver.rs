@@ -7,27 +7,27 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{DownloadProblem, Fact, Failure, Item, StepId};
 use rbuild_parser::mount::MountType;
-use rbuild_sandbox::root::{NewDirs, Root, Timestamp};
+use rbuild_sandbox::root::Root;
 
 use super::keys::{asks_the_network, is_always_cached, stages_read};
+use super::ops::owner_can_be_found;
 use super::pulled::Pulled;
 use super::steps::{Download, StageSteps, Steps, sources};
 use super::{fail_step, forget_transfer, sync_key, transferred, transferred_to};
 use crate::base::BaseImage;
 use crate::context::{Context, ContextError, Transfer};
 use crate::emit::Emitter;
-use crate::exec::{self, Command};
+use crate::exec::RunStep;
+use crate::interactive::{Hand, Place, by_hand_key};
+use crate::journal::Surroundings;
 use crate::key::{CacheKey, KeyBuilder};
-use crate::plan::buildkit::{
-    CopyOp, CopySource, MountFrom, Op, Plan, PlannedStep, RunOp, StageBase, StageIndex, StagePlan,
-};
-use crate::plan::users;
+use crate::plan::buildkit::{CopySource, MountFrom, Op, Plan, PlannedStep, StageBase, StageIndex, StagePlan};
 use crate::remote;
 use crate::rootfs::{self, CopyOptions};
 use crate::session::{PullProgress, Session, Unwatched};
-use crate::snapshot::{Change, View};
-use crate::solve::copy::{self, CopySourceTree};
-use crate::solve::mounts::{self, Prepared};
+use crate::snapshot::Change;
+use crate::solve::copy;
+use crate::solve::mounts::Prepared;
 use crate::stop::Stop;
 
 /// The result of a stage, or of some of its steps.
@@ -134,6 +134,7 @@ impl<'s> Solver<'s> {
 
     /// Runs all stages that the target needs, each in a thread of its own, and gives the target's result.
     pub(super) fn solve(&self) -> Result<Snapshot, Stop> {
+        self.find_breakpoints()?;
         self.resolve_bases()?;
         let downloaded = self.download();
         self.show_bases()?;
@@ -165,6 +166,17 @@ impl<'s> Solver<'s> {
         self.cells[self.plan.target.0].wait().ok_or(Stop::Cancelled)
     }
 
+    /// Looks for the steps that somebody wants to stop before.
+    fn find_breakpoints(&self) -> Result<(), Stop> {
+        let stages = self.plan.stages.iter().enumerate();
+        let places = stages.flat_map(|(index, stage)| {
+            stage.steps.iter().filter_map(move |PlannedStep { label, .. }| {
+                Some(Place { stage: index, name: stage.shown.clone(), step: label.position, lines: label.lines? })
+            })
+        });
+        self.session.shells().find_breakpoints(self.session, &places.collect::<Vec<_>>())
+    }
+
     /// Notes the first failure and ends everything else.
     fn fail(&self, stop: Stop) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,7 +195,7 @@ impl<'s> Solver<'s> {
         self.session.check()
     }
 
-    fn wait_for(&self, stage: StageIndex) -> Result<Snapshot, Stop> {
+    pub(super) fn wait_for(&self, stage: StageIndex) -> Result<Snapshot, Stop> {
         self.cells[stage.0].wait().ok_or(Stop::Cancelled)
     }
 
@@ -477,6 +489,9 @@ impl<'s> Solver<'s> {
         };
         if let Some(step) = declared.from {
             self.base(index, step, &snapshot)?;
+            if let Some(image) = &snapshot.base {
+                self.session.journal().state(step, &snapshot.layers, false, &Surroundings::of(&image.config));
+            }
         }
         let only_key = self.only_key_is_wanted(StageIndex(index))?;
         for (at, (step, id)) in stage.steps.iter().zip(&declared.steps).enumerate() {
@@ -609,7 +624,20 @@ impl<'s> Solver<'s> {
         let result = (|| {
             let keys = self.key(&snapshot, step, &|stage| self.wait_for(stage))?;
             let Some(key) = keys.first().cloned() else { return Err(Stop::Cancelled) };
-            if (!wish.no_cache || is_always_cached(&step.op) && !snapshot.fresh)
+            let session = self.session;
+            session.journal().key(id, &key);
+            if session.shells().breakpoints.take(lines) {
+                self.stop_before(&snapshot, step, id)?;
+            }
+            let hand = session.hands().find(session, &key)?;
+            if let Some(Hand { layer, complete: true }) = hand {
+                self.materialise(&snapshot)?;
+                begin();
+                emitter.emit(Fact::StepDone { step: id, cached: true, image: None });
+                return Ok((by_hand_key(&key, &layer), layer, true));
+            }
+            if hand.is_none()
+                && (!wish.no_cache || is_always_cached(&step.op) && !snapshot.fresh)
                 && let Some(layer) = self.lookup(&keys)?
             {
                 begin();
@@ -619,7 +647,16 @@ impl<'s> Solver<'s> {
             self.materialise(&snapshot)?;
             begin();
             let layer = match &step.op {
-                Op::Run(run) => self.run(&snapshot, run, id)?,
+                Op::Run(run) => {
+                    let start = hand.as_ref().map(|hand| &hand.layer);
+                    let ran = self.run(&snapshot, run, RunStep { id, lines, key: &key, start })?;
+                    let layer = ran.layer.diff_id;
+                    if ran.by_hand {
+                        emitter.done(id);
+                        return Ok((by_hand_key(&key, &layer), layer, true));
+                    }
+                    layer
+                }
                 Op::Copy(copy) => {
                     owner_can_be_found(copy.chown.as_deref(), snapshot.layers.is_empty())?;
                     self.copy(&snapshot, copy)?
@@ -642,103 +679,15 @@ impl<'s> Solver<'s> {
             Ok((key, layer, fresh)) => {
                 let mut layers = snapshot.layers;
                 layers.push(layer);
+                self.session.journal().state(id, &layers, true, &step.surroundings);
                 Ok(Snapshot { key, layers, base: snapshot.base, fresh: snapshot.fresh || fresh })
             }
             Err(stop) => {
+                self.session.journal().state(id, &snapshot.layers, false, &step.surroundings);
                 if started.get() || matches!(stop, Stop::Failed(_)) {
                     begin();
                     return Err(fail_step(self.session, id, stop).at(id, lines));
                 }
-                Err(stop)
-            }
-        }
-    }
-
-    fn mkdir(&self, snapshot: &Snapshot, path: &str, user: &str) -> Result<DiffId, Stop> {
-        self.change(snapshot, |change| {
-            let mount = change.mount()?;
-            let root = Root::open(mount.target(), self.session.ownership())?;
-            let owner = if user.is_empty() { (0, 0) } else { owner_of(&root, user) };
-            let time = self.session.options().source_date_epoch;
-            let time = time.map(|seconds| Timestamp { seconds, nanoseconds: 0 });
-            match root.create_dir_all(path, NewDirs { mode: 0o755, owner, time }) {
-                Ok(_) => Ok(()),
-                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-                    Err(crate::solve::instruction_failed(format!("mkdir {path}: not a directory")))
-                }
-                Err(error) => Err(error.into()),
-            }
-        })
-    }
-
-    fn copy(&self, snapshot: &Snapshot, op: &CopyOp) -> Result<DiffId, Stop> {
-        let mut views: HashMap<StageIndex, View> = HashMap::new();
-        for source in &op.sources {
-            let CopySource::Files { from: from @ MountFrom::Stage(stage), .. } = source else { continue };
-            if self.context_of(*from).is_some() || views.contains_key(stage) {
-                continue;
-            }
-            let from = self.wait_for(*stage)?;
-            self.materialise(&from)?;
-            views.insert(*stage, View::open(self.session, &from.layers)?);
-        }
-        let tree = |from: &MountFrom| -> Result<CopySourceTree<'_>, Stop> {
-            match (from, self.context_of(*from)) {
-                (_, Some(context)) => Ok(CopySourceTree::Context(context)),
-                (MountFrom::Stage(stage), None) => {
-                    CopySourceTree::view(self.session, views.get(stage).ok_or(Stop::Cancelled)?)
-                }
-                _ => Err(Stop::Cancelled),
-            }
-        };
-        let copied = self.change(snapshot, |change| copy::buildkit::perform(self.session, change, op, &tree));
-        copied.map_err(|stop| copy::buildkit::found_missing_late(stop, self.session.options().dialect.version))
-    }
-
-    fn run(&self, snapshot: &Snapshot, run: &RunOp, step: StepId) -> Result<DiffId, Stop> {
-        let mut prepared = Prepared::new(self.session);
-        prepared.lock_caches(&run.mounts)?;
-        for mount in &run.mounts {
-            let stage = match (mount.from, self.context_of(mount.from)) {
-                (_, Some(context)) => Some(mounts::From::Context(context)),
-                (MountFrom::Stage(stage), None) if matches!(mount.kind, MountType::Bind | MountType::Cache) => {
-                    let from = self.wait_for(stage)?;
-                    self.materialise(&from)?;
-                    Some(mounts::From::Layers(from.layers))
-                }
-                _ => None,
-            };
-            prepared.add(mount, stage)?;
-        }
-        if let Some((name, data)) = &run.script {
-            prepared.add_script(name, data)?;
-        }
-        let mut hidden_env = run.proxy.clone();
-        hidden_env.extend(prepared.secret_env());
-        let command = Command {
-            argv: &run.argv,
-            env: run.env.clone(),
-            hidden_env,
-            cwd: &run.cwd,
-            user: &run.user,
-            mounts: prepared.mounts(),
-            network: run.network,
-            container: None,
-            volumes: Vec::new(),
-        };
-        let layer = exec::run(self.session, &snapshot.layers, command, step)?;
-        Ok(layer.diff_id)
-    }
-
-    fn change(&self, snapshot: &Snapshot, make: impl FnOnce(&Change) -> Result<(), Stop>) -> Result<DiffId, Stop> {
-        self.make(Change::begin(self.session, &snapshot.layers, &[])?, make)
-    }
-
-    fn make(&self, change: Change, make: impl FnOnce(&Change) -> Result<(), Stop>) -> Result<DiffId, Stop> {
-        match make(&change) {
-            Ok(()) => Ok(change.commit(self.session)?.diff_id),
-            Err(stop) => {
-                change.discard(self.session);
                 Err(stop)
             }
         }
@@ -778,21 +727,4 @@ fn attempt_key(snapshot: &Snapshot, step: &PlannedStep) -> CacheKey {
 /// The value under a key, made if it is new; the map is held only for that.
 fn shared<K: Eq + std::hash::Hash, V: Default>(map: &Mutex<HashMap<K, Arc<V>>>, key: K) -> Arc<V> {
     Arc::clone(map.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
-}
-
-/// Names of users and groups are looked up in the files that an operation changes; `nothing` if there are none.
-fn owner_can_be_found(spec: Option<&str>, nothing: bool) -> Result<(), Stop> {
-    match spec.filter(|spec| nothing && users::has_names(spec)) {
-        Some(_) => Err(crate::solve::instruction_failed("invalid user index: -1")),
-        None => Ok(()),
-    }
-}
-
-/// Owner by the files of an image.
-pub(in crate::solve) fn owner_of(root: &Root, spec: &str) -> (u32, u32) {
-    let file = |path: &str| {
-        let bytes = root.read(path, 4 << 20).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    users::chown_buildkit(spec, &file("etc/passwd"), &file("etc/group"))
 }

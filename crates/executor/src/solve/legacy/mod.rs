@@ -1,9 +1,10 @@
 //! The legacy dialect: every stage in order, an image after every instruction.
 
+mod pulled;
+
 use rbuild_image::config::ImageConfig;
 use rbuild_image::digest::{DiffId, ImageId};
 use rbuild_image::json::to_go_bytes;
-use rbuild_image::manifest::Descriptor;
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::Reference;
 use rbuild_image::registry::Found;
@@ -16,18 +17,21 @@ use rbuild_parser::words::Lexer;
 use rbuild_parser::{Instruction, InstructionKind, KeyValue, LineRange, ParseOptions, Span};
 use rbuild_sandbox::root::{NewDirs, Root};
 
+use self::pulled::Pulled;
 use super::copy::{self, CopySourceTree};
 use super::mounts::{From, Prepared};
 use super::{Built, created, instruction_failed, legacy_history, write_config};
-use crate::base::{BaseImage, BaseLayer};
+use crate::base::BaseImage;
 use crate::context::Context;
 use crate::emit;
-use crate::exec::{self, Command};
+use crate::exec::{self, Command, RunStep};
+use crate::interactive::{Hand, Place};
+use crate::journal::Surroundings;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::options::ContainerRemoval;
 use crate::plan::buildkit::{Lookup, MountFrom, check_security, docker_version, resolve_mount, target_platform};
 use crate::plan::legacy::{Action, BuildArgs, Comment, CopyAction, Rules, Stage};
-use crate::session::{PullProgress, Session};
+use crate::session::Session;
 use crate::snapshot::{Change, NewLayer, View};
 use crate::stop::Stop;
 
@@ -146,6 +150,7 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
         args.add_meta(variables, lexer).map_err(|message| instruction_failed(message).at(step, lines))?;
         emitter.emit(Fact::StepDone { step, cached: false, image: None });
     }
+    session.shells().find_breakpoints(session, &places(&stages))?;
     for stage in &stages {
         builder.stage(stage, &mut args)?;
     }
@@ -159,6 +164,19 @@ pub(crate) fn build(session: &Session<'_>, context: &Context) -> Result<Built, S
         _ if stages.is_empty() => Err(instruction_failed("unexpected EOF")),
         _ => Err(instruction_failed("No image was generated. Is your Dockerfile empty?")),
     }
+}
+
+/// Where the instructions stand.
+fn places(stages: &[rbuild_parser::Stage]) -> Vec<Place> {
+    let places = stages.iter().enumerate().flat_map(|(index, stage)| {
+        stage.instructions.iter().enumerate().map(move |(at, instruction)| Place {
+            stage: index,
+            name: stage.name.clone(),
+            step: u32::try_from(at + 2).unwrap_or(u32::MAX),
+            lines: emit::lines(instruction.lines),
+        })
+    });
+    places.collect()
 }
 
 /// `--label` as the instruction that Docker makes of it.
@@ -224,6 +242,7 @@ impl Builder<'_> {
         }
         let image = state.id.as_ref().map(|id| id.digest().to_string()).unwrap_or_default();
         self.session.emitter().emit(Fact::StepDone { step, cached: false, image: Some(image) });
+        self.session.journal().state(step, &state.layers, false, &stage.image.surroundings());
         for instruction in &source.instructions {
             self.session.check()?;
             let lines = Some(emit::lines(instruction.lines));
@@ -365,6 +384,10 @@ impl Builder<'_> {
             rbuild_parser::legacy::legacy_check(instruction, self.version)
                 .map_err(|error| instruction_failed(error.to_string()))?;
         }
+        let is_run = matches!(instruction.kind, InstructionKind::Run(_));
+        if !is_run && self.session.shells().breakpoints.take(current.lines) {
+            self.stop_before(&current, &current.stage.image.surroundings())?;
+        }
         let health = current.stage.image.run().healthcheck.get().and_then(|health| health.test.get().cloned());
         let action = current.stage.dispatch(instruction).map_err(instruction_failed)?;
         if matches!(instruction.kind, InstructionKind::Healthcheck(_))
@@ -393,6 +416,13 @@ impl Builder<'_> {
         let config = to_go_bytes(&probe).map_err(|error| Stop::own(&error))?;
         let parent = current.state.id.as_ref().map(|id| id.digest().to_string()).unwrap_or_default();
         let key = KeyBuilder::new("legacy").field("parent", parent).field("config", config).finish();
+        session.journal().key(current.step, &key);
+        if let Some(Hand { layer, complete: true }) = session.hands().find(session, &key)? {
+            let layer = NewLayer { diff_id: layer, empty: false };
+            let state = self.commit(current, None, command, Some(layer))?;
+            self.finish(current, state, true);
+            return Ok((key, true));
+        }
         if session.options().no_cache || *current.missed {
             return Ok((key, false));
         }
@@ -417,17 +447,20 @@ impl Builder<'_> {
     }
 
     fn finish(&self, current: &mut Current<'_>, state: State, cached: bool) {
+        let has_layer = state.layers.len() > current.state.layers.len();
         *current.state = state;
+        let surroundings = current.stage.image.surroundings();
+        self.session.journal().state(current.step, &current.state.layers, has_layer, &surroundings);
         let id = current.state.id.as_ref().map(|id| id.digest().to_string());
         current.stage.image.run_mut().image.set(id.clone().unwrap_or_default());
         self.session.emitter().emit(Fact::StepDone { step: current.step, cached, image: id });
     }
 
-    /// Makes an image of the stage as it is now, with one more layer or none.
+    /// Makes an image of the stage as it is now, with one more layer or none, and files it under a key.
     fn commit(
         &self,
         current: &mut Current<'_>,
-        key: &CacheKey,
+        key: Option<&CacheKey>,
         command: &[String],
         layer: Option<NewLayer>,
     ) -> Result<State, Stop> {
@@ -441,7 +474,9 @@ impl Builder<'_> {
         let mut layers = current.state.layers.clone();
         layers.extend(layer.map(|layer| layer.diff_id));
         let built = write_config(self.session, config, &layers, &now)?;
-        self.session.remember_image(key, &built.id)?;
+        if let Some(key) = key {
+            self.session.remember_image(key, &built.id)?;
+        }
         Ok(State { id: Some(built.id), layers: built.layers, config: built.config })
     }
 
@@ -484,7 +519,7 @@ impl Builder<'_> {
             return Ok(());
         }
         let container = self.container(&current)?;
-        let state = self.commit(&mut current, &key, command, None)?;
+        let state = self.commit(&mut current, Some(&key), command, None)?;
         self.removed(&current, container, true);
         self.finish(&mut current, state, false);
         Ok(())
@@ -513,7 +548,7 @@ impl Builder<'_> {
         }
         let container = self.container(&current)?;
         let layer = change.commit(session)?;
-        let state = self.commit(&mut current, &key, command, Some(layer))?;
+        let state = self.commit(&mut current, Some(&key), command, Some(layer))?;
         self.removed(&current, container, true);
         self.finish(&mut current, state, false);
         Ok(())
@@ -528,11 +563,20 @@ impl Builder<'_> {
         script: Option<&(String, Vec<u8>)>,
         instruction: &Instruction,
     ) -> Result<(), Stop> {
+        let InstructionKind::Run(run) = &instruction.kind else { return Ok(()) };
+        let session = self.session;
+        let cwd = match current.stage.image.working_dir() {
+            "" => "/".to_owned(),
+            path => path.to_owned(),
+        };
+        if session.shells().breakpoints.take(current.lines) {
+            let surroundings = Surroundings { env: env.clone(), ..current.stage.image.surroundings() };
+            self.stop_before(&current, &surroundings)?;
+        }
         let (key, hit) = self.probe(&mut current, recorded)?;
         if hit {
             return Ok(());
         }
-        let InstructionKind::Run(run) = &instruction.kind else { return Ok(()) };
         // An empty list is no command: the container runs what its image says.
         let default_command = current.stage.image.default_command().to_vec();
         let argv = if argv.is_empty() { default_command.as_slice() } else { argv };
@@ -555,31 +599,40 @@ impl Builder<'_> {
             prepared.add_script(name, data)?;
         }
         let container = self.container(&current)?;
-        let cwd = current.stage.image.working_dir();
         let command = Command {
             argv,
             env,
             hidden_env: prepared.secret_env(),
-            cwd: if cwd.is_empty() { "/" } else { cwd },
+            cwd: &cwd,
             user: current.stage.image.user(),
             mounts: prepared.mounts(),
             network: run.network,
             container: Some(&container),
             volumes: current.stage.image.volumes(),
         };
-        let layer = match exec::run(self.session, &current.state.layers, command, current.step) {
-            Ok(layer) => layer,
+        let start = session.hands().find(session, &key)?.map(|hand| hand.layer);
+        let step = RunStep { id: current.step, lines: current.lines, key: &key, start: start.as_ref() };
+        let ran = match exec::run(session, &current.state.layers, command, step) {
+            Ok(ran) => ran,
             Err(stop) => {
+                let surroundings = current.stage.image.surroundings();
+                session.journal().state(current.step, &current.state.layers, false, &surroundings);
                 if matches!(stop, Stop::Failed(_)) {
                     self.removed(&current, container, false);
                 }
                 return Err(stop);
             }
         };
-        let state = self.commit(&mut current, &key, recorded, Some(layer))?;
+        let state = self.commit(&mut current, (!ran.by_hand).then_some(&key), recorded, Some(ran.layer))?;
         self.removed(&current, container, true);
         self.finish(&mut current, state, false);
         Ok(())
+    }
+
+    /// Opens a shell where a step is going to be done.
+    fn stop_before(&self, current: &Current<'_>, surroundings: &Surroundings) -> Result<(), Stop> {
+        let (layers, command) = (&current.state.layers, Command::look(surroundings));
+        self.session.shells().before_step(self.session, layers, command, current.step, current.lines)
     }
 
     /// Lenient: makes a mount of a RUN ready.
@@ -626,7 +679,7 @@ impl Builder<'_> {
             return Err(stop);
         }
         let layer = change.commit(session)?;
-        let state = self.commit(&mut current, &key, &command, Some(layer))?;
+        let state = self.commit(&mut current, Some(&key), &command, Some(layer))?;
         self.finish(&mut current, state, false);
         Ok(())
     }
@@ -656,7 +709,7 @@ impl Builder<'_> {
             return Err(stop);
         }
         let layer = change.commit(session)?;
-        let state = self.commit(&mut current, &key, &command, Some(layer))?;
+        let state = self.commit(&mut current, Some(&key), &command, Some(layer))?;
         self.finish(&mut current, state, false);
         Ok(())
     }
@@ -710,42 +763,4 @@ fn random_id() -> Result<String, Stop> {
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Stop::own(&std::io::Error::from(errno)))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Tells of a pull as the legacy log shows it.
-struct Pulled<'s> {
-    session: &'s Session<'s>,
-    step: StepId,
-}
-
-impl Pulled<'_> {
-    fn tell(&self, blob: Option<&Descriptor>, state: LayerState) {
-        if let Some(blob) = blob {
-            let fact = PullFact::Layer { digest: blob.digest.to_string(), state };
-            self.session.emitter().emit(Fact::Pull { step: self.step, fact });
-        }
-    }
-}
-
-impl PullProgress for Pulled<'_> {
-    fn exists(&self, layer: &BaseLayer) {
-        self.tell(layer.blob.as_ref(), LayerState::Exists);
-    }
-
-    fn pulling(&self, layer: &BaseLayer) {
-        self.tell(layer.blob.as_ref(), LayerState::Pulling);
-    }
-
-    fn downloaded(&self, blob: &Descriptor) {
-        self.tell(Some(blob), LayerState::Verifying);
-        self.tell(Some(blob), LayerState::Downloaded);
-    }
-
-    fn extracted(&self, layer: &BaseLayer) {
-        self.tell(layer.blob.as_ref(), LayerState::Complete);
-    }
-
-    fn refused(&self, blob: &Descriptor) {
-        self.tell(Some(blob), LayerState::Downloading);
-    }
 }
