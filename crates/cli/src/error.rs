@@ -114,6 +114,18 @@ pub(crate) enum CliError {
     /// A shell that nobody can type into.
     #[error("a shell needs a terminal, and standard input is none")]
     ShellWithoutTerminal,
+    /// An image that has no shell.
+    #[error("there is no `/bin/sh` in the image")]
+    NoShell,
+    /// A build that does not go on from where the shell was.
+    #[error("only a step of a build can be gone on from")]
+    ResumeWithoutStep,
+    /// A step without a layer.
+    #[error("`{step}` changes no files")]
+    NoLayer {
+        /// The step.
+        step: String,
+    },
     /// A question without anybody to answer it.
     #[error("nobody can be asked: standard input is not a terminal")]
     NobodyToAsk,
@@ -166,6 +178,9 @@ impl CliError {
             | CliError::Login { .. }
             | CliError::NobodyToAsk
             | CliError::ShellWithoutTerminal
+            | CliError::NoShell
+            | CliError::ResumeWithoutStep
+            | CliError::NoLayer { .. }
             | CliError::NotATerminal
             | CliError::TagWithAllTags
             | CliError::NoCommand(_) => 1,
@@ -200,6 +215,12 @@ impl CliError {
             }
             CliError::ShellWithoutTerminal => {
                 Some("give a command after the build: `rbuild shell BUILD COMMAND…`".to_owned())
+            }
+            CliError::NoShell => {
+                Some("`--with-shell` uses a busybox of this machine; or name a program of the image".to_owned())
+            }
+            CliError::ResumeWithoutStep => {
+                Some("name a failed build or a step; `rbuild builds show` lists steps".to_owned())
             }
             CliError::NobodyToAsk => Some("say yes with --force".to_owned()),
             CliError::Login { hint, .. } => Some((*hint).to_owned()),

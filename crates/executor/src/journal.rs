@@ -5,11 +5,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rbuild_image::config::ImageConfig;
 use rbuild_image::digest::DiffId;
 use rbuild_image::json::Field;
-use rbuild_logfmt::event::{Event, Fact, Lines, Step, StepId, StepKind};
+use rbuild_logfmt::event::{Event, Fact, Failure, Lines, Step, StepId, StepKind};
 use serde::{Deserialize, Serialize};
 
+use crate::interactive::ExpectedStep;
 use crate::key::CacheKey;
 use crate::plan::go;
+use crate::stop::Stop;
 
 /// A step of a build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +96,14 @@ impl Surroundings {
     }
 }
 
+/// What has changed where the first step that is another has this keyword.
+fn changed(instruction: &str) -> &'static str {
+    match instruction {
+        "COPY" | "ADD" => "the files that it copies, or what it is built on,",
+        _ => "what it is built on, or the files that it mounts,",
+    }
+}
+
 /// The steps of a build that runs.
 #[derive(Debug, Default)]
 pub(crate) struct Journal(Mutex<Vec<Entry>>);
@@ -156,9 +166,24 @@ impl Journal {
         }
     }
 
-    /// What a step's result is filed under.
-    pub(crate) fn key(&self, step: StepId, key: &CacheKey) {
-        self.with(step, |entry| entry.record.key = Some(key.as_str().to_owned()));
+    /// What a step's result is filed under; an error where that is not what was expected.
+    pub(crate) fn key(&self, step: StepId, key: &CacheKey, expected: &[ExpectedStep]) -> Result<(), Stop> {
+        let mut other = None;
+        self.with(step, |entry| {
+            let record = &mut entry.record;
+            let is_same =
+                |expected: &&ExpectedStep| expected.stage == record.stage && expected.position == record.position;
+            if expected.iter().find(is_same).is_some_and(|expected| expected.key != key.as_str()) {
+                other = Some((record.text.clone(), record.lines, changed(&record.instruction)));
+            }
+            record.key = Some(key.as_str().to_owned());
+        });
+        let Some((text, lines, changed)) = other else { return Ok(()) };
+        let place = lines.map(|lines| format!(" (line {})", lines.start)).unwrap_or_default();
+        Err(Stop::failed(Failure::Own {
+            message: format!("cannot resume: `{text}`{place} is not what it was: {changed} changed since"),
+            hint: Some("resume with --force, or build anew".to_owned()),
+        }))
     }
 
     /// What is there after a step.

@@ -72,17 +72,8 @@ impl HalfBuilt {
         let told = format!("the command ended with exit code {exit_code}{place}");
         let built = half.image(session, layer.diff_id, &told)?;
         session.store().keep(session.lease(), &built.id)?;
-        let mut names = Vec::new();
-        if named {
-            for tag in &session.options().tags {
-                let Ok(name) = Reference::parse_normalized(tag, DockerVersion::V28) else { continue };
-                let name = name.or_latest();
-                let failed = format!("{}-failed", name.tag().unwrap_or("latest"));
-                let Ok(name) = name.with_tag(&failed) else { continue };
-                session.store().tag(session.lease(), &built.id, &name)?;
-                names.push(name.familiar());
-            }
-        }
+        let tags = if named { session.options().tags.as_slice() } else { &[] };
+        let names = tag_as(session, &built.id, tags, "-failed")?;
         Ok(Kept { image: built.id.digest().to_string(), names, changed, further, size })
     }
 }
@@ -131,6 +122,24 @@ impl Half {
         history.push(entry);
         write_config(session, config, &layers, &crate::solve::created(session))
     }
+}
+
+/// Gives an image names, with something added to their tags; what cannot be a name is left out.
+pub(crate) fn tag_as(
+    session: &Session<'_>,
+    image: &ImageId,
+    names: &[String],
+    suffix: &str,
+) -> Result<Vec<String>, Stop> {
+    let mut given = Vec::new();
+    for name in names {
+        let Ok(name) = Reference::parse_normalized(name, DockerVersion::V28) else { continue };
+        let name = name.or_latest();
+        let Ok(name) = name.with_tag(&format!("{}{suffix}", name.tag().unwrap_or("latest"))) else { continue };
+        session.store().tag(session.lease(), image, &name)?;
+        given.push(name.familiar());
+    }
+    Ok(given)
 }
 
 /// The files of a layer, and what each is to the layers beneath; and how many more there are.

@@ -41,14 +41,14 @@ pub use error::{BuildError, FailedBuild};
 pub use export::tag_error;
 pub use git::{FoundDockerfiles, RepositoryOptions, find_dockerfiles};
 pub use interactive::{
-    Breakpoint, BreakpointError, ByHand, Interaction, ShellEnd, ShellReason, ShellTerminal, StepShell,
+    Breakpoint, BreakpointError, ByHand, ExpectedStep, Interaction, ShellEnd, ShellReason, ShellTerminal, StepShell,
 };
 pub use journal::{StepRecord, StepState, StepStatus};
 pub use options::*;
 pub use rbuild_logfmt as logfmt;
 pub use record::{BuildRecord, BuildStatus, ChangedFile, FailureReport, FileChange};
 pub use run::{
-    PullPolicy, RunControl, RunError, RunFact, RunMount, RunOptions, RunStreams, Take, TakeOptions, TerminalSize, run,
-    take,
+    Changes, Commit, PullPolicy, RunControl, RunError, RunFact, RunMount, RunOptions, RunStreams, Take, TakeOptions,
+    TerminalSize, run, take,
 };
 pub use worker::{Cancel, Observer, build, check, init};

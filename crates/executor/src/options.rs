@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rbuild_logfmt::event::{Builder, Dialect, Failure, Version};
 use serde::{Deserialize, Serialize};
 
-use crate::interactive::{ByHand, Interaction};
+use crate::interactive::{ByHand, ExpectedStep, Interaction};
 
 /// How to reach the store and the registries; shared by builds and every other operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,6 +269,9 @@ pub struct BuildOptions {
     /// Steps whose layers were made by hand, or half of them by an earlier build.
     #[serde(default)]
     pub by_hand: Vec<ByHand>,
+    /// What steps must be known by: the build ends where one is another.
+    #[serde(default)]
+    pub expected: Vec<ExpectedStep>,
 }
 
 impl BuildOptions {
@@ -306,6 +309,7 @@ impl BuildOptions {
             keep_failed: KeepFailed::default(),
             interaction: Interaction::default(),
             by_hand: Vec::new(),
+            expected: Vec::new(),
         }
     }
 }

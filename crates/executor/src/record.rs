@@ -333,6 +333,7 @@ fn without_secrets(options: &BuildOptions) -> BuildOptions {
     let mut options = options.clone();
     options.secrets.clear();
     options.interaction = Interaction::default();
+    options.expected.clear();
     // It may be repeated from elsewhere.
     let absolute = |path: &mut PathBuf| *path = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
     match &mut options.context {
@@ -404,7 +405,8 @@ pub(crate) fn list(store: &Path) -> io::Result<Vec<BuildRecord>> {
         let bytes = fs::read(entry?.path().join(RECORD));
         records.extend(bytes.ok().and_then(|bytes| serde_json::from_slice::<BuildRecord>(&bytes).ok()));
     }
-    records.sort_by(|one, other| one.id.cmp(&other.id));
+    // Names tell seconds only.
+    records.sort_by_key(|record| record.started);
     Ok(records)
 }
 

@@ -43,15 +43,12 @@ pub(crate) enum Command {
     Repo(Box<RepoArgs>),
     /// Run a command in an image.
     Run(Box<RunArgs>),
-    /// Open a shell in what is left of a failed build, or in an image.
-    #[command(
-        override_usage = "rbuild shell [OPTIONS] [BUILD | IMAGE] [COMMAND] [ARG...]",
-        after_help = "Examples:\n  rbuild shell                          the step that failed last\n  rbuild shell 6922b4f01a2b cat \
-                      config.log\n  rbuild shell --entrypoint bash app     in an image\n\nEnvironment, user and working \
-                      directory are those of the failed command, or of the image. Flags are those of `rbuild run`; what is \
-                      changed is gone when the shell ends."
-    )]
-    Shell(Box<RunArgs>),
+    /// Open a shell in a failed build, in a step, or in an image.
+    Shell(Box<ShellArgs>),
+    /// List the files that a step changed.
+    Diff(DiffArgs),
+    /// Show a file as a step left it.
+    Cat(CatArgs),
     /// Write the file system of an image as a tar.
     Export(ExportArgs),
     /// Copy a file or directory out of an image.
@@ -388,10 +385,13 @@ pub(crate) struct BuildsArgs {
 /// What is done with remembered builds; without one they are listed.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BuildsCommand {
-    /// Show what is known of a build, as JSON.
+    /// Show what is known of a build: its steps, and what failed; all of it as JSON where nobody looks.
     Show {
         /// Its id, or the beginning of it [default: the last build].
         build: Option<String>,
+        /// Form [default: a table on a terminal, else JSON].
+        #[arg(long, value_name = "FORM")]
+        format: Option<ListFormat>,
     },
     /// Show the log of a build.
     Log {
@@ -407,6 +407,69 @@ pub(crate) enum BuildsCommand {
         #[arg(required = true, value_name = "BUILD")]
         builds: Vec<String>,
     },
+}
+
+/// Open a shell in a failed build, in a step, or in an image.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "rbuild shell [OPTIONS] [BUILD | STEP | STAGE | IMAGE] [COMMAND] [ARG...]",
+    after_help = "Examples:\n  rbuild shell                          what the last failed command left\n  rbuild shell 3 ls -l \
+                  /app          after step 3 of the last build\n  rbuild shell --resume                 mend what failed, and \
+                  go on\n  rbuild shell --commit app:fixed app   in an image, and keep what is done\n\nA step is its number \
+                  in `rbuild builds show`, STAGE:NUMBER, or a STAGE for its last one; BUILD/STEP is one of another build. \
+                  Environment, user and working directory are those of the step. Flags are those of `rbuild run`. Without \
+                  --commit or --resume what is changed is gone when the shell ends."
+)]
+pub(crate) struct ShellArgs {
+    /// Keep what is left as an image of this name; where the shell ends with an error, `-failed` is added to its tag.
+    #[arg(long, value_name = "NAME[:TAG]")]
+    pub(crate) commit: Option<String>,
+    /// When the shell ends with 0, go on with the build: what is left is the result of the step.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// With --resume: go on although the Dockerfile or the context is another now.
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// With --resume: secret that RUN --mount=type=secret may read. May be repeated.
+    #[arg(long, value_name = "id=NAME[,src=FILE|,env=VARIABLE]", value_parser = values::secret)]
+    pub(crate) secret: Vec<values::SecretSpec>,
+    /// In an image without a shell use a statically linked busybox of this machine: that of PATH, or this file.
+    #[arg(long, value_name = "BUSYBOX", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) with_shell: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// List the files that a step changed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rbuild diff              what the failed, or else the last, step of the last build changed\n  \
+                        rbuild diff 3            its step 3\n  rbuild diff builder:2    step 2 of a stage\n\nA is added, C is \
+                        changed, D is deleted; with the sizes of files."
+)]
+pub(crate) struct DiffArgs {
+    /// The step, as `rbuild shell` takes it; of an image, its topmost layer.
+    #[arg(value_name = "STEP")]
+    pub(crate) step: Option<String>,
+    /// Form of the list.
+    #[arg(long, value_name = "FORM", default_value = "table", hide_default_value = true)]
+    pub(crate) format: ListFormat,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Show a file as a step left it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rbuild cat /opt/config.log     in what the last failed command left\n  rbuild cat \
+                        3:/etc/passwd       after step 3 of the last build"
+)]
+pub(crate) struct CatArgs {
+    /// The step, as `rbuild shell` takes it, or an image, and the path of the file.
+    #[arg(value_name = "[STEP:]PATH")]
+    pub(crate) file: String,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -477,7 +540,10 @@ impl Command {
         match self {
             Command::Build(args) => &args.common,
             Command::Repo(args) => &args.build.common,
-            Command::Run(args) | Command::Shell(args) => &args.common,
+            Command::Run(args) => &args.common,
+            Command::Shell(args) => &args.run.common,
+            Command::Diff(args) => &args.common,
+            Command::Cat(args) => &args.common,
             Command::Export(args) => &args.common,
             Command::Cp(args) => &args.common,
             Command::Images(args) => &args.common,

@@ -81,7 +81,7 @@ pub(crate) fn command() -> clap::Command {
         .mut_subcommand("shell", |shell| {
             shell
                 .mut_arg("verbose", |verbose| verbose.short(None))
-                .mut_arg("words", |words| words.value_name("[BUILD | IMAGE] [COMMAND] [ARG...]"))
+                .mut_arg("words", |words| words.value_name("[BUILD | STEP | STAGE | IMAGE] [COMMAND] [ARG...]"))
         })
         .mut_subcommands(|command| command.args_override_self(true).disable_version_flag(true).mut_args(like_docker))
 }

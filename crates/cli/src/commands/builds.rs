@@ -1,7 +1,7 @@
 //! `rbuild builds` and `rbuild resume`: what is remembered of builds.
 
 use rbuild_executor::manage::{self, Force, ResumeFrom};
-use rbuild_executor::{BuildOptions, BuildRecord, BuildStatus, ContextSource, StoreOptions};
+use rbuild_executor::{BuildOptions, BuildRecord, BuildStatus, ContextSource, StepStatus, StoreOptions};
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -24,9 +24,13 @@ pub(crate) fn builds(args: BuildsArgs, environment: &Environment, output: &mut O
             output.out(show(&records, args.quiet, args.format, OffsetDateTime::now_utc().unix_timestamp()));
             Ok(())
         }
-        Some(BuildsCommand::Show { build }) => {
+        Some(BuildsCommand::Show { build, format }) => {
             let record = manage::build_record(&store, build.as_deref())?;
-            output.out(format!("{:#}\n", json!(record)));
+            let seen = if Output::terminals().stdout { ListFormat::Table } else { ListFormat::Json };
+            output.out(match format.unwrap_or(seen) {
+                ListFormat::Json => format!("{:#}\n", json!(record)),
+                ListFormat::Table => describe(&record, OffsetDateTime::now_utc().unix_timestamp()),
+            });
             Ok(())
         }
         Some(BuildsCommand::Log { build, log_format }) => {
@@ -73,6 +77,46 @@ fn status(record: &BuildRecord) -> &'static str {
         BuildStatus::Cancelled => "cancelled",
         _ => "unknown",
     }
+}
+
+/// A build for somebody who looks at it.
+fn describe(record: &BuildRecord, now: i64) -> String {
+    let started = human::ago(i64::try_from(record.started / 1_000_000_000).unwrap_or(now), now);
+    let mut text = format!("Build:    {} ({}, {:.1}s, {started})\n", record.id, status(record), record.seconds);
+    let mut row = |name: &str, value: &str| {
+        if !value.is_empty() {
+            text.push_str(&format!("{:<9} {value}\n", format!("{name}:")));
+        }
+    };
+    row("Context", &context(&record.options));
+    row("Names", &record.options.tags.join(", "));
+    row("Image", record.image.as_deref().unwrap_or_default());
+    if let Some(failure) = &record.failure {
+        let step = failure.step.as_deref().unwrap_or_default().replace('\n', " ");
+        let code = failure.exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+        row("Failed", &format!("{step}{code}"));
+        row("Kept", failure.image.as_deref().unwrap_or_default());
+    }
+    let steps = record.steps.iter().map(|step| {
+        let place = match &step.stage {
+            Some(stage) => format!("{stage}:{}", step.position),
+            None => step.position.to_string(),
+        };
+        let status = match step.status {
+            StepStatus::Done => "done",
+            StepStatus::Cached => "cached",
+            StepStatus::Failed => "failed",
+            StepStatus::Cancelled => "cancelled",
+            _ => "",
+        };
+        let line = step.lines.map(|lines| lines.start.to_string()).unwrap_or_default();
+        let time = if step.status == StepStatus::Done { format!("{:.1}s", step.seconds) } else { String::new() };
+        let text = human::ellipsis(&step.text.replace('\n', " "), 70);
+        vec![step.number.to_string(), place, line, status.to_owned(), time, text]
+    });
+    let header = ["STEP", "STAGE", "LINE", "STATUS", "TIME", "INSTRUCTION"];
+    text.push('\n');
+    text + &human::table(&header, &steps.collect::<Vec<_>>())
 }
 
 fn show(records: &[BuildRecord], quiet: bool, format: Option<ListFormat>, now: i64) -> String {

@@ -11,6 +11,7 @@ mod prune;
 mod replay;
 mod repo;
 mod run;
+mod steps;
 mod take;
 mod transfer;
 
@@ -27,7 +28,9 @@ pub(crate) fn run(command: Command, environment: &Environment, output: &mut Outp
         Command::Build(args) => build::run(*args, environment, output),
         Command::Repo(args) => repo::run(*args, environment, output),
         Command::Run(args) => run::run(*args, environment, output),
-        Command::Shell(args) => run::shell(*args, environment, output),
+        Command::Shell(args) => steps::shell(*args, environment, output),
+        Command::Diff(args) => steps::diff(&args, environment, output),
+        Command::Cat(args) => steps::cat(&args, environment),
         Command::Export(args) => take::export(args, environment),
         Command::Cp(args) => take::cp(args, environment),
         Command::Images(args) => images::images(args, environment, output),

@@ -3,9 +3,10 @@
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
-use rbuild_executor::manage::{self, ManageError, TransferFact};
-use rbuild_executor::{Network, PullPolicy, RunControl, RunError, RunFact, RunOptions, RunStreams};
+use rbuild_executor::manage::TransferFact;
+use rbuild_executor::{Commit, Network, PullPolicy, RunControl, RunError, RunFact, RunMount, RunOptions, RunStreams};
 
 use super::transfer::show_pull;
 use crate::args::{ArgsError, Arity, Environment, NetworkArg, PullArg, RunArgs, check_command_arity};
@@ -19,43 +20,33 @@ use crate::terminal::{self, RawMode};
 pub(crate) fn run(args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let usage = "[OPTIONS] IMAGE [COMMAND] [ARG...]";
     check_command_arity("run", usage, Arity::AtLeast(1), args.words.len())?;
-    execute(args, environment, output).map_err(|error| match error {
+    let ended = execute(&args, More::default(), environment, output).and_then(Executed::into_result);
+    ended.map_err(|error| match error {
         CliError::Ended { .. } | CliError::Interrupted { .. } | CliError::Args(ArgsError::Shown(_)) => error,
         error => CliError::Run(Box::new(error)),
     })
 }
 
-/// Opens a shell, or runs a command, in what is left of a failed build or in an image.
-pub(crate) fn shell(mut args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
-    let store = store_options(&args.common, environment)?;
-    let named = (!args.words.is_empty()).then(|| args.words.remove(0));
-    let image = match manage::build_record(&store, named.as_deref()) {
-        Ok(record) => match record.failure.and_then(|failure| failure.image).or(record.image) {
-            Some(image) => image,
-            None => return Err(ManageError::NothingKept { build: record.id }.into()),
-        },
-        Err(ManageError::NoBuild { name: Some(image) }) => image,
-        Err(error) => return Err(error.into()),
-    };
-    args.interactive = true;
-    args.tty |= io::stdin().is_terminal();
-    if args.words.is_empty() && args.entrypoint.is_none() {
-        if !args.tty {
-            return Err(CliError::ShellWithoutTerminal);
-        }
-        args.words.push(SHELL.to_owned());
-    }
-    // What the image runs by itself is not asked for.
-    args.entrypoint.get_or_insert_default();
-    args.words.insert(0, image);
-    run(args, environment, output)
+/// What a run that is more than that needs.
+#[derive(Debug, Default)]
+pub(super) struct More {
+    pub(super) commit: Option<Commit>,
+    /// A busybox of this machine, mounted there.
+    pub(super) busybox: Option<(PathBuf, &'static str)>,
 }
 
-/// Every image with a shell has this one.
-const SHELL: &str = "/bin/sh";
-
-fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
-    let options = options(&args, environment)?;
+/// Runs; gives the image that was made, and the exit code.
+pub(super) fn execute(
+    args: &RunArgs,
+    more: More,
+    environment: &Environment,
+    output: &mut Output,
+) -> Result<Executed, CliError> {
+    let mut options = options(args, environment)?;
+    options.commit = more.commit;
+    if let Some((source, target)) = more.busybox {
+        options.mounts.push(RunMount::Bind { source, target: target.to_owned(), read_only: true, create: false });
+    }
     let io_failed = |action: &str| {
         let action = action.to_owned();
         move |source| CliError::Io { action, source }
@@ -92,6 +83,7 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
     let mut mode = None;
     let mut failed = None;
     let mut limits = Vec::new();
+    let mut image = None;
     let quiet = args.quiet;
     let ended = rbuild_executor::run(options, streams, &control, &mut |fact| match fact {
         RunFact::Starting if raw => match RawMode::enter(io::stdin().as_fd()) {
@@ -102,6 +94,7 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
             }
         },
         RunFact::Limit { text } => limits.push(text.clone()),
+        RunFact::Committed { image: id, names } => image = Some((id.clone(), names.clone())),
         _ if quiet => {}
         fact => output.err(told(fact)),
     });
@@ -114,13 +107,29 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
         return Err(io_failed("put the terminal into raw mode")(source));
     }
     match ended {
-        Ok(0) => Ok(()),
-        Ok(code) => Err(CliError::Ended { code: u8::try_from(code).ok().filter(|code| *code != 0).unwrap_or(255) }),
+        Ok(code) => Ok(Executed { code, image }),
         Err(RunError::Cancelled) => match received.signal() {
             Some(signal) => Err(CliError::Interrupted { signal }),
             None => Err(CliError::Executor(RunError::Cancelled)),
         },
         Err(error) => Err(CliError::Executor(error)),
+    }
+}
+
+/// How a command ended.
+pub(super) struct Executed {
+    pub(super) code: i32,
+    /// Id and names of what it left.
+    pub(super) image: Option<(String, Vec<String>)>,
+}
+
+impl Executed {
+    /// As the exit code of this program.
+    pub(super) fn into_result(self) -> Result<(), CliError> {
+        match self.code {
+            0 => Ok(()),
+            code => Err(CliError::Ended { code: u8::try_from(code).ok().filter(|code| *code != 0).unwrap_or(255) }),
+        }
     }
 }
 

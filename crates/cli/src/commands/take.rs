@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_executor::{Destination, RunControl, RunError, Take, TakeOptions, take};
+use rbuild_executor::{Changes, Destination, RunControl, RunError, Take, TakeOptions, take};
 use rbuild_logfmt::OutputStream;
 
 use crate::args::{Arity, CpArgs, Environment, ExportArgs, check_command_arity};
@@ -21,7 +21,7 @@ pub(crate) fn export(args: ExportArgs, environment: &Environment) -> Result<(), 
     };
     let store = store_options(&args.common, environment)?;
     let image = args.images.concat();
-    run(TakeOptions { store, image, isolation: convert::isolation(args.isolation), take: Take::Root(to) })
+    run(TakeOptions { store, image, isolation: convert::isolation(args.isolation), take: Take::Root(to) }).map(drop)
 }
 
 /// Copies a file or directory out of an image.
@@ -39,23 +39,24 @@ pub(crate) fn cp(args: CpArgs, environment: &Environment) -> Result<(), CliError
         Take::Copy { path, follow, to: PathBuf::from(dest), keep_owners: args.archive }
     };
     let store = store_options(&args.common, environment)?;
-    run(TakeOptions { store, image: image.to_owned(), isolation: convert::isolation(args.isolation), take })
+    run(TakeOptions { store, image: image.to_owned(), isolation: convert::isolation(args.isolation), take }).map(drop)
 }
 
 /// The image and the path: the last colon with a slash, or nothing but a path, after it. A tag has no slash.
-fn split(source: &str) -> Option<(&str, &str)> {
+pub(super) fn split(source: &str) -> Option<(&str, &str)> {
     let at = source.find(":/").or_else(|| source.rfind(':'))?;
     let (image, path) = (&source[..at], &source[at + 1..]);
     (!image.is_empty() && !path.is_empty()).then_some((image, path))
 }
 
-fn run(options: TakeOptions) -> Result<(), CliError> {
+/// Takes, until a signal comes.
+pub(super) fn run(options: TakeOptions) -> Result<Option<Changes>, CliError> {
     let control = RunControl::new();
     let to_cancel = control.clone();
     let received = signals::listen(move || to_cancel.cancel())
         .map_err(|source| CliError::Io { action: "listen to signals".to_owned(), source })?;
     match take(options, &control) {
-        Ok(()) => Ok(()),
+        Ok(changes) => Ok(changes),
         Err(RunError::Closed) => Err(CliError::Write(WriteError::Closed { stream: OutputStream::Stdout })),
         Err(RunError::Image(error)) => Err(error.into()),
         Err(error) => match received.signal() {

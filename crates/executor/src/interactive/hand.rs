@@ -23,6 +23,17 @@ pub struct ByHand {
     pub complete: bool,
 }
 
+/// What a step was known by in the build that is gone on with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedStep {
+    /// Name of its stage, if the log shows one.
+    pub stage: Option<String>,
+    /// Its number in the stage.
+    pub position: u32,
+    /// What it was known by.
+    pub key: String,
+}
+
 /// Such a layer, found.
 #[derive(Clone, Debug)]
 pub(crate) struct Hand {

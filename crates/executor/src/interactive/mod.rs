@@ -12,7 +12,7 @@ use rbuild_sandbox::TerminalSize;
 use serde::{Deserialize, Serialize};
 
 pub use breakpoints::{Breakpoint, BreakpointError};
-pub use hand::ByHand;
+pub use hand::{ByHand, ExpectedStep};
 
 use crate::run::RunControl;
 

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::images::{open, resolve};
 use super::{Force, ManageError, remove};
 use crate::record::{self, BUILDS, BuildRecord, BuildStatus};
-use crate::{BuildOptions, ByHand, ContextSource, DockerfileSource, StepStatus, StoreOptions};
+use crate::{BuildOptions, ByHand, ContextSource, DockerfileSource, ExpectedStep, StepStatus, StoreOptions};
 
 /// The builds that are remembered, oldest first. Those that still run, or were killed, are not among them.
 ///
@@ -52,11 +53,33 @@ pub fn build_log(store: &StoreOptions, record: &BuildRecord) -> Result<PathBuf, 
 /// # Errors
 /// [`ManageError::CannotResume`] with the reason.
 pub fn resumed(record: &BuildRecord, force: Force, from: ResumeFrom) -> Result<BuildOptions, ManageError> {
+    let cannot = |reason: &str| Err(ManageError::CannotResume { build: record.id.clone(), reason: reason.to_owned() });
+    if record.status == BuildStatus::Succeeded {
+        return cannot("it succeeded");
+    }
+    let mut options = resumable(record, force)?;
+    if from == ResumeFrom::Partial {
+        let step = record.steps.iter().find(|step| step.status == StepStatus::Failed).and_then(|step| step.key.clone());
+        let image = record.failure.as_ref().and_then(|failure| failure.image.clone());
+        let (Some(step), Some(image)) = (step, image) else {
+            return cannot("nothing is left of a command that failed");
+        };
+        if resolve(&open(&options.store)?, &image).is_err() {
+            return cannot("what was left of its command was removed since");
+        }
+        options.by_hand.retain(|hand| hand.step != step);
+        options.by_hand.push(ByHand { step, image, complete: false });
+    }
+    Ok(options)
+}
+
+/// What repeats a build. Unless it is forced to, that ends where something is not what it was.
+pub(super) fn resumable(record: &BuildRecord, force: Force) -> Result<BuildOptions, ManageError> {
     let cannot = |reason: String| Err(ManageError::CannotResume { build: record.id.clone(), reason });
     let mut options = record.options.clone();
-    if record.status == BuildStatus::Succeeded {
-        return cannot("it succeeded".to_owned());
-    }
+    // What it had done is in the cache now, and is what it goes on with.
+    (options.no_cache, options.pull) = (false, false);
+    options.no_cache_filter.clear();
     let dockerfile = match (&options.dockerfile, &options.context) {
         (DockerfileSource::Stdin, _) => {
             return cannot("its Dockerfile came from standard input and is gone".to_owned());
@@ -76,14 +99,11 @@ pub fn resumed(record: &BuildRecord, force: Force, from: ResumeFrom) -> Result<B
             Err(error) => return cannot(format!("`{}` cannot be read: {error}", dockerfile.display())),
         }
     }
-    if from == ResumeFrom::Partial {
-        let step = record.steps.iter().find(|step| step.status == StepStatus::Failed).and_then(|step| step.key.clone());
-        let image = record.failure.as_ref().and_then(|failure| failure.image.clone());
-        let (Some(step), Some(image)) = (step, image) else {
-            return cannot("nothing is left of a command that failed".to_owned());
-        };
-        options.by_hand.retain(|hand| hand.step != step);
-        options.by_hand.push(ByHand { step, image, complete: false });
+    if force == Force::No {
+        let known = record.steps.iter().filter_map(|step| {
+            Some(ExpectedStep { stage: step.stage.clone(), position: step.position, key: step.key.clone()? })
+        });
+        options.expected = known.collect();
     }
     Ok(options)
 }

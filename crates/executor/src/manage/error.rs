@@ -39,6 +39,30 @@ pub enum ManageError {
         /// Why not.
         reason: String,
     },
+    /// There is no such step.
+    #[error("the build {build} has no step `{step}`")]
+    NoStep {
+        /// Id of the build.
+        build: String,
+        /// As it was named.
+        step: String,
+    },
+    /// The build did not come to a step.
+    #[error("the build {build} did not come to its step {step}")]
+    StepNotDone {
+        /// Id of the build.
+        build: String,
+        /// Its number.
+        step: u32,
+    },
+    /// The files of a step are no longer there.
+    #[error("the files of step {step} of the build {build} are no longer in the store")]
+    StepGone {
+        /// Id of the build.
+        build: String,
+        /// Its number.
+        step: u32,
+    },
     /// Nothing is left of a build.
     #[error("nothing is left of the build {build}")]
     NothingKept {
@@ -156,6 +180,8 @@ impl ManageError {
             ManageError::CannotResume { reason, .. } if reason.ends_with("has changed since") => {
                 Some("resume with --force, or build anew".to_owned())
             }
+            ManageError::NoStep { build, .. } => Some(format!("`rbuild builds show {build}` lists its steps")),
+            ManageError::StepGone { .. } => Some("they were pruned; build again".to_owned()),
             ManageError::NothingKept { .. } => {
                 Some("it did not fail in a RUN, or that was not kept (`--keep-failed`)".to_owned())
             }

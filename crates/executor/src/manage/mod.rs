@@ -12,6 +12,7 @@ mod inspect;
 mod login;
 mod prune;
 mod remove;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -25,6 +26,7 @@ use rbuild_logfmt::event::{Builder, Dialect, Version};
 use crate::RegistryAccess;
 
 pub use archive::{ArchiveFormat, Loaded, load, load_file, save, save_file};
+use builds::resumable;
 pub use builds::{ResumeFrom, build_log, build_record, builds, remove_build, resumed};
 pub use doctor::{Check, CheckState, Diagnosis, doctor, doctor_of};
 pub use error::ManageError;
@@ -35,6 +37,7 @@ pub use inspect::{HistoryRow, history, inspect};
 pub use login::{Kept, login, logout, server_name};
 pub use prune::{PruneReport, PruneScope, prune};
 pub use remove::{Force, Removed, collect, remove};
+pub use steps::{Located, find_step, locate, resumed_after, step_image};
 pub(crate) use transfer::push_image;
 pub use transfer::{LayerState, Pulled, PushedImage, TransferFact, pull, push, tags};
 

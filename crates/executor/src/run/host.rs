@@ -36,6 +36,13 @@ pub fn run(
 ) -> Result<i32, RunError> {
     let mut options = options;
     prepare_mounts(&mut options)?;
+    for name in options.commit.iter().flat_map(|commit| &commit.names) {
+        let parsed = Reference::parse_normalized(name, DockerVersion::V28);
+        let parsed = parsed.map_err(|source| RunError::Image(ManageError::Reference { name: name.clone(), source }))?;
+        if parsed.digest().is_some() {
+            return Err(RunError::Image(ManageError::NameWithDigest { name: name.clone() }));
+        }
+    }
     options.image = find_image(&options, control, observer)?;
     let (ends, inner, terminal) = Ends::of(streams).map_err(|error| lost(&error))?;
     let mut spawn = worker_options(&options.store, ENTRY.0);
@@ -48,6 +55,7 @@ pub fn run(
     let mut ends = Some(ends);
     let mut copiers = Vec::new();
     let mut limits = Vec::new();
+    let mut committed = None;
     let answer = loop {
         match worker.recv::<Reply>() {
             Ok(Some(Reply::Starting)) => {
@@ -62,6 +70,8 @@ pub fn run(
                 copiers = start(ends.take(), Some(master), &ended).map_err(|error| lost(&error))?;
             }
             Ok(Some(Reply::Limit(text))) => limits.push(text),
+            Ok(Some(Reply::Committed(image, names))) => committed = Some(RunFact::Committed { image, names }),
+            Ok(Some(Reply::Changes(_))) => {}
             Ok(Some(Reply::End(end))) => break Some(end),
             Ok(None) => break None,
             Err(error) => return Err(lost(&error)),
@@ -81,6 +91,9 @@ pub fn run(
         }
     }
     // After all that the command has said.
+    if let Some(fact) = committed {
+        observer(&fact);
+    }
     for text in limits {
         observer(&RunFact::Limit { text });
     }

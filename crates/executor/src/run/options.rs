@@ -48,6 +48,17 @@ pub struct RunOptions {
     pub platform: Option<String>,
     /// Whether a registry is asked for the image.
     pub pull: PullPolicy,
+    /// What becomes of the files that the command changes; they are thrown away by default.
+    pub commit: Option<Commit>,
+}
+
+/// An image of what a command leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Names for it. Where the command fails it gets them with `-failed` added to their tags.
+    pub names: Vec<String>,
+    /// The changes become part of the image's topmost layer, in place of a layer of their own.
+    pub amend: bool,
 }
 
 impl RunOptions {
@@ -72,6 +83,7 @@ impl RunOptions {
             isolation: Isolation::Auto,
             platform: None,
             pull: PullPolicy::Missing,
+            commit: None,
         }
     }
 }
@@ -171,6 +183,13 @@ pub enum RunFact {
     Pulled(Pulled),
     /// The command starts now.
     Starting,
+    /// What it left is an image.
+    Committed {
+        /// Its id.
+        image: String,
+        /// Its names.
+        names: Vec<String>,
+    },
     /// The command failed, and had met something that the isolation does not give.
     Limit {
         /// What, and what helps.

@@ -20,8 +20,10 @@ use super::host::{begin, died, lost};
 use super::worker::{ENTRY, Reply, Request};
 use crate::cancel::{Cancel, Cancellable};
 use crate::emit::Emitter;
+use crate::kept;
 use crate::manage::{self, ManageError};
 use crate::options::{BuildOptions, ContextSource, Destination, Isolation, StoreOptions};
+use crate::record::ChangedFile;
 use crate::rootfs::{self, CopyOptions, DiffOptions, LayerXattrs, RootfsError, Source};
 use crate::session::Session;
 use crate::snapshot::View;
@@ -48,6 +50,13 @@ pub struct TakeOptions {
 pub enum Take {
     /// The whole file system, as a tar (`docker export`).
     Root(Destination),
+    /// The content of a file, on standard output; links are followed, within the image.
+    Content {
+        /// Its path in the image.
+        path: String,
+    },
+    /// What the topmost layer changes, and nothing else: see [`Changes`].
+    Changes,
     /// A file or directory, as a tar on standard output (`docker cp IMAGE:PATH -`).
     Archive {
         /// Its path in the image; one that ends in `/.` stands for what is in the directory.
@@ -68,11 +77,22 @@ pub enum Take {
     },
 }
 
+/// What a layer changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// The files, in the order of the layer.
+    pub files: Vec<ChangedFile>,
+    /// How many more there are.
+    pub further: u64,
+}
+
 /// Takes files out of an image of the store. No link in the image leads out of it, or out of the destination.
+///
+/// Gives something only for [`Take::Changes`].
 ///
 /// # Errors
 /// Where the image or the file is not there, or the destination cannot be written.
-pub fn take(options: TakeOptions, control: &RunControl) -> Result<(), RunError> {
+pub fn take(options: TakeOptions, control: &RunControl) -> Result<Option<Changes>, RunError> {
     let mut options = options;
     let store = Store::open(&options.store.root).map_err(ManageError::from)?;
     options.image = manage::resolve(&store, &options.image)?.to_string();
@@ -91,9 +111,11 @@ pub fn take(options: TakeOptions, control: &RunControl) -> Result<(), RunError> 
     spawn.stderr = std::io::stderr().as_fd().try_clone_to_owned().ok();
     let store = options.store.clone();
     let mut worker = begin(spawn, &Request::Take(Box::new(options)), control)?;
+    let mut changes = None;
     let answer = loop {
         match worker.recv::<Reply>().map_err(|error| lost(&error))? {
             Some(Reply::End(end)) => break Some(end),
+            Some(Reply::Changes(found)) => changes = Some(found),
             Some(_) => {}
             None => break None,
         }
@@ -101,7 +123,7 @@ pub fn take(options: TakeOptions, control: &RunControl) -> Result<(), RunError> 
     let status = worker.wait();
     control.detach();
     match answer {
-        Some(end) => end.map(drop).map_err(RunError::from),
+        Some(end) => end.map(|_| changes).map_err(RunError::from),
         None => Err(died(&store, status, control)),
     }
 }
@@ -119,7 +141,7 @@ pub(super) fn in_worker(
     facts: &Facts,
     cancel: &Cancel,
     output: Option<OwnedFd>,
-) -> Result<(), RunError> {
+) -> Result<Option<Changes>, RunError> {
     let build = BuildOptions::new(options.store.root.clone(), ContextSource::Stdin);
     let session = Session::open(&build, facts.clone(), cancel, Emitter::new(Box::new(drop)), None, output)
         .map_err(|(_, stop)| stopped(stop))?;
@@ -128,14 +150,23 @@ pub(super) fn in_worker(
     if cancel.was_asked() { Err(RunError::Cancelled) } else { done }
 }
 
-fn of_image(session: &Session<'_>, options: &TakeOptions) -> Result<(), RunError> {
+fn of_image(session: &Session<'_>, options: &TakeOptions) -> Result<Option<Changes>, RunError> {
     let image = session.local_image(&options.image).map_err(stopped)?.ok_or_else(|| RunError::Refused {
         message: format!("the store does not have the layers of {}", options.image),
         hint: Some("`rbuild pull` fetches them".to_owned()),
     })?;
-    let view = View::open(session, &image.diff_ids()).map_err(stopped)?;
+    let layers = image.diff_ids();
+    if options.take == Take::Changes {
+        let Some((layer, below)) = layers.split_last() else { return Ok(Some(Changes::default())) };
+        session.unpacked(&layers).map_err(stopped)?;
+        let (files, further) = kept::changes(session, below, layer).map_err(stopped)?;
+        return Ok(Some(Changes { files, further }));
+    }
+    let view = View::open(session, &layers).map_err(stopped)?;
     let root = Root::open(view.path(), session.ownership()).map_err(|error| stopped(error.into()))?;
-    match &options.take {
+    let taken = match &options.take {
+        Take::Changes => Ok(()),
+        Take::Content { path } => content(session, &root, path),
         Take::Root(to) => write(session, to, &root, Path::new("/"), Path::new("")),
         Take::Archive { path, follow } => {
             let found = Found::look(&root, path, *follow)?;
@@ -152,7 +183,24 @@ fn of_image(session: &Session<'_>, options: &TakeOptions) -> Result<(), RunError
             let found = Found::look(&root, path, *follow)?;
             copy(session, &root, &found, to, *keep_owners)
         }
+    };
+    taken.map(|()| None)
+}
+
+/// Writes the content of a file.
+fn content(session: &Session<'_>, root: &Root, path: &str) -> Result<(), RunError> {
+    let refused = |why: &dyn std::fmt::Display| RunError::refused(format!("cannot read `{path}` in the image: {why}"));
+    let found = root.stat(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => refused(&"no such file or directory"),
+        _ => refused(&error),
+    })?;
+    if !found.is_file() {
+        return Err(refused(&if found.is_dir() { "it is a directory" } else { "it is no regular file" }));
     }
+    let mut file = root.open_file(path).map_err(|error| refused(&error))?;
+    let output = session.take_output().ok_or_else(|| RunError::refused("there is no standard output"))?;
+    let mut to = Cancellable { inner: File::from(output), cancel: session.cancel().flag() };
+    std::io::copy(&mut file, &mut to).map(drop).map_err(|error| cannot("write", Path::new(path), &error))
 }
 
 /// Writes an archive.

@@ -3,21 +3,26 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use rbuild_image::config::{History, ImageConfig};
+use rbuild_image::digest::DiffId;
 use rbuild_logfmt::event::{Builder, Dialect, Version};
 use rbuild_sandbox::{Entry, ExitStatus, Signals, Streams, TerminalSize, WorkerChannel};
 use serde::{Deserialize, Serialize};
 
 use super::container;
 use super::error::{Failed, RunError};
-use super::options::RunOptions;
+use super::options::{Commit, RunOptions};
 use super::process;
-use super::take::{self, TakeOptions};
+use super::take::{self, Changes, TakeOptions};
 use crate::cancel::Cancel;
 use crate::emit::Emitter;
 use crate::exec;
+use crate::kept::tag_as;
 use crate::options::{BuildOptions, ContextSource, Network};
 use crate::session::Session;
 use crate::snapshot::Change;
+use crate::solve::{created, write_config};
+use crate::stop::Stop;
 
 /// Name and function of the worker, for [`rbuild_sandbox::init`].
 pub(crate) const ENTRY: (&str, Entry) = ("run", serve);
@@ -39,8 +44,12 @@ pub(super) enum Reply {
     Starting,
     /// The descriptor of the terminal's master side follows.
     Terminal,
+    /// [`super::RunFact::Committed`].
+    Committed(String, Vec<String>),
     /// [`super::RunFact::Limit`].
     Limit(String),
+    /// Of the topmost layer of an image.
+    Changes(Changes),
     /// The exit code.
     End(Result<i32, Failed>),
 }
@@ -74,7 +83,11 @@ fn serve(mut channel: WorkerChannel) -> i32 {
         Request::Run(options, terminal) => run(&channel, &options, terminal, files, &cancel, &signals),
         Request::Take(options) => {
             let [output, ..] = files;
-            take::in_worker(&options, channel.facts(), &cancel, output).map(|()| ExitStatus::Code(0))
+            take::in_worker(&options, channel.facts(), &cancel, output).map(|changes| {
+                // Where the caller is gone, nobody wants to know.
+                let _ = changes.map(|changes| channel.send(&Reply::Changes(changes)));
+                ExitStatus::Code(0)
+            })
         }
         Request::Signal(_) | Request::Cancel => Err(RunError::Cancelled),
     };
@@ -122,17 +135,28 @@ fn in_image(
     let image = image.ok_or_else(|| RunError::refused(format!("the image {} is gone", options.image)))?;
     let config = image.config.config.get().cloned().unwrap_or_default();
     let process = process::of_image(&config, options, hostname(options)?, terminal)?;
-    let layers = image.diff_ids();
+    let mut below = image.diff_ids();
+    let amended = if options.commit.as_ref().is_some_and(|commit| commit.amend) { below.pop() } else { None };
     let change = session
-        .unpacked(&layers)
+        .unpacked(&below)
         .and_then(|stack| exec::init_layer(session, &stack))
-        .and_then(|beneath| Change::begin(session, &layers, &[beneath]))
+        .and_then(|beneath| Change::begin(session, &below, &[beneath]))
         .map_err(container::stopped)?;
+    if let Some(layer) = &amended {
+        change.start_with(session, layer).map_err(container::stopped)?;
+    }
     let ended = channel
         .send(&Reply::Starting)
         .map_err(|_| RunError::Cancelled)
         .and_then(|()| container::enter(session, &change, &process, signals, streams));
-    change.discard(session);
+    match (&ended, &options.commit) {
+        (Ok(status), Some(commit)) => {
+            let kept = keep(session, change, image.config, below, commit, *status, &process.argv);
+            let (id, names) = kept.map_err(container::stopped)?;
+            let _ = channel.send(&Reply::Committed(id, names));
+        }
+        _ => change.discard(session),
+    }
     if !matches!(&ended, Ok(status) if status.success()) {
         for limit in rbuild_sandbox::limits_met() {
             // Where the caller is gone, nobody wants to know.
@@ -140,6 +164,33 @@ fn in_image(
         }
     }
     ended
+}
+
+/// Makes an image of what a command has left: its id and names.
+fn keep(
+    session: &Session<'_>,
+    change: Change,
+    mut config: ImageConfig,
+    below: Vec<DiffId>,
+    commit: &Commit,
+    status: ExitStatus,
+    argv: &[String],
+) -> Result<(String, Vec<String>), Stop> {
+    let mut layers = below;
+    layers.push(change.commit(session)?.diff_id);
+    if !commit.amend {
+        let mut entry = History::default();
+        entry.created_by.set(argv.join(" "));
+        config.history.get_or_default().push(entry);
+    }
+    let built = write_config(session, config, &layers, &created(session))?;
+    session.store().keep(session.lease(), &built.id)?;
+    let names = if status.success() {
+        tag_as(session, &built.id, &commit.names, "")?
+    } else {
+        tag_as(session, &built.id, &commit.names, "-failed")?
+    };
+    Ok((built.id.digest().to_string(), names))
 }
 
 /// A run as a session sees it: containers of the classic builder have what those of `docker run` have.

@@ -625,7 +625,7 @@ impl<'s> Solver<'s> {
             let keys = self.key(&snapshot, step, &|stage| self.wait_for(stage))?;
             let Some(key) = keys.first().cloned() else { return Err(Stop::Cancelled) };
             let session = self.session;
-            session.journal().key(id, &key);
+            session.journal().key(id, &key, &session.options().expected)?;
             if session.shells().breakpoints.take(lines) {
                 self.stop_before(&snapshot, step, id)?;
             }

@@ -416,7 +416,7 @@ impl Builder<'_> {
         let config = to_go_bytes(&probe).map_err(|error| Stop::own(&error))?;
         let parent = current.state.id.as_ref().map(|id| id.digest().to_string()).unwrap_or_default();
         let key = KeyBuilder::new("legacy").field("parent", parent).field("config", config).finish();
-        session.journal().key(current.step, &key);
+        session.journal().key(current.step, &key, &session.options().expected)?;
         if let Some(Hand { layer, complete: true }) = session.hands().find(session, &key)? {
             let layer = NewLayer { diff_id: layer, empty: false };
             let state = self.commit(current, None, command, Some(layer))?;
