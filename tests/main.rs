@@ -10,6 +10,7 @@ mod failures;
 mod frontends;
 mod hostile;
 mod image;
+mod interactive;
 mod killed;
 mod lookaside;
 mod parallel;

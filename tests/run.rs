@@ -1,17 +1,17 @@
 //! `rbuild run`: a command in an image, as an ordinary user, under each isolation.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rbuild_testkit::registry::Registry;
+use rbuild_testkit::terminal::Terminal;
 use rbuild_testkit::workspace::{Output, Running, Workspace, finish};
 use rbuild_testkit::{leftovers, require};
 use rustix::process::Signal;
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcgetwinsize, tcsetwinsize};
+use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 
 use crate::{build_flags, with_bases};
 
@@ -271,55 +271,6 @@ fn signals() {
     workspace.expect_clean();
 }
 
-/// A terminal of the test's, with a program that has it as standard streams.
-struct Terminal {
-    master: File,
-    slave: OwnedFd,
-    seen: String,
-}
-
-impl Terminal {
-    fn start(command: &mut Command) -> (Terminal, std::process::Child) {
-        use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = openpt(flags).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        tcsetwinsize(&master, Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
-        let stream = || Stdio::from(slave.try_clone().unwrap());
-        let child = command.stdin(stream()).stdout(stream()).stderr(stream()).spawn().unwrap();
-        (Terminal { master: master.into(), slave, seen: String::new() }, child)
-    }
-
-    /// Waits until this was shown, after what was waited for before.
-    fn expect(&mut self, text: &str) {
-        let begin = Instant::now();
-        loop {
-            if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
-                return;
-            }
-            assert!(begin.elapsed() < Duration::from_secs(30), "`{text}` is not in {:?}", self.seen);
-            let wait = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
-            let mut fds = [rustix::event::PollFd::new(&self.master, rustix::event::PollFlags::IN)];
-            if rustix::event::poll(&mut fds, Some(&wait)).unwrap() > 0 {
-                let mut buffer = [0; 4096];
-                let length = self.master.read(&mut buffer).unwrap();
-                self.seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
-            }
-        }
-    }
-
-    fn type_in(&mut self, text: &str) {
-        self.master.write_all(text.as_bytes()).unwrap();
-    }
-
-    fn is_raw(&self) -> bool {
-        !tcgetattr(&self.slave).unwrap().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO)
-    }
-}
-
 #[test]
 fn terminals() {
     let (workspace, _registry) = require!(with_image(""));
@@ -332,20 +283,20 @@ fn terminals() {
         for text in
             ["a terminal\r\n", "/dev/pts/", "33 99\r\n", "xterm\r\n", "tty\r\n", "/dev/console\r\n", "ready\r\n"]
         {
-            terminal.expect(text);
+            let _ = terminal.expect(text);
         }
         assert!(terminal.is_raw(), "{isolation}");
         terminal.type_in("\x03");
-        terminal.expect("interrupted\r\n");
+        let _ = terminal.expect("interrupted\r\n");
         // The shell looks at signals before it reads, not as it begins to.
         std::thread::sleep(Duration::from_millis(300));
         tcsetwinsize(&terminal.master, Winsize { ws_row: 12, ws_col: 34, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         // The test's terminal is nobody's controlling terminal, so that the kernel tells nobody of the new size.
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::WINCH).unwrap();
-        terminal.expect("12 34\r\n");
+        let _ = terminal.expect("12 34\r\n");
         terminal.type_in("typed\r");
-        terminal.expect("typed\r\n");
-        terminal.expect("<typed>\r\n");
+        let _ = terminal.expect("typed\r\n");
+        let _ = terminal.expect("<typed>\r\n");
         assert_eq!(child.wait().unwrap().code(), Some(5), "{isolation}");
         assert!(!terminal.is_raw(), "{isolation}: the terminal is left raw");
         assert_eq!(tcgetwinsize(&terminal.master).unwrap().ws_row, 12);
@@ -355,12 +306,12 @@ fn terminals() {
         // Also where no command comes of it, and where a signal ends it.
         let (mut terminal, mut child) =
             Terminal::start(&mut command(&workspace, isolation, &["-it", "image", "nosuch"]));
-        terminal.expect("rbuild: error: ");
+        let _ = terminal.expect("rbuild: error: ");
         assert_eq!(child.wait().unwrap().code(), Some(127));
         assert!(!terminal.is_raw());
         let mut started = command(&workspace, isolation, &["-it", "image", "sh", "-c", "echo begun; exec sleep 1000"]);
         let (mut terminal, mut child) = Terminal::start(&mut started);
-        terminal.expect("begun\r\n");
+        let _ = terminal.expect("begun\r\n");
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(143), "{isolation}");
         assert!(!terminal.is_raw());

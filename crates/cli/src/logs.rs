@@ -164,7 +164,7 @@ impl<'a> Logs<'a> {
         if let Some(renderer) = &mut self.renderer {
             renderer.pause(self.output);
         }
-        self.output.err(text.to_owned());
+        self.output.err(text);
     }
 
     /// Whether the standard streams can no longer be written.

@@ -44,17 +44,24 @@ pub(crate) enum Done {
     Checked(CheckResult),
 }
 
-/// Builds, or checks, telling everything through `write`.
+/// What a build has of its caller.
+pub(crate) struct Caller {
+    pub(crate) input: Option<OwnedFd>,
+    pub(crate) output: Option<OwnedFd>,
+    pub(crate) shells: Shells,
+    /// Takes what is told.
+    pub(crate) write: Box<dyn FnMut(Told) + Send>,
+}
+
+/// Builds, or checks, telling the caller everything.
 pub(crate) fn run(
     call: Call,
     options: &BuildOptions,
     facts: Facts,
     cancel: &Cancel,
-    input: Option<OwnedFd>,
-    output: Option<OwnedFd>,
-    shells: Shells,
-    write: Box<dyn FnMut(Told) + Send>,
+    caller: Caller,
 ) -> Result<Done, Ended> {
+    let Caller { input, output, shells, write } = caller;
     let journal = Arc::new(Journal::default());
     let recorder = Arc::new(Mutex::new(Recorder::new(&journal)));
     let emitter = Emitter::new(recorded(write, &recorder));
@@ -76,6 +83,10 @@ pub(crate) fn run(
             }
             lock(&recorder).open(session.store().root());
             let done = build(&session).map(Err);
+            if done.is_ok() && session.hands().some_unused(&options.by_hand) {
+                let text = "what an earlier build left of a step was not used: the step is another now".to_owned();
+                session.emitter().emit(Fact::Note { text, shown: true });
+            }
             let ended = finish(session.emitter(), cancel, done);
             // The log is complete: what follows delays nobody who reads it.
             let ended = remember(&session, cancel, &recorder, ended);

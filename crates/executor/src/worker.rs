@@ -438,10 +438,10 @@ fn serve(mut channel: WorkerChannel) -> i32 {
         let _ = events.send_with(&Reply::Event(event), &bytes);
     });
     let facts = channel.facts().clone();
-    let end = worker_side::run(call, &options, facts, &cancel, input, output, Shells::new(Box::new(link)), write)
-        .map_err(|error| match error {
-            worker_side::Ended::Failed(failed) => End::Failed(failed),
-            worker_side::Ended::Cancelled => End::Cancelled,
-        });
+    let caller = worker_side::Caller { input, output, shells: Shells::new(Box::new(link)), write };
+    let end = worker_side::run(call, &options, facts, &cancel, caller).map_err(|error| match error {
+        worker_side::Ended::Failed(failed) => End::Failed(failed),
+        worker_side::Ended::Cancelled => End::Cancelled,
+    });
     i32::from(channel.send(&Reply::End(end)).is_err())
 }

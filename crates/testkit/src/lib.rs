@@ -20,6 +20,7 @@ pub mod registry;
 pub mod require;
 pub mod scripted;
 pub mod tarball;
+pub mod terminal;
 pub mod user;
 pub mod workspace;
 
