@@ -236,3 +236,66 @@ fn half_a_command_is_gone_on_with() {
     }
     workspace.expect_clean();
 }
+
+/// The same work under another store, which is another machine's, and with the context gone.
+#[test]
+fn a_failed_build_goes_on_elsewhere() {
+    let (workspace, registry) = require!(with_bases());
+    let dockerfile = "FROM busybox AS made\nRUN cat /proc/sys/kernel/random/uuid >/once\nFROM busybox\nENV A=b\nCOPY --from=made /once /once\nCOPY . /src\n\
+                      RUN test -e /half || { touch /half; exit 9; }; cat /src/data\nCOPY later /later\n";
+    for (format, isolation) in [("buildkit", "auto"), ("docker", "ptrace")] {
+        let files = [
+            ("Dockerfile", dockerfile),
+            ("data", "inside"),
+            ("later", "more"),
+            ("hidden", "x"),
+            (".dockerignore", "hidden"),
+        ];
+        workspace.files("context", &files);
+        let flags = [&format!("--log-format={format}"), &format!("--isolation={isolation}"), "-t", "moved"];
+        let own = build_flags(&registry);
+        let failed = workspace.run(own.iter().map(String::as_str).chain(flags).chain(["context"]));
+        assert_ne!(failed.code(), 0, "{}", failed.text());
+        let once = workspace.run(["cat", "/once"]).success().stdout();
+        let _ = workspace.run(["save", "--failed", "-o", "failed.oci"]).success();
+        std::fs::rename(workspace.path("context"), workspace.path(&format!("gone-{format}"))).unwrap();
+
+        let there = format!("--root={}", workspace.path(&format!("elsewhere-{format}")).display());
+        let shell = workspace.run([
+            "shell",
+            &there,
+            "failed.oci",
+            "sh",
+            "-c",
+            "echo $A; ls -A / /src | grep -e half -e hidden",
+        ]);
+        assert_eq!(shell.success().stdout(), "b\nhalf");
+        // Nothing but what failed is in the way.
+        let images = workspace.run(["images", &there, "-q"]).success().stdout();
+        assert_eq!(images.lines().count(), 2, "the base image and what is left: {images}");
+        let resumed = workspace.run(["resume", &there, "--keep-partial", "failed.oci"]).success();
+        assert!(
+            resumed.text().contains("inside") && resumed.text().to_lowercase().contains("cache"),
+            "{}",
+            resumed.text()
+        );
+        let made = workspace.run(["run", &there, "moved", "cat", "/once", "/later"]).success().stdout();
+        assert_eq!(made, format!("{once}\nmore"), "what was done was not done again");
+        // What came from elsewhere is no result for other builds.
+        std::fs::rename(workspace.path(&format!("gone-{format}")), workspace.path("context")).unwrap();
+        let again = workspace.run(own.iter().map(String::as_str).chain([&*there]).chain(flags).chain(["context"]));
+        assert_ne!(again.code(), 0, "{}", again.text());
+        assert_ne!(workspace.run(["cat", &there, "/once"]).success().stdout(), once);
+        let id = workspace.run(["builds", "-q", &there]).success().stdout();
+        let _ = workspace.run(["builds", "rm", &there, id.lines().last().unwrap()]).success();
+    }
+    let image = workspace.run(["save", "--format=oci", "-o", "image.oci", "moved"]);
+    assert_ne!(image.code(), 0);
+    let _ = workspace.run(["save", "--format=oci", "-o", "image.oci", "busybox"]).success();
+    let refused = workspace.run(["resume", "./image.oci"]);
+    assert!(refused.code() == 1 && refused.stderr().contains("holds no failed build"), "{}", refused.text());
+    std::fs::write(workspace.path("bad.oci"), "no archive").unwrap();
+    let refused = workspace.run(["shell", "bad.oci", "true"]);
+    assert!(refused.code() != 0 && refused.stderr().contains("rbuild: error"), "{}", refused.text());
+    workspace.expect_clean();
+}

@@ -296,6 +296,7 @@ pub(crate) fn build_request(
         interaction: interaction(&args.stops, environment)?,
         by_hand: Vec::new(),
         expected: Vec::new(),
+        cache_scope: None,
         keep_failed: KeepFailed {
             max_bytes: args.keep_failed.unwrap_or(KeepFailed::default().max_bytes),
             named: args.interactive,

@@ -120,6 +120,12 @@ pub(crate) enum CliError {
     /// A build that does not go on from where the shell was.
     #[error("only a step of a build can be gone on from")]
     ResumeWithoutStep,
+    /// A failed build that is to go nowhere.
+    #[error("--failed needs a file to write: --output FILE")]
+    SaveFailedWhere,
+    /// Several failed builds for one file.
+    #[error("--failed writes one build")]
+    SaveFailedOne,
     /// A step without a layer.
     #[error("`{step}` changes no files")]
     NoLayer {
@@ -179,6 +185,8 @@ impl CliError {
             | CliError::NobodyToAsk
             | CliError::ShellWithoutTerminal
             | CliError::NoShell
+            | CliError::SaveFailedWhere
+            | CliError::SaveFailedOne
             | CliError::ResumeWithoutStep
             | CliError::NoLayer { .. }
             | CliError::NotATerminal

@@ -34,6 +34,9 @@ pub struct StepRecord {
     pub seconds: f64,
     /// What its result is filed under in the build cache.
     pub key: Option<String>,
+    /// The image that the legacy builder made of it.
+    #[serde(default)]
+    pub image: Option<String>,
     /// What is there after it.
     pub state: Option<StepState>,
 }
@@ -151,12 +154,14 @@ impl Journal {
                     status: StepStatus::NotDone,
                     seconds: 0.0,
                     key: None,
+                    image: None,
                     state: None,
                 };
                 entries.push(Entry { id: *id, record, started: event.at });
             }
             Fact::StepStarted { step } => self.with(*step, |entry| entry.started = event.at),
-            Fact::StepDone { step, cached, .. } => {
+            Fact::StepDone { step, cached, image } => {
+                self.with(*step, |entry| entry.record.image.clone_from(image));
                 ended(*step, if *cached { StepStatus::Cached } else { StepStatus::Done });
             }
             Fact::StepFailed { step, failure } => {

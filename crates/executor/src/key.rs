@@ -6,6 +6,12 @@ use rbuild_image::digest::{Digest, Hasher};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey(Digest);
 
+impl From<Digest> for CacheKey {
+    fn from(digest: Digest) -> CacheKey {
+        CacheKey(digest)
+    }
+}
+
 impl CacheKey {
     /// As the store names it.
     pub(crate) fn as_str(&self) -> &str {

@@ -272,6 +272,9 @@ pub struct BuildOptions {
     /// What steps must be known by: the build ends where one is another.
     #[serde(default)]
     pub expected: Vec<ExpectedStep>,
+    /// The name of a cache of its own, which no other build reads; all builds share one by default.
+    #[serde(default)]
+    pub cache_scope: Option<String>,
 }
 
 impl BuildOptions {
@@ -310,6 +313,7 @@ impl BuildOptions {
             interaction: Interaction::default(),
             by_hand: Vec::new(),
             expected: Vec::new(),
+            cache_scope: None,
         }
     }
 }

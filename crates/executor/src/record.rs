@@ -23,7 +23,7 @@ use crate::session::Session;
 
 /// The directory of the records in a store.
 pub(crate) const BUILDS: &str = "builds";
-const RECORD: &str = "record.json";
+pub(crate) const RECORD: &str = "record.json";
 const EVENTS: &str = "events.jsonl";
 
 /// Builds that are remembered; older ones are forgotten.
@@ -361,7 +361,7 @@ pub(crate) fn dockerfile_digest(bytes: &[u8]) -> String {
     Digest::of(String::from_utf8_lossy(bytes).as_bytes()).to_string()
 }
 
-fn write(directory: &Path, record: &BuildRecord) -> io::Result<()> {
+pub(crate) fn write(directory: &Path, record: &BuildRecord) -> io::Result<()> {
     let bytes = serde_json::to_vec_pretty(record)?;
     let temporary = directory.join(format!(".{RECORD}"));
     fs::write(&temporary, bytes)?;
@@ -392,6 +392,11 @@ pub(crate) fn forget_all(store: &Path, some_run: bool) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a text is the id of a build.
+pub(crate) fn is_build_id(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The records of a store, oldest first. One that cannot be read is no record.

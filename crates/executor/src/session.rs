@@ -1,5 +1,6 @@
 //! What all steps of one build share.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use crate::download::Download;
 use crate::emit::Emitter;
 use crate::interactive::{Hands, Shells};
 use crate::journal::Journal;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, KeyBuilder};
 use crate::options::BuildOptions;
 use crate::plan::buildkit::NamedBase;
 use crate::pull_failure::pull_failure;
@@ -598,11 +599,19 @@ impl<'a> Session<'a> {
 
     /// The record that the cache has under a key.
     fn record(&self, key: &CacheKey) -> Result<Option<CacheRecord>, Stop> {
-        Ok(self.store.cache_get(key.as_str())?)
+        Ok(self.store.cache_get(self.scoped(key).as_str())?)
+    }
+
+    /// What a key is in the store: a build may have a cache of its own.
+    fn scoped<'k>(&self, key: &'k CacheKey) -> Cow<'k, CacheKey> {
+        match &self.options.cache_scope {
+            None => Cow::Borrowed(key),
+            Some(scope) => Cow::Owned(KeyBuilder::new("scope").field("scope", scope).key("key", key).finish()),
+        }
     }
 
     fn remember(&self, key: &CacheKey, fill: impl FnOnce(&mut CacheRecord)) -> Result<(), Stop> {
-        let mut record = CacheRecord { key: key.as_str().to_owned(), ..CacheRecord::default() };
+        let mut record = CacheRecord { key: self.scoped(key).as_str().to_owned(), ..CacheRecord::default() };
         fill(&mut record);
         Ok(self.store.cache_put(&record)?)
     }

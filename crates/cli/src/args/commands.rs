@@ -197,6 +197,10 @@ pub(crate) struct SaveArgs {
     /// Names, ids or beginnings of ids.
     #[arg(value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
+    /// Write what is left of a failed build [default: the last one], with all that it needs to go on elsewhere: `rbuild
+    /// shell FILE` and `rbuild resume FILE` read it. It holds the build context.
+    #[arg(long)]
+    pub(crate) failed: bool,
     /// File to write [default: standard output].
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
@@ -474,8 +478,8 @@ pub(crate) struct CatArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ResumeArgs {
-    /// The build: its id, or the beginning of it [default: the last build].
-    #[arg(value_name = "BUILD")]
+    /// The build: its id, the beginning of it, or a file of `rbuild save --failed` [default: the last build].
+    #[arg(value_name = "BUILD|FILE")]
     pub(crate) build: Option<String>,
     /// Build although the Dockerfile is another now.
     #[arg(short, long)]

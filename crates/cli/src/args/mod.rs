@@ -83,6 +83,13 @@ pub(crate) fn command() -> clap::Command {
                 .mut_arg("verbose", |verbose| verbose.short(None))
                 .mut_arg("words", |words| words.value_name("[BUILD | STEP | STAGE | IMAGE] [COMMAND] [ARG...]"))
         })
+        // What is done with builds has the flags of their list.
+        .mut_subcommand("builds", |builds| {
+            builds.mut_args(|arg| match arg.get_id().as_str() {
+                "root" | "no_hint" | "verbose" => arg.global(true),
+                _ => arg,
+            })
+        })
         .mut_subcommands(|command| command.args_override_self(true).disable_version_flag(true).mut_args(like_docker))
 }
 

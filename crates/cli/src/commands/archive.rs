@@ -12,6 +12,12 @@ use crate::output::{self, Output};
 
 /// Writes images into an archive.
 pub(crate) fn save(args: SaveArgs, environment: &Environment, cancel: &AtomicBool) -> Result<(), CliError> {
+    if args.failed {
+        let store = store_options(&args.common, environment)?;
+        let path = args.output.filter(|path| path.as_os_str() != "-").ok_or(CliError::SaveFailedWhere)?;
+        let ([] | [_]) = args.images.as_slice() else { return Err(CliError::SaveFailedOne) };
+        return Ok(manage::save_failed(&store, args.images.first().map(String::as_str), &path, cancel)?);
+    }
     check_command_arity("save", "[OPTIONS] IMAGE [IMAGE...]", Arity::AtLeast(1), args.images.len())?;
     let store = store_options(&args.common, environment)?;
     let format = match args.format {

@@ -54,7 +54,11 @@ fn remove(store: &StoreOptions, builds: &[String]) -> Result<(), CliError> {
 /// Builds again what did not succeed.
 pub(crate) fn resume(args: ResumeArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let store = store_options(&args.common, environment)?;
-    let record = manage::build_record(&store, args.build.as_deref())?;
+    let in_file = args.build.as_deref().map(|name| manage::build_in_file(&store, name)).transpose()?.flatten();
+    let record = match in_file {
+        Some(record) => record,
+        None => manage::build_record(&store, args.build.as_deref())?,
+    };
     let force = if args.force { Force::Yes } else { Force::No };
     let from = if args.keep_partial { ResumeFrom::Partial } else { ResumeFrom::Step };
     let options = manage::resumed(&record, force, from)?;

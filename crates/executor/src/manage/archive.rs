@@ -51,6 +51,22 @@ pub fn save_file(
     path: &Path,
     cancel: &AtomicBool,
 ) -> Result<(), ManageError> {
+    let store = open(store)?;
+    let mut images = Vec::new();
+    for name in names {
+        images.extend(find(&store, name)?);
+    }
+    save_images(&store, &images, format, path, cancel)
+}
+
+/// Writes images into a file.
+pub(super) fn save_images(
+    store: &Store,
+    images: &[ToSave],
+    format: ArchiveFormat,
+    path: &Path,
+    cancel: &AtomicBool,
+) -> Result<(), ManageError> {
     let failed = |action, path: &Path| {
         let path = path.to_owned();
         move |source| ManageError::Io { action, path, source }
@@ -59,7 +75,7 @@ pub fn save_file(
     // may hold secrets.
     let whole = WholeFile::create(path, 0o600).map_err(failed("create", path))?;
     let mut file = io::BufWriter::with_capacity(256 * 1024, whole.file());
-    save(store, names, format, &mut file, cancel)?;
+    write_images(store, images, format, &mut file, cancel)?;
     file.flush().map_err(failed("write", path))?;
     drop(file);
     whole.publish().map_err(failed("write", path))
@@ -77,18 +93,28 @@ pub fn save(
     cancel: &AtomicBool,
 ) -> Result<(), ManageError> {
     let store = open(store)?;
-    let lease = store.lease()?;
     let mut images = Vec::new();
     for name in names {
         images.extend(find(&store, name)?);
     }
+    write_images(&store, &images, format, out, cancel)
+}
+
+fn write_images(
+    store: &Store,
+    images: &[ToSave],
+    format: ArchiveFormat,
+    out: &mut dyn Write,
+    cancel: &AtomicBool,
+) -> Result<(), ManageError> {
+    let lease = store.lease()?;
     let out = Cancellable { inner: out, cancel };
     let saved = match format {
-        ArchiveFormat::Docker => archive::save_docker(&store, &lease, &images, out).map(drop),
+        ArchiveFormat::Docker => archive::save_docker(store, &lease, images, out).map(drop),
         ArchiveFormat::Oci => {
             let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
             let options = EncoderOptions::Gzip { level: 6, threads };
-            archive::save_oci(&store, &lease, &images, options, out).map(drop)
+            archive::save_oci(store, &lease, images, options, out).map(drop)
         }
     };
     saved.map_err(|source| archive_failed("write", source, cancel))
@@ -158,7 +184,7 @@ fn find(store: &Store, name: &str) -> Result<Vec<ToSave>, ManageError> {
     Ok(vec![ToSave { id: resolve(store, name)?, references: Vec::new() }])
 }
 
-fn archive_failed(action: &'static str, source: ArchiveError, cancel: &AtomicBool) -> ManageError {
+pub(super) fn archive_failed(action: &'static str, source: ArchiveError, cancel: &AtomicBool) -> ManageError {
     if cancel.load(Ordering::SeqCst) {
         return ManageError::Cancelled;
     }

@@ -39,6 +39,18 @@ pub enum ManageError {
         /// Why not.
         reason: String,
     },
+    /// An archive without a failed build.
+    #[error("`{path}` holds no failed build")]
+    NoFailedBuild {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The process that does the work could not do it.
+    #[error("{message}")]
+    Worker {
+        /// Why.
+        message: String,
+    },
     /// There is no such step.
     #[error("the build {build} has no step `{step}`")]
     NoStep {
@@ -179,6 +191,9 @@ impl ManageError {
             ManageError::NoBuild { .. } => Some("`rbuild builds` lists the builds that are remembered".to_owned()),
             ManageError::CannotResume { reason, .. } if reason.ends_with("has changed since") => {
                 Some("resume with --force, or build anew".to_owned())
+            }
+            ManageError::NoFailedBuild { .. } => {
+                Some("`rbuild save --failed` writes one; `rbuild load` reads archives of images".to_owned())
             }
             ManageError::NoStep { build, .. } => Some(format!("`rbuild builds show {build}` lists its steps")),
             ManageError::StepGone { .. } => Some("they were pruned; build again".to_owned()),

@@ -1,6 +1,8 @@
 //! Steps of builds that the store remembers, by the names that people give them.
 
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
 
 use rbuild_image::config::{ContainerConfig, History, ImageConfig, KeyOrder, RootFs};
 use rbuild_image::digest::{DiffId, Digest, ImageId};
@@ -9,7 +11,7 @@ use rbuild_image::reference::DockerVersion;
 use rbuild_image::store::{Store, StoreError};
 
 use super::images::{open, resolve};
-use super::{Force, ManageError, build_record, resumable};
+use super::{Force, ManageError, build_record, load_failed, resumable};
 use crate::interactive::ByHand;
 use crate::journal::{StepRecord, StepState, StepStatus};
 use crate::record::BuildRecord;
@@ -27,12 +29,16 @@ pub enum Located {
 }
 
 /// Finds out what is meant: `[BUILD/]STEP`, where a step is its number in `rbuild builds show`, `STAGE:NUMBER` or the
-/// last step of a `STAGE` that the build came to; a build; or else an image. Without a build the last one is meant.
+/// last step of a `STAGE` that the build came to; a build, or a file with one; or else an image. Without a build the last
+/// one is meant.
 ///
 /// # Errors
 /// [`ManageError::NoBuild`], [`ManageError::NoStep`], [`ManageError::Ambiguous`] and [`ManageError::Io`].
 pub fn locate(store: &StoreOptions, name: Option<&str>) -> Result<Located, ManageError> {
     let Some(name) = name else { return Ok(Located::Build(Box::new(build_record(store, None)?))) };
+    if let Some(record) = build_in_file(store, name)? {
+        return Ok(Located::Build(Box::new(record)));
+    }
     if let Some((build, step)) = name.split_once('/')
         && let Ok(record) = build_record(store, Some(build))
     {
@@ -53,6 +59,19 @@ pub fn locate(store: &StoreOptions, name: Option<&str>) -> Result<Located, Manag
         return Ok(Located::Step(build, step));
     }
     Ok(Located::Image(name.to_owned()))
+}
+
+/// The failed build in a file that [`save_failed`](super::save_failed) wrote, if there is such a file.
+///
+/// # Errors
+/// As [`load_failed`].
+pub fn build_in_file(store: &StoreOptions, name: &str) -> Result<Option<BuildRecord>, ManageError> {
+    let path = Path::new(name);
+    // A name alone is that of a build, a stage or an image.
+    if !name.contains(['/', '.']) || !path.is_file() {
+        return Ok(None);
+    }
+    load_failed(store, path, &AtomicBool::new(false)).map(Some)
 }
 
 /// Finds a step, as [`locate`] does; a build stands for the step that failed, or the last one

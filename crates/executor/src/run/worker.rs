@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::container;
 use super::error::{Failed, RunError};
 use super::options::{Commit, RunOptions};
+use super::portable::{self, Portable};
 use super::process;
 use super::take::{self, Changes, TakeOptions};
 use crate::cancel::Cancel;
@@ -34,6 +35,8 @@ pub(super) enum Request {
     Run(Box<RunOptions>, Option<TerminalSize>),
     /// Files of an image are taken out.
     Take(Box<TakeOptions>),
+    /// A failed build moves to another machine, or comes from one.
+    Portable(Portable),
     Signal(i32),
     Cancel,
 }
@@ -89,6 +92,10 @@ fn serve(mut channel: WorkerChannel) -> i32 {
                 ExitStatus::Code(0)
             })
         }
+        Request::Portable(asked) => portable::in_worker(&asked, channel.facts(), &cancel).map(|image| {
+            let _ = image.map(|image| channel.send(&Reply::Committed(image, Vec::new())));
+            ExitStatus::Code(0)
+        }),
         Request::Signal(_) | Request::Cancel => Err(RunError::Cancelled),
     };
     i32::from(channel.send(&Reply::End(end.map(ExitStatus::code).map_err(Failed::from))).is_err())
