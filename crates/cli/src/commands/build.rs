@@ -121,7 +121,8 @@ fn tell_failure(report: &FailureReport, request: &BuildRequest, output: &mut Out
         output.err(format!("rbuild: the failed step is kept as image {image}{names}\n"));
         if request.log.hints {
             output.err(format!(
-                "hint: `rbuild builds show {}` tells more; `rbuild resume` builds again from the failed instruction\n",
+                "hint: `rbuild shell` opens a shell in it, `rbuild resume` builds again from there; `rbuild builds show {}` tells \
+                 more\n",
                 report.build
             ));
         }

@@ -115,7 +115,7 @@ fn describe(record: &BuildRecord, now: i64) -> String {
         };
         let line = step.lines.map(|lines| lines.start.to_string()).unwrap_or_default();
         let time = if step.status == StepStatus::Done { format!("{:.1}s", step.seconds) } else { String::new() };
-        let text = human::ellipsis(&step.text.replace('\n', " "), 70);
+        let text = human::ellipsis(&step.text.replace('\n', " "), 56);
         vec![step.number.to_string(), place, line, status.to_owned(), time, text]
     });
     let header = ["STEP", "STAGE", "LINE", "STATUS", "TIME", "INSTRUCTION"];
