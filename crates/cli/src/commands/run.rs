@@ -17,7 +17,10 @@ use crate::signals;
 
 /// Runs a command in an image. An error of ours has the exit code 125, so that it is not taken for one of the command.
 pub(crate) fn run(args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
-    let usage = "[OPTIONS] IMAGE [COMMAND] [ARG...]";
+    let usage = match args.container {
+        Some(_) => "--container NAME [OPTIONS] COMMAND [ARG...]",
+        None => "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    };
     check_command_arity("run", usage, Arity::AtLeast(1), args.words.len())?;
     execute(args, environment, output).map_err(|error| match error {
         CliError::Ended { .. } | CliError::Interrupted { .. } | CliError::Args(ArgsError::Shown(_)) => error,
@@ -25,8 +28,11 @@ pub(crate) fn run(args: RunArgs, environment: &Environment, output: &mut Output)
     })
 }
 
-/// Opens a shell, or runs a command, in what is left of a failed build or in an image.
+/// Opens a shell, or runs a command, in what is left of a failed build, in an image or in a working container.
 pub(crate) fn shell(mut args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    if args.container.is_some() {
+        return enter(args, None, environment, output);
+    }
     let store = store_options(&args.common, environment)?;
     let named = (!args.words.is_empty()).then(|| args.words.remove(0));
     let image = match manage::build_record(&store, named.as_deref()) {
@@ -37,6 +43,16 @@ pub(crate) fn shell(mut args: RunArgs, environment: &Environment, output: &mut O
         Err(ManageError::NoBuild { name: Some(image) }) => image,
         Err(error) => return Err(error.into()),
     };
+    enter(args, Some(image), environment, output)
+}
+
+/// Runs a shell, or the command, in an image or in the working container that is named.
+fn enter(
+    mut args: RunArgs,
+    image: Option<String>,
+    environment: &Environment,
+    output: &mut Output,
+) -> Result<(), CliError> {
     args.interactive = true;
     args.tty |= io::stdin().is_terminal();
     if args.words.is_empty() && args.entrypoint.is_none() {
@@ -47,7 +63,7 @@ pub(crate) fn shell(mut args: RunArgs, environment: &Environment, output: &mut O
     }
     // What the image runs by itself is not asked for.
     args.entrypoint.get_or_insert_default();
-    args.words.insert(0, image);
+    args.words.splice(0..0, image);
     run(args, environment, output)
 }
 
@@ -102,6 +118,7 @@ fn execute(args: RunArgs, environment: &Environment, output: &mut Output) -> Res
             }
         },
         RunFact::Limit { text } => limits.push(text.clone()),
+        RunFact::Waiting { .. } => output.err(told(fact)),
         _ if quiet => {}
         fact => output.err(told(fact)),
     });
@@ -134,9 +151,12 @@ fn options(args: &RunArgs, environment: &Environment) -> Result<RunOptions, CliE
         return Err(ConvertError::Refused { flag: "--rm=false", hint }.into());
     }
     let store = store_options(&args.common, environment)?;
-    let (image, command) =
-        args.words.split_first().map_or_else(Default::default, |(image, rest)| (image.clone(), rest));
+    let (image, command) = match (&args.container, args.words.split_first()) {
+        (None, Some((image, rest))) => (image.clone(), rest),
+        (_, _) => (String::new(), args.words.as_slice()),
+    };
     let mut options = RunOptions::new(store.root, image);
+    options.container = args.container.clone();
     options.registry = registry_access(&args.registry, environment);
     options.command = command.to_vec();
     options.entrypoint =
@@ -175,12 +195,17 @@ fn options(args: &RunArgs, environment: &Environment) -> Result<RunOptions, CliE
     options.read_only = args.read_only;
     options.isolation = convert::isolation(args.isolation);
     options.platform = args.platform.clone();
-    options.pull = match args.pull {
+    options.pull = pull_policy(args.pull);
+    Ok(options)
+}
+
+/// `--pull`.
+pub(super) fn pull_policy(arg: Option<PullArg>) -> PullPolicy {
+    match arg {
         None | Some(PullArg::Missing) => PullPolicy::Missing,
         Some(PullArg::Always) => PullPolicy::Always,
         Some(PullArg::Never) => PullPolicy::Never,
-    };
-    Ok(options)
+    }
 }
 
 /// The lines of a file of variables (docker/cli `opts/envfile.go`): `NAME=VALUE` as it is, or `NAME`.
@@ -204,9 +229,12 @@ fn variables(text: &str) -> Result<Vec<(String, Option<String>)>, String> {
         .collect()
 }
 
-/// What Docker's client tells of an image that it fetches.
-fn told(fact: &RunFact) -> String {
+/// What Docker's client tells of an image that it fetches, and what is waited for.
+pub(super) fn told(fact: &RunFact) -> String {
     match fact {
+        RunFact::Waiting { container } => {
+            format!("rbuild: note: another process uses the working container {container}; waiting for it\n")
+        }
         RunFact::Missing { name } => format!("Unable to find image '{name}' locally\n"),
         RunFact::Transfer(fact @ TransferFact::Retrying { .. }) => show_pull(fact),
         RunFact::Transfer(fact) => show_pull(fact),

@@ -13,10 +13,12 @@ mod pump;
 mod take;
 mod worker;
 
+pub(crate) use container::stopped;
 pub use control::RunControl;
 pub use error::RunError;
 pub use host::run;
+pub(crate) use host::{begin, died, find_image, lost};
 pub use options::{PullPolicy, RunFact, RunMount, RunOptions, RunStreams};
 pub use rbuild_sandbox::TerminalSize;
 pub use take::{Take, TakeOptions, take};
-pub(crate) use worker::ENTRY;
+pub(crate) use worker::{ENTRY, Reply, Request};

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use rbuild_image::store::NamedLock;
 use rbuild_logfmt::event::{Builder, Dialect, Version};
 use rbuild_sandbox::{Entry, ExitStatus, Signals, Streams, TerminalSize, WorkerChannel};
 use serde::{Deserialize, Serialize};
@@ -10,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::container;
 use super::error::{Failed, RunError};
 use super::options::RunOptions;
-use super::process;
+use super::process::{self, Process};
 use super::take::{self, TakeOptions};
 use crate::cancel::Cancel;
+use crate::container as working;
 use crate::emit::Emitter;
 use crate::exec;
 use crate::options::{BuildOptions, ContextSource, Network};
@@ -24,23 +26,29 @@ pub(crate) const ENTRY: (&str, Entry) = ("run", serve);
 
 /// What the caller tells the worker.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Request {
+pub(crate) enum Request {
     /// What is run, and the size of its terminal if it gets one.
     Run(Box<RunOptions>, Option<TerminalSize>),
     /// Files of an image are taken out.
     Take(Box<TakeOptions>),
+    /// Something is done with a working container.
+    Container(Box<working::Request>),
     Signal(i32),
     Cancel,
 }
 
 /// What the worker tells the caller.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Starting,
     /// The descriptor of the terminal's master side follows.
     Terminal,
     /// [`super::RunFact::Limit`].
     Limit(String),
+    /// [`super::RunFact::Waiting`].
+    Waiting,
+    /// What became of a working container; the end follows.
+    Container(Box<working::Reply>),
     /// The exit code.
     End(Result<i32, Failed>),
 }
@@ -76,6 +84,7 @@ fn serve(mut channel: WorkerChannel) -> i32 {
             let [output, ..] = files;
             take::in_worker(&options, channel.facts(), &cancel, output).map(|()| ExitStatus::Code(0))
         }
+        Request::Container(request) => working::in_worker(&channel, *request, &cancel).map(|()| ExitStatus::Code(0)),
         Request::Signal(_) | Request::Cancel => Err(RunError::Cancelled),
     };
     i32::from(channel.send(&Reply::End(end.map(ExitStatus::code).map_err(Failed::from))).is_err())
@@ -106,20 +115,25 @@ fn run(
     let emitter = Emitter::new(Box::new(drop));
     let session = Session::open(&build, channel.facts().clone(), cancel, emitter, None, None)
         .map_err(|(_, stop)| container::stopped(stop))?;
-    let ended = in_image(&session, options, terminal.is_some(), channel, signals, streams);
+    let begun = match &options.container {
+        Some(name) => in_working_container(&session, options, name, terminal.is_some(), channel),
+        None => in_image(&session, options, terminal.is_some()),
+    };
+    let ended = begun.and_then(|begun| enter(&session, begun, channel, signals, streams));
     session.close();
     ended
 }
 
-/// Runs a command of an image, whose changes are thrown away.
-fn in_image(
-    session: &Session<'_>,
-    options: &RunOptions,
-    terminal: bool,
-    channel: &WorkerChannel,
-    signals: &Signals,
-    streams: Streams<'_>,
-) -> Result<ExitStatus, RunError> {
+/// What is run, and where.
+struct Begun {
+    process: Process,
+    change: Change,
+    /// Of a working container.
+    _lock: Option<NamedLock>,
+}
+
+/// A command of an image, whose changes are thrown away.
+fn in_image(session: &Session<'_>, options: &RunOptions, terminal: bool) -> Result<Begun, RunError> {
     let image = session.local_image(&options.image).map_err(container::stopped)?;
     let image = image.ok_or_else(|| RunError::refused(format!("the image {} is gone", options.image)))?;
     let config = image.config.config.get().cloned().unwrap_or_default();
@@ -130,11 +144,40 @@ fn in_image(
         .and_then(|stack| exec::init_layer(session, &stack))
         .and_then(|beneath| Change::begin(session, &layers, &[beneath]))
         .map_err(container::stopped)?;
+    Ok(Begun { process, change, _lock: None })
+}
+
+/// A command in a working container, whose changes stay there.
+fn in_working_container(
+    session: &Session<'_>,
+    options: &RunOptions,
+    name: &str,
+    terminal: bool,
+    channel: &WorkerChannel,
+) -> Result<Begun, RunError> {
+    let (lock, state) = working::open(session, name, channel)?;
+    let config = state.config.config.get().cloned().unwrap_or_default();
+    let process = process::of_container(&config, options, hostname(options)?, terminal)?;
+    let change = session
+        .unpacked(&state.layers)
+        .and_then(|stack| exec::init_layer(session, &stack))
+        .and_then(|beneath| Change::resume(session, &state.layers, &[beneath], &session.store().container_dir(name)))
+        .map_err(container::stopped)?;
+    Ok(Begun { process, change, _lock: Some(lock) })
+}
+
+fn enter(
+    session: &Session<'_>,
+    begun: Begun,
+    channel: &WorkerChannel,
+    signals: &Signals,
+    streams: Streams<'_>,
+) -> Result<ExitStatus, RunError> {
     let ended = channel
         .send(&Reply::Starting)
         .map_err(|_| RunError::Cancelled)
-        .and_then(|()| container::enter(session, &change, &process, signals, streams));
-    change.discard(session);
+        .and_then(|()| container::enter(session, &begun.change, &begun.process, signals, streams));
+    begun.change.discard(session);
     if !matches!(&ended, Ok(status) if status.success()) {
         for limit in rbuild_sandbox::limits_met() {
             // Where the caller is gone, nobody wants to know.
