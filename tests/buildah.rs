@@ -74,10 +74,10 @@ fn an_image_by_hand_is_that_of_a_dockerfile() {
             (
                 "Dockerfile",
                 "FROM layers:1 AS other\nFROM busybox\nWORKDIR /srv\nCOPY site site/\nCOPY --chown=33:33 --chmod=755 run.sh /usr/bin/\n\
-                 COPY --from=other /a /from/other\nRUN echo w:x:77:78::/home/w:/bin/sh >>/etc/passwd && rm /bin/vi && \
+                 COPY --from=other /l/a /from/other\nRUN echo w:x:77:78::/home/w:/bin/sh >>/etc/passwd && rm /bin/vi && \
                  mkdir -p /home/w && chown 77:78 /home/w && rm -rf /var && mkdir /var && ln /srv/site/index /var/linked\n\
                  ENV A=1 PATH=/opt/bin:$PATH\nLABEL l=v\nEXPOSE 80 53/udp\nVOLUME /data\nUSER w\nSTOPSIGNAL TERM\n\
-                 HEALTHCHECK --interval=5s CMD true\nENTRYPOINT [\"/bin/sh\", \"-c\"]\nCMD [\"run.sh\"]\n",
+                 HEALTHCHECK --interval=5s CMD [\"true\"]\nENTRYPOINT [\"/bin/sh\", \"-c\"]\nCMD [\"run.sh\"]\n",
             ),
         ],
     );
@@ -93,7 +93,7 @@ fn an_image_by_hand_is_that_of_a_dockerfile() {
                  rbuild config --workingdir /srv $c\n\
                  rbuild copy -q $c context/site site/\n\
                  rbuild copy -q --chown 33:33 --chmod 755 $c context/run.sh /usr/bin/\n\
-                 rbuild copy -q --from layers:1 $c /a /from/other\n\
+                 rbuild copy -q --from layers:1 $c /l/a /from/other\n\
                  rbuild run --container $c -- sh -c 'echo w:x:77:78::/home/w:/bin/sh >>/etc/passwd'\n\
                  rbuild run --container $c -- sh -c 'rm /bin/vi; mkdir -p /home/w; chown 77:78 /home/w'\n\
                  rbuild run --container $c -- sh -c 'rm -rf /var; mkdir /var; ln /srv/site/index /var/linked'\n\
@@ -217,6 +217,7 @@ fn what_is_copied() {
             (&["--chmod=9", "c", "src", "/x"], "`9` is no mode"),
             (&["c", "http://127.0.0.1:1/a", "/x"], "is no file"),
         ] {
+            println!("{args:?}");
             let told = error(&copy(args));
             assert!(told.contains(wanted), "{args:?}: {told}");
         }

@@ -124,18 +124,18 @@ fn changes(args: ConfigArgs, environment: &Environment) -> Result<Vec<ConfigChan
     if health != HealthcheckChange::default() {
         changes.push(ConfigChange::Healthcheck(health));
     }
-    let texts: [(Option<String>, fn(String) -> ConfigChange); 9] = [
-        (args.user, ConfigChange::User),
-        (args.workingdir, ConfigChange::WorkingDir),
-        (args.stop_signal, ConfigChange::StopSignal),
-        (args.author, ConfigChange::Author),
-        (args.created_by, ConfigChange::CreatedBy),
-        (args.comment, ConfigChange::Comment),
-        (args.arch, ConfigChange::Architecture),
-        (args.variant, ConfigChange::Variant),
-        (args.os, ConfigChange::Os),
+    let texts = [
+        args.user.map(ConfigChange::User),
+        args.workingdir.map(ConfigChange::WorkingDir),
+        args.stop_signal.map(ConfigChange::StopSignal),
+        args.author.map(ConfigChange::Author),
+        args.created_by.map(ConfigChange::CreatedBy),
+        args.comment.map(ConfigChange::Comment),
+        args.arch.map(ConfigChange::Architecture),
+        args.variant.map(ConfigChange::Variant),
+        args.os.map(ConfigChange::Os),
     ];
-    changes.extend(texts.into_iter().filter_map(|(text, change)| text.map(change)));
+    changes.extend(texts.into_iter().flatten());
     Ok(changes)
 }
 
@@ -165,7 +165,7 @@ fn health_test(text: &str) -> Result<Vec<String>, String> {
     match text.split_once(' ') {
         Some(("CMD-SHELL", command)) => Ok(shell(command.trim_start())),
         Some(("CMD", command)) => Ok(std::iter::once("CMD".to_owned()).chain(list("healthcheck", command)?).collect()),
-        _ if text.trim().is_empty() => Err("a health check needs a command, or NONE".to_owned()),
+        _ if text.trim().is_empty() => Ok(Vec::new()),
         _ => Ok(shell(text)),
     }
 }
@@ -360,6 +360,7 @@ mod tests {
         assert_eq!(test("CMD-SHELL  a | b"), "CMD-SHELL|a | b");
         assert_eq!(test("a || exit 1"), "CMD-SHELL|a || exit 1");
         assert_eq!(test("[\"CMD\",\"x\"]"), "CMD|x");
-        assert!(health_test("").is_err());
+        assert_eq!(test(""), "");
+        assert!(health_test("CMD 'a").is_err());
     }
 }

@@ -58,7 +58,7 @@ pub enum ConfigChange {
     OnBuild(String),
     /// Removes all ONBUILD instructions.
     RemoveOnBuild,
-    /// HEALTHCHECK; none that was set says that there is none (`HEALTHCHECK NONE`).
+    /// HEALTHCHECK.
     Healthcheck(HealthcheckChange),
     /// Who made the image.
     Author(String),
@@ -78,7 +78,7 @@ pub enum ConfigChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthcheckChange {
-    /// `["NONE"]`, `["CMD", program, argument…]` or `["CMD-SHELL", command]`.
+    /// `["NONE"]`, `["CMD", program, argument…]` or `["CMD-SHELL", command]`; an empty list removes all of it.
     pub test: Option<Vec<String>>,
     /// Time between two checks, as `30s` or `1m30s`.
     pub interval: Option<String>,
@@ -209,6 +209,10 @@ fn parse_port(port: &str) -> Result<Vec<String>, RunError> {
 }
 
 fn set_healthcheck(run: &mut ContainerConfig, change: &HealthcheckChange) -> Result<(), RunError> {
+    if change.test.as_ref().is_some_and(Vec::is_empty) {
+        run.healthcheck = Field::Absent;
+        return Ok(());
+    }
     let before = run.healthcheck.get().cloned().unwrap_or_default();
     let test = change.test.clone().or_else(|| before.test.get().cloned()).unwrap_or_default();
     if test.first().is_some_and(|kind| kind == "NONE") {

@@ -58,52 +58,62 @@ pub(super) fn copy(session: &Session<'_>, request: &CopyRequest, channel: &Worke
         ModeChange::parse(text).ok_or_else(|| RunError::refused(format!("`{text}` is no mode; write 755 or u+x")))
     });
     let chmod = chmod.transpose()?;
-    let (_locks, state, other) = lock_all(session, request, channel)?;
-    let tree = Tree::open(session, &request.from, other.as_ref())?;
+    let opened = Opened::new(session, request, channel)?;
+    let tree = Tree::open(session, &request.from, opened.other.as_ref())?;
     let place = session.store().container_dir(&request.container);
-    let change = Change::resume(session, &state.layers, &[], &place).map_err(stopped)?;
-    let mut copied = tree.find(session, request)?;
-    if copied.is_empty() {
+    let change = Change::resume(session, &opened.state.layers, &[], &place).map_err(stopped)?;
+    let items = tree.find(session, request)?;
+    if items.is_empty() {
         return Err(RunError::refused("there is nothing to copy"));
     }
-    let digest = tree.digest(&copied)?;
+    let digest = tree.digest(&items)?;
     let mount = change.mount().map_err(stopped)?;
-    let dest = Root::open(mount.target(), session.ownership()).map_err(|error| stopped(error.into()))?;
-    let owner = request.chown.as_deref().map(|spec| owner(&dest, spec)).transpose()?;
-    let to = destination(&state, request.dest.as_deref(), copied.len() > 1);
-    for item in &mut copied {
+    let root = Root::open(mount.target(), session.ownership()).map_err(|error| stopped(error.into()))?;
+    let target = Target {
+        owner: request.chown.as_deref().map(|spec| owner(&root, spec)).transpose()?,
+        root,
+        path: destination(&opened.state, request.dest.as_deref(), items.len() > 1),
+        chmod,
+        unpack: request.add,
+    };
+    for item in &items {
         session.check().map_err(stopped)?;
-        item.put(session, &tree, request.add, &dest, &to, owner, chmod.as_ref())?;
+        target.put(session, &tree, item)?;
     }
-    drop(dest);
-    // What is not unmounted by hand is so without a word of what went wrong.
+    drop(target);
     mount.unmount().map_err(|error| stopped(error.into()))?;
     change.discard(session);
     Ok(digest)
 }
 
-/// The locks of all containers that are used: in the order of their names, so that no two wait for each other.
-fn lock_all(
-    session: &Session<'_>,
-    request: &CopyRequest,
-    channel: &WorkerChannel,
-) -> Result<(Vec<NamedLock>, State, Option<(String, State)>), RunError> {
-    let From::Container(other) = &request.from else {
-        let (lock, state) = open(session, &request.container, channel)?;
-        return Ok((vec![lock], state, None));
-    };
-    if *other == request.container {
-        return Err(RunError::Refused {
-            message: format!("the working container `{other}` cannot be copied into itself"),
-            hint: Some(format!("copy in it: `rbuild run --container {other} cp …`")),
-        });
+/// The containers that are used, locked.
+struct Opened {
+    state: State,
+    /// The one that is copied from, with its name.
+    other: Option<(String, State)>,
+    _locks: Vec<NamedLock>,
+}
+
+impl Opened {
+    /// Takes the locks in the order of the names, so that no two wait for each other.
+    fn new(session: &Session<'_>, request: &CopyRequest, channel: &WorkerChannel) -> Result<Opened, RunError> {
+        let From::Container(other) = &request.from else {
+            let (lock, state) = open(session, &request.container, channel)?;
+            return Ok(Opened { state, other: None, _locks: vec![lock] });
+        };
+        if *other == request.container {
+            return Err(RunError::Refused {
+                message: format!("the working container `{other}` cannot be copied into itself"),
+                hint: Some(format!("copy in it: `rbuild run --container {other} cp …`")),
+            });
+        }
+        let mut names = [other, &request.container];
+        names.sort();
+        let [(first_lock, first), (second_lock, second)] =
+            [open(session, names[0], channel)?, open(session, names[1], channel)?];
+        let (state, of_other) = if names[0] == other { (second, first) } else { (first, second) };
+        Ok(Opened { state, other: Some((other.clone(), of_other)), _locks: vec![first_lock, second_lock] })
     }
-    let (first, second) =
-        if *other < request.container { (other, &request.container) } else { (&request.container, other) };
-    let (first_lock, first_state) = open(session, first, channel)?;
-    let (second_lock, second_state) = open(session, second, channel)?;
-    let (state, other_state) = if first == other { (second_state, first_state) } else { (first_state, second_state) };
-    Ok((vec![first_lock, second_lock], state, Some((other.clone(), other_state))))
 }
 
 /// What is copied from.
@@ -186,7 +196,11 @@ impl Tree {
         let cannot = |why: &dyn std::fmt::Display| {
             RunError::refused(format!("cannot find `{}`{}: {why}", written.display(), self.called))
         };
-        let there = source.root.resolve(written).map_err(RootfsError::from).and_then(|path| source.lstat(&path));
+        let there = source.root.resolve(written).map_err(RootfsError::from).and_then(|path| {
+            let found = source.lstat(&path)?;
+            // Of a directory that is hidden something may be seen, of a file nothing.
+            Ok(found.filter(|found| found.is_dir() || source.shown(&path) == Shown::Yes))
+        });
         match there {
             Ok(Some(found)) if !found.is_dir() && ends_in_slash(written) => {
                 return Err(cannot(&"it is not a directory"));
@@ -233,47 +247,40 @@ impl Tree {
     }
 }
 
-impl Item {
-    #[allow(clippy::too_many_arguments, reason = "what is copied, where to, and how")]
-    fn put(
-        &self,
-        session: &Session<'_>,
-        tree: &Tree,
-        unpack: bool,
-        dest: &Root,
-        to: &Path,
-        owner: Option<(u32, u32)>,
-        chmod: Option<&ModeChange>,
-    ) -> Result<(), RunError> {
-        let (source, path) = match self {
+/// Where something is copied to, and how.
+struct Target {
+    root: Root,
+    path: PathBuf,
+    owner: Option<(u32, u32)>,
+    chmod: Option<ModeChange>,
+    /// Archives are unpacked.
+    unpack: bool,
+}
+
+impl Target {
+    fn put(&self, session: &Session<'_>, tree: &Tree, item: &Item) -> Result<(), RunError> {
+        let (source, path) = match item {
             Item::Path(path) => (tree.source(), path.as_path()),
             Item::Fetched { root, name, .. } => (Source { owner: Some((0, 0)), ..Source::new(root) }, name.as_path()),
         };
-        let mode = |bits: u32, is_dir: bool| chmod.map_or(bits, |mode| mode.apply(bits, is_dir));
+        let mode = |bits: u32, is_dir: bool| self.chmod.as_ref().map_or(bits, |mode| mode.apply(bits, is_dir));
         let options = CopyOptions {
-            chown: owner,
-            chmod: chmod.map(|_| &mode as &rootfs::ChangeMode<'_>),
-            parents: (0o755, owner.unwrap_or((0, 0))),
+            chown: self.owner,
+            chmod: self.chmod.is_some().then_some(&mode as &rootfs::ChangeMode<'_>),
+            parents: (0o755, self.owner.unwrap_or((0, 0))),
             ..CopyOptions::default()
         };
-        let unpacked = match (unpack, self) {
-            (true, Item::Path(_)) => try_unpack(session, &source, path, dest, to, owner),
+        let unpacked = match (self.unpack, item) {
+            (true, Item::Path(_)) => try_unpack(session, &source, path, &self.root, &self.path, self.owner),
             _ => Ok(false),
         };
-        let done = unpacked.and_then(|unpacked| match unpacked {
+        let copied = unpacked.and_then(|unpacked| match unpacked {
             true => Ok(()),
-            false => rootfs::copy(&source, path, dest, to, options),
+            false => rootfs::copy(&source, path, &self.root, &self.path, options),
         });
-        done.map_err(|error| {
-            session.check().err().map_or_else(
-                || {
-                    stopped(
-                        Stop::own(&error)
-                            .while_doing(|| format!("cannot copy `{}` to `{}`", path.display(), to.display())),
-                    )
-                },
-                stopped,
-            )
+        copied.map_err(|error| {
+            let what = || format!("cannot copy `{}` to `{}`", path.display(), self.path.display());
+            stopped(session.check().err().unwrap_or_else(|| Stop::own(&error).while_doing(what)))
         })
     }
 }

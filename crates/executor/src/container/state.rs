@@ -154,7 +154,7 @@ fn unknown(store: &Store, name: &str) -> RunError {
     let hint = match names.as_slice() {
         [] => "there is none at all; `rbuild from IMAGE` begins one".to_owned(),
         [only] => format!("there is `{only}`"),
-        [some @ ..] if some.len() <= 5 => format!("there are `{}`", some.join("`, `")),
+        some if some.len() <= 5 => format!("there are `{}`", some.join("`, `")),
         _ => "`rbuild containers` lists those there are".to_owned(),
     };
     RunError::Refused { message: format!("there is no working container `{name}`"), hint: Some(hint) }
