@@ -4,6 +4,7 @@
 //! why, or fails under `RBUILD_TEST_STRICT=1`, which `.ci/run` sets.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod buildah;
 mod cases;
 mod contexts;
 mod failures;

@@ -661,7 +661,7 @@ fn ssh(spec: SshSpec, environment: &Environment) -> Result<Ssh, ConvertError> {
     }
 }
 
-fn source_date_epoch(environment: &Environment) -> Result<Option<i64>, ConvertError> {
+pub(crate) fn source_date_epoch(environment: &Environment) -> Result<Option<i64>, ConvertError> {
     environment
         .get("SOURCE_DATE_EPOCH")
         .map(|value| {

@@ -49,6 +49,9 @@ pub(crate) enum CliError {
     /// Files could not be taken out of an image.
     #[error(transparent)]
     Take(RunError),
+    /// Something could not be done with a working container.
+    #[error(transparent)]
+    Container(RunError),
     /// `cp` of something that is no image with a path.
     #[error("`{0}` is no image with a path in it")]
     NoImagePath(String),
@@ -171,6 +174,7 @@ impl CliError {
             CliError::Convert(_)
             | CliError::Worker { .. }
             | CliError::Take(_)
+            | CliError::Container(_)
             | CliError::NoImagePath(_)
             | CliError::Manage(_)
             | CliError::Partly
@@ -201,7 +205,7 @@ impl CliError {
             CliError::Args(ArgsError::Flag { hint, .. }) | CliError::Worker { hint, .. } => hint.clone(),
             CliError::Convert(error) => error.hint().map(str::to_owned),
             CliError::Manage(error) => error.hint(),
-            CliError::Executor(error) | CliError::Take(error) => error.hint(),
+            CliError::Executor(error) | CliError::Take(error) | CliError::Container(error) => error.hint(),
             CliError::NoImagePath(_) => {
                 Some("write IMAGE:PATH and a destination; only out of images can be copied".to_owned())
             }

@@ -199,7 +199,7 @@ impl Exports {
 }
 
 /// The manifest of an image as its layers lie in the store.
-fn manifest(session: &Session<'_>, built: &Built) -> Result<Manifest, Stop> {
+pub(crate) fn manifest(session: &Session<'_>, built: &Built) -> Result<Manifest, Stop> {
     let store = session.store();
     let size = store.blob_size(built.id.digest())?.unwrap_or_default();
     let config = Descriptor::new(media_type::OCI_CONFIG, built.id.digest().clone(), size);

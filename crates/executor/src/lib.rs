@@ -8,6 +8,7 @@
 mod base;
 mod build;
 mod cancel;
+pub mod container;
 pub mod context;
 mod download;
 mod emit;

@@ -19,6 +19,8 @@ use crate::stop::Stop;
 pub(crate) struct Change {
     dir: PathBuf,
     overlay: Overlay,
+    /// Something was changed before.
+    resumed: bool,
 }
 
 /// A layer that a change became.
@@ -43,7 +45,21 @@ impl Change {
         session.copy_root_attributes(stack.first().map(PathBuf::as_path), &upper)?;
         let lower = beneath.iter().cloned().chain(stack).collect();
         let overlay = Overlay { lower, upper, work, durability: Durability::Volatile };
-        Ok(Change { dir, overlay })
+        Ok(Change { dir, overlay, resumed: false })
+    }
+
+    /// Goes on with a change that outlives the session: `place` has the directory of changes, `fs`, and one for the
+    /// kernel's use, `work`. Neither [`Change::pack`] nor [`Change::discard`] takes anything of it away.
+    pub(crate) fn resume(
+        session: &Session,
+        layers: &[DiffId],
+        beneath: &[PathBuf],
+        place: &Path,
+    ) -> Result<Change, Stop> {
+        let lower = beneath.iter().cloned().chain(session.unpacked(layers)?).collect();
+        let (upper, work) = (place.join("fs"), place.join("work"));
+        let overlay = Overlay { lower, upper, work, durability: Durability::Volatile };
+        Ok(Change { dir: session.scratch_dir()?, overlay, resumed: true })
     }
 
     /// Begins with what a layer changes, which is copied.
@@ -66,41 +82,57 @@ impl Change {
         Ok(mount_overlay(&self.overlay, &target)?)
     }
 
-    /// What is there before the change, to be read: far cheaper than to mount it to be changed.
+    /// What is there before the change, or so far in one that is gone on with, to be read: far cheaper than to mount it
+    /// to be changed.
     pub(crate) fn look(&self) -> Result<View, Stop> {
+        if self.resumed {
+            let layers: Vec<PathBuf> =
+                std::iter::once(&self.overlay.upper).chain(&self.overlay.lower).cloned().collect();
+            return View::of(&layers, &self.overlay.upper, &self.dir);
+        }
         // The directory is only used while the change is mounted.
         View::of(&self.overlay.lower, &self.overlay.upper, &self.overlay.work)
     }
 
+    /// Writes the layer's tar into the store while hashing it.
+    pub(crate) fn pack(&self, session: &Session<'_>) -> Result<NewLayer, Stop> {
+        pack(session, &self.overlay.upper)
+    }
+
     /// Writes the layer's tar into the store while hashing it, and keeps the directory as its unpacked form.
     pub(crate) fn commit(self, session: &Session<'_>) -> Result<NewLayer, Stop> {
-        let upper = Root::open(&self.overlay.upper, session.ownership())?;
-        let blob = session.store().blob_writer(session.lease())?;
-        let mut writer = LayerWriter::new(Cancellable { inner: blob, cancel: session.cancel().flag() });
-        let options =
-            rootfs::DiffOptions { rewrite_timestamp: session.options().source_date_epoch, ..Default::default() };
-        let written = rootfs::diff(&upper, &mut writer, options).map_err(Stop::from);
-        let root = session.store().root();
-        let what = || format!("cannot store the changes as a layer in `{}`", root.display());
-        let written = written.map_err(|stop| session.check().err().unwrap_or(stop.while_doing(what)))?;
-        drop(upper);
-        let (digest, size) = writer.finish().map_err(|e| Stop::from(e).while_doing(what))?.inner.commit()?;
-        let diff_id = DiffId(digest.clone());
-        let blob = LayerBlob { media_type: media_type::OCI_LAYER.to_owned(), digest, size, tar_size: Some(size) };
-        session.store().add_diff_blob(&diff_id, &blob)?;
+        let layer = self.pack(session)?;
         // What the kernel kept beside it is of no use to a layer.
         let unpacked = self.dir.join("layer");
         std::fs::create_dir(&unpacked)?;
         std::fs::rename(&self.overlay.upper, unpacked.join("fs"))?;
-        session.store().publish_unpacked(&diff_id, &unpacked)?;
+        session.store().publish_unpacked(&layer.diff_id, &unpacked)?;
         session.forget_dir(&self.dir);
-        Ok(NewLayer { diff_id, empty: written.entries == 0 })
+        Ok(layer)
     }
 
     /// Gives up the change.
     pub(crate) fn discard(self, session: &Session) {
         session.forget_dir(&self.dir);
     }
+}
+
+/// Writes a directory into the store as the tar of a layer.
+pub(crate) fn pack(session: &Session<'_>, dir: &Path) -> Result<NewLayer, Stop> {
+    let files = Root::open(dir, session.ownership())?;
+    let blob = session.store().blob_writer(session.lease())?;
+    let mut writer = LayerWriter::new(Cancellable { inner: blob, cancel: session.cancel().flag() });
+    let options = rootfs::DiffOptions { rewrite_timestamp: session.options().source_date_epoch, ..Default::default() };
+    let written = rootfs::diff(&files, &mut writer, options).map_err(Stop::from);
+    let root = session.store().root();
+    let what = || format!("cannot store the changes as a layer in `{}`", root.display());
+    let written = written.map_err(|stop| session.check().err().unwrap_or(stop.while_doing(what)))?;
+    drop(files);
+    let (digest, size) = writer.finish().map_err(|e| Stop::from(e).while_doing(what))?.inner.commit()?;
+    let diff_id = DiffId(digest.clone());
+    let blob = LayerBlob { media_type: media_type::OCI_LAYER.to_owned(), digest, size, tar_size: Some(size) };
+    session.store().add_diff_blob(&diff_id, &blob)?;
+    Ok(NewLayer { diff_id, empty: written.entries == 0 })
 }
 
 /// A stack of layers mounted to be read.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::build::{BuildArgs, LogFormat, StopArgs};
+use super::container::{CommitArgs, ConfigArgs, ContainersArgs, CopyArgs, FromArgs, RmArgs};
 use super::run::{CpArgs, ExportArgs, RunArgs};
 use super::shared::{CommonArgs, RegistryArgs};
 use super::values;
@@ -53,6 +54,33 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Copy a file or directory out of an image.
     Cp(CpArgs),
+    /// Begin a working container: an image made by hand.
+    From(FromArgs),
+    /// Copy files into a working container.
+    #[command(
+        override_usage = "rbuild copy [OPTIONS] CONTAINER SRC... [DEST]",
+        after_help = "Examples:\n  rbuild copy work app.conf /etc/\n  rbuild copy --chown web:web work site /srv/site\n  \
+                      rbuild copy --from builder:1 work /out/app /usr/bin/\n\nPaths are yours, or lie in what --from or \
+                      --contextdir names. Of a directory the content is copied. DEST is absolute, or relative to the \
+                      container's working directory, which is the default. A digest of what was copied is written to \
+                      standard output."
+    )]
+    Copy(CopyArgs),
+    /// As `copy`; archives are unpacked, and what an address names is fetched.
+    #[command(
+        override_usage = "rbuild add [OPTIONS] CONTAINER SRC... [DEST]",
+        after_help = "Examples:\n  rbuild add work rootfs.tar.gz /\n  rbuild add work https://example.com/tool /usr/bin/\n\n\
+                      Everything else is as with `rbuild copy`."
+    )]
+    Add(CopyArgs),
+    /// Change what an image of a working container will say.
+    Config(Box<ConfigArgs>),
+    /// Make an image of a working container.
+    Commit(CommitArgs),
+    /// Remove working containers.
+    Rm(RmArgs),
+    /// List working containers.
+    Containers(ContainersArgs),
     /// List images.
     Images(ImagesArgs),
     /// Remove names of images, and images without names.
@@ -170,7 +198,8 @@ pub(crate) struct TagArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
-    /// Remove every image and the build cache, not only images without names.
+    /// Remove every image and the build cache, not only images without names. Working containers stay, with the layers
+    /// they lie on.
     #[arg(short, long, conflicts_with = "cache")]
     pub(crate) all: bool,
     /// Remove the build cache only.
@@ -426,10 +455,10 @@ pub(crate) enum BuildsCommand {
 )]
 pub(crate) struct ShellArgs {
     /// Keep what is left as an image of this name; where the shell ends with an error, `-failed` is added to its tag.
-    #[arg(long, value_name = "NAME[:TAG]")]
+    #[arg(long, value_name = "NAME[:TAG]", conflicts_with = "container")]
     pub(crate) commit: Option<String>,
     /// When the shell ends with 0, go on with the build: what is left is the result of the step.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "container")]
     pub(crate) resume: bool,
     /// With --resume: go on although the Dockerfile or the context is another now.
     #[arg(short, long)]
@@ -568,6 +597,12 @@ impl Command {
             Command::Doctor(args) => &args.common,
             Command::Completion(args) => &args.common,
             Command::Man(args) => &args.common,
+            Command::From(args) => &args.common,
+            Command::Copy(args) | Command::Add(args) => &args.common,
+            Command::Config(args) => &args.common,
+            Command::Commit(args) => &args.common,
+            Command::Rm(args) => &args.common,
+            Command::Containers(args) => &args.common,
             Command::Version(args) => &args.common,
         }
     }

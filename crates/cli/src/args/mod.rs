@@ -6,6 +6,7 @@
 
 mod build;
 mod commands;
+mod container;
 mod csv;
 mod environment;
 mod output;
@@ -25,6 +26,7 @@ use rbuild_logfmt::WrongUse;
 
 pub(crate) use build::{BuildArgs, DockerVersion, IsolationArg, LogFormat, NetworkArg, Progress, StopArgs};
 pub(crate) use commands::*;
+pub(crate) use container::{CommitArgs, ConfigArgs, ContainersArgs, CopyArgs, FromArgs, RmArgs, words};
 pub(crate) use environment::Environment;
 pub(crate) use output::OutputSpec;
 pub(crate) use rbuild_logfmt::Arity;
@@ -78,6 +80,7 @@ pub(crate) fn command() -> clap::Command {
         })
         // There -v is --volume, as with Docker.
         .mut_subcommand("run", |run| run.mut_arg("verbose", |verbose| verbose.short(None)))
+        .mut_subcommand("config", |config| config.mut_arg("verbose", |verbose| verbose.short(None)))
         .mut_subcommand("shell", |shell| {
             shell
                 .mut_arg("verbose", |verbose| verbose.short(None))

@@ -15,7 +15,7 @@ use super::values::{self, Assignment, ValueError};
 #[command(
     override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND] [ARG...]",
     after_help = "Examples:\n  rbuild run alpine cat /etc/os-release\n  rbuild run -it -v \"$PWD:/src\" -w /src golang:1 bash\n  \
-                  rbuild run builder | rbuild -t runtime -\n\nWhat the command changes in the image's files is gone when it \
+                  rbuild run builder | rbuild -t runtime -\n  rbuild run --container work -- make install\n\nWhat the command changes in the image's files is gone when it \
                   ends. The exit code is that of the command; 125 is an error of rbuild, 126 a command that cannot be \
                   executed, 127 one that is not there."
 )]
@@ -24,6 +24,10 @@ pub(crate) struct RunArgs {
     #[arg(value_name = "IMAGE [COMMAND] [ARG...]", trailing_var_arg = true)]
     pub(crate) words: Vec<String>,
 
+    /// Run the command in this working container (see `rbuild from`) in place of an image: what it changes stays, and
+    /// ENTRYPOINT does not count.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["pull", "platform"])]
+    pub(crate) container: Option<String>,
     /// Pass standard input on; without it the command finds it empty.
     #[arg(short, long)]
     pub(crate) interactive: bool,
@@ -37,7 +41,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
     /// Working directory [default: that of the image].
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, visible_alias = "workingdir", value_name = "DIR")]
     pub(crate) workdir: Option<String>,
     /// User, and group if any, by name or number [default: that of the image].
     #[arg(short, long, value_name = "USER[:GROUP]")]

@@ -100,6 +100,9 @@ pub(crate) enum ValueError {
         /// Why.
         reason: String,
     },
+    /// No time to ask a registry.
+    #[error("`{0}` is none of missing, always and never")]
+    Pull(String),
     /// Nothing that is done with a Dockerfile here.
     #[error("there is no call `{0}`, only build and check")]
     Call(String),

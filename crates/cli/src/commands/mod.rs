@@ -3,6 +3,7 @@
 mod archive;
 mod build;
 mod builds;
+mod container;
 mod doctor;
 mod images;
 mod login;
@@ -33,6 +34,13 @@ pub(crate) fn run(command: Command, environment: &Environment, output: &mut Outp
         Command::Cat(args) => steps::cat(&args, environment),
         Command::Export(args) => take::export(args, environment),
         Command::Cp(args) => take::cp(args, environment),
+        Command::From(args) => container::from(args, environment, output),
+        Command::Copy(args) => container::copy(args, false, environment, output),
+        Command::Add(args) => container::copy(args, true, environment, output),
+        Command::Config(args) => container::config(*args, environment, output),
+        Command::Commit(args) => container::commit(args, environment, output),
+        Command::Rm(args) => container::rm(args, environment, output),
+        Command::Containers(args) => container::containers(args, environment, output),
         Command::Images(args) => images::images(args, environment, output),
         Command::Rmi(args) => images::rmi(args, environment, output),
         Command::Tag(args) => images::tag(args, environment),

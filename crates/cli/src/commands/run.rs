@@ -18,7 +18,10 @@ use crate::terminal::{self, RawMode};
 
 /// Runs a command in an image. An error of ours has the exit code 125, so that it is not taken for one of the command.
 pub(crate) fn run(args: RunArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
-    let usage = "[OPTIONS] IMAGE [COMMAND] [ARG...]";
+    let usage = match args.container {
+        Some(_) => "--container NAME [OPTIONS] COMMAND [ARG...]",
+        None => "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    };
     check_command_arity("run", usage, Arity::AtLeast(1), args.words.len())?;
     let ended = execute(&args, More::default(), environment, output).and_then(Executed::into_result);
     ended.map_err(|error| match error {
@@ -95,6 +98,7 @@ pub(super) fn execute(
         },
         RunFact::Limit { text } => limits.push(text.clone()),
         RunFact::Committed { image: id, names } => image = Some((id.clone(), names.clone())),
+        RunFact::Waiting { .. } => output.err(told(fact)),
         _ if quiet => {}
         fact => output.err(told(fact)),
     });
@@ -143,9 +147,12 @@ fn options(args: &RunArgs, environment: &Environment) -> Result<RunOptions, CliE
         return Err(ConvertError::Refused { flag: "--rm=false", hint }.into());
     }
     let store = store_options(&args.common, environment)?;
-    let (image, command) =
-        args.words.split_first().map_or_else(Default::default, |(image, rest)| (image.clone(), rest));
+    let (image, command) = match (&args.container, args.words.split_first()) {
+        (None, Some((image, rest))) => (image.clone(), rest),
+        (_, _) => (String::new(), args.words.as_slice()),
+    };
     let mut options = RunOptions::new(store.root, image);
+    options.container = args.container.clone();
     options.registry = registry_access(&args.registry, environment);
     options.command = command.to_vec();
     options.entrypoint =
@@ -184,12 +191,17 @@ fn options(args: &RunArgs, environment: &Environment) -> Result<RunOptions, CliE
     options.read_only = args.read_only;
     options.isolation = convert::isolation(args.isolation);
     options.platform = args.platform.clone();
-    options.pull = match args.pull {
+    options.pull = pull_policy(args.pull);
+    Ok(options)
+}
+
+/// `--pull`.
+pub(super) fn pull_policy(arg: Option<PullArg>) -> PullPolicy {
+    match arg {
         None | Some(PullArg::Missing) => PullPolicy::Missing,
         Some(PullArg::Always) => PullPolicy::Always,
         Some(PullArg::Never) => PullPolicy::Never,
-    };
-    Ok(options)
+    }
 }
 
 /// The lines of a file of variables (docker/cli `opts/envfile.go`): `NAME=VALUE` as it is, or `NAME`.
@@ -213,9 +225,12 @@ fn variables(text: &str) -> Result<Vec<(String, Option<String>)>, String> {
         .collect()
 }
 
-/// What Docker's client tells of an image that it fetches.
-fn told(fact: &RunFact) -> String {
+/// What Docker's client tells of an image that it fetches, and what is waited for.
+pub(super) fn told(fact: &RunFact) -> String {
     match fact {
+        RunFact::Waiting { container } => {
+            format!("rbuild: note: another process uses the working container {container}; waiting for it\n")
+        }
         RunFact::Missing { name } => format!("Unable to find image '{name}' locally\n"),
         RunFact::Transfer(fact @ TransferFact::Retrying { .. }) => show_pull(fact),
         RunFact::Transfer(fact) => show_pull(fact),

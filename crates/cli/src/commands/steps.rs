@@ -27,8 +27,13 @@ const HOST_SHELL: &str = "/.rbuild-busybox";
 /// Opens a shell, or runs a command, in a failed build, a step or an image.
 pub(crate) fn shell(mut args: ShellArgs, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
     let store = store_options(&args.run.common, environment)?;
-    let named = (!args.run.words.is_empty()).then(|| args.run.words.remove(0));
-    let place = place(&store, named.as_deref(), args.resume)?;
+    let place = match args.run.container {
+        Some(_) => Place { image: None, step: None, amends: false },
+        None => {
+            let named = (!args.run.words.is_empty()).then(|| args.run.words.remove(0));
+            place(&store, named.as_deref(), args.resume)?
+        }
+    };
     if args.resume && place.step.is_none() {
         return Err(CliError::ResumeWithoutStep);
     }
@@ -46,11 +51,13 @@ pub(crate) fn shell(mut args: ShellArgs, environment: &Environment, output: &mut
     }
     // What the image runs by itself is not asked for.
     args.run.entrypoint.get_or_insert_default();
-    args.run.words.insert(0, place.image);
+    let command = args.run.words.len();
+    args.run.words.splice(0..0, place.image);
     let more = More { commit: commit.clone(), busybox: None };
     let executed = match (run::execute(&args.run, more, environment, output), busybox) {
         (Err(CliError::Executor(RunError::NotFound { .. })), Some(busybox)) if by_default => {
-            args.run.words.splice(1.., [HOST_SHELL.to_owned(), "sh".to_owned()]);
+            let at = args.run.words.len() - command;
+            args.run.words.splice(at.., [HOST_SHELL.to_owned(), "sh".to_owned()]);
             let more = More { commit, busybox: Some((busybox, HOST_SHELL)) };
             run::execute(&args.run, more, environment, output)?
         }
@@ -86,7 +93,8 @@ fn tell_image(executed: &Executed, output: &mut Output) {
 
 /// Where a shell is opened.
 struct Place {
-    image: String,
+    /// None of a working container.
+    image: Option<String>,
     /// The step that it is, if it is one.
     step: Option<(BuildRecord, StepRecord)>,
     /// What is changed becomes part of the image's topmost layer.
@@ -99,13 +107,13 @@ fn place(store: &StoreOptions, named: Option<&str>, resumes: bool) -> Result<Pla
             true => step_with_layer(store, &build, &step)?,
             false => manage::step_image(store, &build, &step)?,
         };
-        Ok(Place { image, step: Some((build, step)), amends: resumes })
+        Ok(Place { image: Some(image), step: Some((build, step)), amends: resumes })
     };
     match manage::locate(store, named)? {
-        Located::Image(image) => Ok(Place { image, step: None, amends: false }),
+        Located::Image(image) => Ok(Place { image: Some(image), step: None, amends: false }),
         Located::Step(build, step) => of_step(*build, *step),
         Located::Build(build) => match &build.image {
-            Some(image) => Ok(Place { image: image.clone(), step: None, amends: false }),
+            Some(image) => Ok(Place { image: Some(image.clone()), step: None, amends: false }),
             None if build.failure.as_ref().is_some_and(|failure| failure.image.is_some()) => {
                 let (build, step) = manage::find_step(store, Some(&build.id))?;
                 of_step(build, step)
@@ -165,7 +173,7 @@ pub(crate) fn cat(args: &CatArgs, environment: &Environment) -> Result<(), CliEr
         Some((step, path)) => (Some(step), path),
         None => (None, args.file.as_str()),
     };
-    let image = place(&store, step, false)?.image;
+    let image = place(&store, step, false)?.image.unwrap_or_default();
     let take = Take::Content { path: path.to_owned() };
     take::run(TakeOptions { store, image, isolation: Isolation::Auto, take }).map(drop)
 }

@@ -8,7 +8,7 @@ mod expand;
 pub(crate) mod go;
 pub(crate) mod image;
 pub(crate) mod legacy;
-mod ports;
+pub(crate) mod ports;
 pub(crate) mod users;
 
 use rbuild_logfmt::event::{Failure, Lines, Speaker};
@@ -36,7 +36,7 @@ impl PlanError {
 ///
 /// # Errors
 /// Docker's text.
-fn check_signal(text: &str) -> Result<(), String> {
+pub(crate) fn check_signal(text: &str) -> Result<(), String> {
     const NAMES: &[&str] = &[
         "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
         "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",

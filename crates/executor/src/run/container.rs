@@ -35,7 +35,8 @@ pub(crate) fn enter(
     let passwd = file("etc/passwd");
     let who = users::exec_user(&process.user, &passwd, &file("etc/group")).map_err(RunError::refused)?;
     let is_dir = |path: &str| root.stat(path).is_ok_and(|found| found.is_dir());
-    let lacks = !is_dir(&process.cwd) || process.volumes.iter().any(|volume| process.read_only || !is_dir(volume));
+    let lacks =
+        !is_dir(&process.cwd) || process.volumes.iter().any(|volume| process.mounts_volumes() || !is_dir(volume));
     drop(root);
     drop(view);
     let volumes = if lacks { make_directories(session, change, process)? } else { Vec::new() };
@@ -77,8 +78,8 @@ pub(crate) fn enter(
     }
 }
 
-/// Makes the working directory and the places of volumes. Those are part of the root, which is thrown away as they
-/// are; where that cannot be written they are mounted.
+/// Makes the working directory and the places of volumes. Those are part of the root where that is thrown away as they
+/// are; where it cannot be written, or is kept, they are mounted.
 fn make_directories(session: &Session<'_>, change: &Change, process: &Process) -> Result<Vec<Mount>, RunError> {
     let mount = change.mount().map_err(stopped)?;
     let root = Root::open(mount.target(), session.ownership()).map_err(|error| stopped(error.into()))?;
@@ -92,7 +93,7 @@ fn make_directories(session: &Session<'_>, change: &Change, process: &Process) -
     make("working directory", &process.cwd)?;
     let mut mounts = Vec::new();
     for volume in &process.volumes {
-        if process.read_only {
+        if process.mounts_volumes() {
             mounts.push(exec::volume_mount(session, &root, volume).map_err(stopped)?);
         } else {
             make("volume", volume)?;
@@ -138,7 +139,7 @@ fn exec_failed(argv0: &str, reason: ExecError) -> RunError {
 }
 
 /// What ended the work before the command began.
-pub(super) fn stopped(stop: Stop) -> RunError {
+pub(crate) fn stopped(stop: Stop) -> RunError {
     let failed = match stop {
         Stop::Cancelled => return RunError::Cancelled,
         Stop::Failed(failed) => failed,

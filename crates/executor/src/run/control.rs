@@ -95,7 +95,7 @@ impl RunControl {
         state.apply_size();
     }
 
-    pub(super) fn detach(&self) {
+    pub(crate) fn detach(&self) {
         let mut state = self.state();
         (state.worker, state.terminal) = (None, None);
     }

@@ -74,7 +74,7 @@ impl RunError {
         }
     }
 
-    pub(super) fn refused(message: impl Into<String>) -> RunError {
+    pub(crate) fn refused(message: impl Into<String>) -> RunError {
         RunError::Refused { message: message.into(), hint: None }
     }
 }
@@ -90,7 +90,7 @@ impl From<ManageError> for RunError {
 
 /// The errors that a worker has.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Failed {
+pub(crate) enum Failed {
     NotFound(String),
     NotExecutable(String),
     Refused(String, Option<String>),

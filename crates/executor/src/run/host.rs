@@ -14,6 +14,7 @@ use super::error::RunError;
 use super::options::{PullPolicy, RunFact, RunMount, RunOptions, RunStreams};
 use super::pump::{Ended, copy_in, copy_out};
 use super::worker::{ENTRY, Reply, Request};
+use crate::container;
 use crate::interactive::ShellTerminal;
 use crate::manage::{self, ManageError};
 use crate::options::StoreOptions;
@@ -43,7 +44,11 @@ pub fn run(
             return Err(RunError::Image(ManageError::NameWithDigest { name: name.clone() }));
         }
     }
-    options.image = find_image(&options, control, observer)?;
+    match &options.container {
+        Some(name) => options.isolation = container::isolation_of(&options.store, name, options.isolation)?,
+        None => options.image = find_image(&options, control, observer)?,
+    }
+    let container = options.container.clone();
     let (ends, inner, terminal) = Ends::of(streams).map_err(|error| lost(&error))?;
     let mut spawn = worker_options(&options.store, ENTRY.0);
     spawn.isolation = crate::worker::sandbox_isolation(options.isolation);
@@ -72,6 +77,10 @@ pub fn run(
             Ok(Some(Reply::Limit(text))) => limits.push(text),
             Ok(Some(Reply::Committed(image, names))) => committed = Some(RunFact::Committed { image, names }),
             Ok(Some(Reply::Changes(_))) => {}
+            Ok(Some(Reply::Waiting)) => {
+                observer(&RunFact::Waiting { container: container.clone().unwrap_or_default() });
+            }
+            Ok(Some(Reply::Container(_))) => {}
             Ok(Some(Reply::End(end))) => break Some(end),
             Ok(None) => break None,
             Err(error) => return Err(lost(&error)),
@@ -106,7 +115,7 @@ pub fn run(
 }
 
 /// Starts a worker and tells it what to do.
-pub(super) fn begin(spawn: WorkerOptions, request: &Request, control: &RunControl) -> Result<Worker, RunError> {
+pub(crate) fn begin(spawn: WorkerOptions, request: &Request, control: &RunControl) -> Result<Worker, RunError> {
     let worker = Worker::spawn(spawn).map_err(|error| match spawn_failed(&error) {
         crate::BuildError::Worker { message, hint } => RunError::Worker { message, hint },
         other => lost(&other),
@@ -121,7 +130,7 @@ pub(super) fn begin(spawn: WorkerOptions, request: &Request, control: &RunContro
 }
 
 /// Cleans up after a worker that gave no answer, and tells what became of it.
-pub(super) fn died(store: &StoreOptions, status: std::io::Result<ExitStatus>, control: &RunControl) -> RunError {
+pub(crate) fn died(store: &StoreOptions, status: std::io::Result<ExitStatus>, control: &RunControl) -> RunError {
     manage::worker::sweep_dead(store);
     if control.is_cancelled() {
         return RunError::Cancelled;
@@ -135,7 +144,7 @@ pub(super) fn died(store: &StoreOptions, status: std::io::Result<ExitStatus>, co
     RunError::Worker { message, hint: Some(hint) }
 }
 
-pub(super) fn lost(error: &dyn std::error::Error) -> RunError {
+pub(crate) fn lost(error: &dyn std::error::Error) -> RunError {
     RunError::Worker { message: with_causes(error), hint: None }
 }
 
@@ -161,7 +170,7 @@ fn prepare_mounts(options: &mut RunOptions) -> Result<(), RunError> {
 }
 
 /// The id of the image, which is in the store from now on.
-fn find_image(
+pub(crate) fn find_image(
     options: &RunOptions,
     control: &RunControl,
     observer: &mut dyn FnMut(&RunFact),

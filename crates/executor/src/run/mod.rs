@@ -14,12 +14,14 @@ mod pump;
 mod take;
 mod worker;
 
+pub(crate) use container::stopped;
 pub use control::RunControl;
 pub use error::RunError;
 pub(crate) use host::Joined;
 pub use host::run;
+pub(crate) use host::{begin, died, find_image, lost};
 pub use options::{Commit, PullPolicy, RunFact, RunMount, RunOptions, RunStreams};
 pub(crate) use portable::{CONTEXT, DOCKERFILE, LABEL, Portable, StepResult, ask as ask_portable};
 pub use rbuild_sandbox::TerminalSize;
 pub use take::{Changes, Take, TakeOptions, take};
-pub(crate) use worker::ENTRY;
+pub(crate) use worker::{ENTRY, Reply, Request};

@@ -18,6 +18,9 @@ pub struct RunOptions {
     pub registry: RegistryAccess,
     /// Name, id or beginning of the id of the image.
     pub image: String,
+    /// A working container in which the command is run in place of the image: what it changes stays there. Neither
+    /// ENTRYPOINT nor CMD count then. See [`container`](crate::container).
+    pub container: Option<String>,
     /// Takes the place of CMD where it is not empty.
     pub command: Vec<String>,
     /// Takes the place of ENTRYPOINT, and does away with the image's CMD; an empty list has no entry point.
@@ -68,6 +71,7 @@ impl RunOptions {
             store: StoreOptions { root: root.into() },
             registry: RegistryAccess::default(),
             image: image.into(),
+            container: None,
             command: Vec::new(),
             entrypoint: None,
             env: Vec::new(),
@@ -181,6 +185,11 @@ pub enum RunFact {
     Transfer(TransferFact),
     /// It was.
     Pulled(Pulled),
+    /// Another process is at work in the working container; this one waits for it.
+    Waiting {
+        /// Its name.
+        container: String,
+    },
     /// The command starts now.
     Starting,
     /// What it left is an image.

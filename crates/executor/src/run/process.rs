@@ -1,6 +1,7 @@
 //! What a container of an image runs: its configuration, and what the caller puts in the place of it.
 
 use rbuild_image::config::ContainerConfig;
+use rbuild_image::json::Field;
 
 use super::error::RunError;
 use super::options::{RunMount, RunOptions};
@@ -24,6 +25,15 @@ pub(crate) struct Process {
     pub(crate) hostname: String,
     /// The root cannot be written.
     pub(crate) read_only: bool,
+    /// What is written to the root stays.
+    pub(crate) kept: bool,
+}
+
+impl Process {
+    /// Whether volumes are no part of the root.
+    pub(super) fn mounts_volumes(&self) -> bool {
+        self.read_only || self.kept
+    }
 }
 
 /// What `docker run` would run.
@@ -59,7 +69,27 @@ pub(super) fn of_image(
         volumes,
         hostname,
         read_only: options.read_only,
+        kept: false,
     })
+}
+
+/// What is run in a working container: what the caller says, with the variables, the user and the working directory of
+/// its configuration. What is written to the places of its volumes stays, as in a build.
+pub(super) fn of_container(
+    config: &ContainerConfig,
+    options: &RunOptions,
+    hostname: String,
+    terminal: bool,
+) -> Result<Process, RunError> {
+    let mut config = config.clone();
+    (config.entrypoint, config.cmd, config.volumes) = (Field::Absent, Field::Absent, Field::Absent);
+    if options.command.is_empty() && options.entrypoint.as_ref().is_none_or(Vec::is_empty) {
+        return Err(RunError::Refused {
+            message: "no command specified".to_owned(),
+            hint: Some("name one after the container: what the image would run is not run in it".to_owned()),
+        });
+    }
+    Ok(Process { kept: true, ..of_image(&config, options, hostname, terminal)? })
 }
 
 fn text(field: &rbuild_image::json::Field<String>) -> Option<&str> {

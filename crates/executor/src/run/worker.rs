@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rbuild_image::config::{History, ImageConfig};
 use rbuild_image::digest::DiffId;
+use rbuild_image::store::NamedLock;
 use rbuild_logfmt::event::{Builder, Dialect, Version};
 use rbuild_sandbox::{Entry, ExitStatus, Signals, Streams, TerminalSize, WorkerChannel};
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,10 @@ use super::container;
 use super::error::{Failed, RunError};
 use super::options::{Commit, RunOptions};
 use super::portable::{self, Portable};
-use super::process;
+use super::process::{self, Process};
 use super::take::{self, Changes, TakeOptions};
 use crate::cancel::Cancel;
+use crate::container as working;
 use crate::emit::Emitter;
 use crate::exec;
 use crate::kept::tag_as;
@@ -30,20 +32,22 @@ pub(crate) const ENTRY: (&str, Entry) = ("run", serve);
 
 /// What the caller tells the worker.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Request {
+pub(crate) enum Request {
     /// What is run, and the size of its terminal if it gets one.
     Run(Box<RunOptions>, Option<TerminalSize>),
     /// Files of an image are taken out.
     Take(Box<TakeOptions>),
     /// A failed build moves to another machine, or comes from one.
     Portable(Portable),
+    /// Something is done with a working container.
+    Container(Box<working::Request>),
     Signal(i32),
     Cancel,
 }
 
 /// What the worker tells the caller.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Starting,
     /// The descriptor of the terminal's master side follows.
     Terminal,
@@ -53,6 +57,10 @@ pub(super) enum Reply {
     Limit(String),
     /// Of the topmost layer of an image.
     Changes(Changes),
+    /// [`super::RunFact::Waiting`].
+    Waiting,
+    /// What became of a working container; the end follows.
+    Container(Box<working::Reply>),
     /// The exit code.
     End(Result<i32, Failed>),
 }
@@ -96,6 +104,7 @@ fn serve(mut channel: WorkerChannel) -> i32 {
             let _ = image.map(|image| channel.send(&Reply::Committed(image, Vec::new())));
             ExitStatus::Code(0)
         }),
+        Request::Container(request) => working::in_worker(&channel, *request, &cancel).map(|()| ExitStatus::Code(0)),
         Request::Signal(_) | Request::Cancel => Err(RunError::Cancelled),
     };
     i32::from(channel.send(&Reply::End(end.map(ExitStatus::code).map_err(Failed::from))).is_err())
@@ -124,20 +133,35 @@ fn run(
     let emitter = Emitter::new(Box::new(drop));
     let session = Session::open(&build, channel.facts().clone(), cancel, emitter, None, None)
         .map_err(|(_, stop)| container::stopped(stop))?;
-    let ended = in_image(&session, options, terminal.is_some(), channel, signals, streams);
+    let begun = match &options.container {
+        Some(name) => in_working_container(&session, options, name, terminal.is_some(), channel),
+        None => in_image(&session, options, terminal.is_some()),
+    };
+    let ended = begun.and_then(|begun| enter(&session, begun, channel, signals, streams));
     session.close();
     ended
 }
 
-/// Runs a command of an image, whose changes are thrown away.
-fn in_image(
-    session: &Session<'_>,
-    options: &RunOptions,
-    terminal: bool,
-    channel: &WorkerChannel,
-    signals: &Signals,
-    streams: Streams<'_>,
-) -> Result<ExitStatus, RunError> {
+/// What is run, and where.
+struct Begun {
+    process: Process,
+    change: Change,
+    /// The changes become an image.
+    kept: Option<ToKeep>,
+    /// Of a working container.
+    _lock: Option<NamedLock>,
+}
+
+/// What an image of the changes is made of.
+struct ToKeep {
+    config: ImageConfig,
+    /// The layers beneath the changes.
+    below: Vec<DiffId>,
+    commit: Commit,
+}
+
+/// A command of an image, whose changes are thrown away or become another image.
+fn in_image(session: &Session<'_>, options: &RunOptions, terminal: bool) -> Result<Begun, RunError> {
     let image = session.local_image(&options.image).map_err(container::stopped)?;
     let image = image.ok_or_else(|| RunError::refused(format!("the image {} is gone", options.image)))?;
     let config = image.config.config.get().cloned().unwrap_or_default();
@@ -152,17 +176,47 @@ fn in_image(
     if let Some(layer) = &amended {
         change.start_with(session, layer).map_err(container::stopped)?;
     }
+    let kept = options.commit.clone().map(|commit| ToKeep { config: image.config, below, commit });
+    Ok(Begun { process, change, kept, _lock: None })
+}
+
+/// A command in a working container, whose changes stay there.
+fn in_working_container(
+    session: &Session<'_>,
+    options: &RunOptions,
+    name: &str,
+    terminal: bool,
+    channel: &WorkerChannel,
+) -> Result<Begun, RunError> {
+    let (lock, state) = working::open(session, name, channel)?;
+    let config = state.config.config.get().cloned().unwrap_or_default();
+    let process = process::of_container(&config, options, hostname(options)?, terminal)?;
+    let change = session
+        .unpacked(&state.layers)
+        .and_then(|stack| exec::init_layer(session, &stack))
+        .and_then(|beneath| Change::resume(session, &state.layers, &[beneath], &session.store().container_dir(name)))
+        .map_err(container::stopped)?;
+    Ok(Begun { process, change, kept: None, _lock: Some(lock) })
+}
+
+fn enter(
+    session: &Session<'_>,
+    begun: Begun,
+    channel: &WorkerChannel,
+    signals: &Signals,
+    streams: Streams<'_>,
+) -> Result<ExitStatus, RunError> {
     let ended = channel
         .send(&Reply::Starting)
         .map_err(|_| RunError::Cancelled)
-        .and_then(|()| container::enter(session, &change, &process, signals, streams));
-    match (&ended, &options.commit) {
-        (Ok(status), Some(commit)) => {
-            let kept = keep(session, change, image.config, below, commit, *status, &process.argv);
-            let (id, names) = kept.map_err(container::stopped)?;
+        .and_then(|()| container::enter(session, &begun.change, &begun.process, signals, streams));
+    match (&ended, begun.kept) {
+        (Ok(status), Some(kept)) => {
+            let made = keep(session, begun.change, kept, *status, &begun.process.argv);
+            let (id, names) = made.map_err(container::stopped)?;
             let _ = channel.send(&Reply::Committed(id, names));
         }
-        _ => change.discard(session),
+        _ => begun.change.discard(session),
     }
     if !matches!(&ended, Ok(status) if status.success()) {
         for limit in rbuild_sandbox::limits_met() {
@@ -177,12 +231,11 @@ fn in_image(
 fn keep(
     session: &Session<'_>,
     change: Change,
-    mut config: ImageConfig,
-    below: Vec<DiffId>,
-    commit: &Commit,
+    kept: ToKeep,
     status: ExitStatus,
     argv: &[String],
 ) -> Result<(String, Vec<String>), Stop> {
+    let ToKeep { mut config, below, commit } = kept;
     let mut layers = below;
     layers.push(change.commit(session)?.diff_id);
     if !commit.amend {

@@ -1,7 +1,7 @@
 //! Doing what was planned: each step from the cache or run in a snapshot, until there is an image.
 
 pub(crate) mod buildkit;
-mod copy;
+pub(crate) mod copy;
 pub(crate) mod legacy;
 mod mounts;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::atomic::Lock;
+use super::containers::CONTAINERS;
 use super::{ATTRIBUTES, Store, StoreError, TMP};
 use crate::digest::{DiffId, Digest, ImageId};
 use crate::manifest::{Index, Manifest, ManifestKind, annotation};
@@ -19,7 +20,7 @@ pub enum Prune {
     Dangling,
     /// The build cache, with the directories of cache mounts.
     Cache,
-    /// All images and the build cache: the store will be empty.
+    /// All images and the build cache: the store will be empty but for working containers and their layers.
     All,
 }
 
@@ -219,6 +220,9 @@ impl Store {
             }
             marked.blobs.extend(record.blobs);
         }
+        for diff_id in self.layers_of_containers()? {
+            self.mark_layer(&diff_id, &mut marked)?;
+        }
         Ok(marked)
     }
 
@@ -338,7 +342,7 @@ impl Store {
 
     /// Attributes that a file system does not keep: they belong to unpacked files, and go when there are none.
     fn sweep_attributes(&self) -> Result<(), StoreError> {
-        for dir in ["layers", "mounts"] {
+        for dir in ["layers", "mounts", CONTAINERS] {
             if !list(&self.root.join(dir))?.is_empty() {
                 return Ok(());
             }

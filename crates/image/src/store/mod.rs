@@ -10,6 +10,7 @@
 //! | `leases/<id>` | a file that a running process keeps locked |
 //! | `tmp/<lease>/` | what that process is making |
 //! | `mounts/<hash of id>[.<owners>]/` | the directory of a cache mount: `fs` |
+//! | `containers/<name>/` | a working container: `container.json`, and what its users keep beside it |
 //! | `locks/<hash of name>` | locked by who does what is to be done once: fetching a layer, changing a cache |
 //! | `gc.lock`, `index.lock` | held for moments |
 //!
@@ -25,6 +26,7 @@ mod atomic;
 mod background;
 mod blobs;
 mod cache;
+mod containers;
 mod gc;
 mod images;
 mod lease;

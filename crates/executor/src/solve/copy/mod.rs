@@ -44,7 +44,7 @@ impl<'a> CopySourceTree<'a> {
 }
 
 /// Unpacks a file as an archive into a directory, if it is one.
-fn try_unpack(
+pub(crate) fn try_unpack(
     session: &Session<'_>,
     source: &Source<'_>,
     path: &Path,

@@ -1,6 +1,7 @@
 //! What all steps of one build share.
 
-use std::borrow::Cow;
+mod cache;
+
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use rbuild_image::manifest::{Descriptor, annotation};
 use rbuild_image::platform::Platform;
 use rbuild_image::reference::{DockerVersion, Reference};
 use rbuild_image::registry::{CredentialUse, Found, Registry, RegistryError, Resolved, TransferEvent};
-use rbuild_image::store::{CacheRecord, LayerBlob, Lease, NamedLock, Store, StoreError};
+use rbuild_image::store::{LayerBlob, Lease, NamedLock, Store, StoreError};
 use rbuild_logfmt::event::{Builder, Failure, PullFailure, StepKind, Version};
 use rbuild_sandbox::root::{Ownership, Root};
 use rbuild_sandbox::{Facts, Privilege};
@@ -27,7 +28,6 @@ use crate::download::Download;
 use crate::emit::Emitter;
 use crate::interactive::{Hands, Shells};
 use crate::journal::Journal;
-use crate::key::{CacheKey, KeyBuilder};
 use crate::options::BuildOptions;
 use crate::plan::buildkit::NamedBase;
 use crate::pull_failure::pull_failure;
@@ -595,70 +595,6 @@ impl<'a> Session<'a> {
         }
         progress.extracted(layer);
         Ok(())
-    }
-
-    /// The record that the cache has under a key.
-    fn record(&self, key: &CacheKey) -> Result<Option<CacheRecord>, Stop> {
-        Ok(self.store.cache_get(self.scoped(key).as_str())?)
-    }
-
-    /// What a key is in the store: a build may have a cache of its own.
-    fn scoped<'k>(&self, key: &'k CacheKey) -> Cow<'k, CacheKey> {
-        match &self.options.cache_scope {
-            None => Cow::Borrowed(key),
-            Some(scope) => Cow::Owned(KeyBuilder::new("scope").field("scope", scope).key("key", key).finish()),
-        }
-    }
-
-    fn remember(&self, key: &CacheKey, fill: impl FnOnce(&mut CacheRecord)) -> Result<(), Stop> {
-        let mut record = CacheRecord { key: self.scoped(key).as_str().to_owned(), ..CacheRecord::default() };
-        fill(&mut record);
-        Ok(self.store.cache_put(&record)?)
-    }
-
-    /// The image that the cache has under a key, if all of it is here.
-    pub(crate) fn cached_image(&self, key: &CacheKey) -> Result<Option<BaseImage>, Stop> {
-        let Some(id) = self.record(key)?.and_then(|record| record.images.into_iter().next()) else { return Ok(None) };
-        if !self.lease.hold_image(&id)? {
-            return Ok(None);
-        }
-        let image = match self.store.image(&id) {
-            Ok(image) => image,
-            Err(StoreError::NoImage(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        if image.layers.iter().any(|layer| layer.unpacked.is_none() && layer.blobs.is_empty()) {
-            return Ok(None);
-        }
-        let layers = image.layers.into_iter().map(|layer| BaseLayer { diff_id: layer.diff_id, blob: None }).collect();
-        Ok(Some(BaseImage { shown: id.digest().to_string(), id, config: image.config, layers, remote: None }))
-    }
-
-    pub(crate) fn remember_image(&self, key: &CacheKey, image: &ImageId) -> Result<(), Stop> {
-        self.remember(key, |record| record.images.push(image.clone()))
-    }
-
-    /// The layer that the cache has under a key, if it is here.
-    pub(crate) fn cached_layer(&self, key: &CacheKey) -> Result<Option<DiffId>, Stop> {
-        let Some(layer) = self.record(key)?.and_then(|record| record.layers.into_iter().next()) else {
-            return Ok(None);
-        };
-        let here = self.lease.hold_layer(&layer)?.is_some() || !self.store.diff_blobs(&layer)?.is_empty();
-        Ok(here.then_some(layer))
-    }
-
-    pub(crate) fn remember_layer(&self, key: &CacheKey, layer: &DiffId) -> Result<(), Stop> {
-        self.remember(key, |record| record.layers.push(layer.clone()))
-    }
-
-    /// A value that the cache has under a key.
-    pub(crate) fn cached_value<T: serde::de::DeserializeOwned>(&self, key: &CacheKey) -> Result<Option<T>, Stop> {
-        Ok(self.record(key)?.and_then(|record| serde_json::from_value(record.data).ok()))
-    }
-
-    pub(crate) fn remember_value<T: serde::Serialize>(&self, key: &CacheKey, value: &T) -> Result<(), Stop> {
-        let data = serde_json::to_value(value).map_err(|error| Stop::own(&error))?;
-        self.remember(key, |record| record.data = data)
     }
 
     /// A file from the web, fetched once in a build.
